@@ -1,0 +1,1 @@
+"""The node agent: capture, holder, ztunnel, node process, admin, command line."""

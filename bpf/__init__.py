@@ -1,0 +1,1 @@
+"""C programs for the kernel, one file per hook, and the Python mirror of their structs."""

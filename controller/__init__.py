@@ -1,0 +1,1 @@
+"""The control plane: signs certificates; later runs waypoints and writes status."""

@@ -1,0 +1,1 @@
+"""What agent, waypoint and controller share: model, policy, identity, tunnel, state, sources."""

@@ -1,0 +1,86 @@
+"""The mesh at one instant: immutable, numbered, indexed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+from mesh.model.address import IPAddress
+from mesh.model.policy import AuthorizationPolicy, PeerAuthentication, PolicyKey
+from mesh.model.workload import Service, ServiceKey, Workload, WorkloadUid
+
+
+class SameNode(StrEnum):
+    """How two enrolled workloads of one node talk."""
+
+    DIRECT = "direct"
+    ENCRYPT = "encrypt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+    """Mesh-wide settings (the `MeshConfig` object, or defaults)."""
+
+    trust_domain: str = "cluster.local"
+    trust_domain_aliases: tuple[str, ...] = ()
+    root_namespace: str = "meshnode-system"
+    cluster: str = "Kubernetes"
+    same_node: SameNode = SameNode.DIRECT
+    probe_sources: tuple[IPAddress, ...] = ()
+
+
+class Severity(StrEnum):
+    """How bad a problem with an object is."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something wrong with an object or a file; shown by `meshnode status` until it is mended.
+
+    Attributes:
+        where: `file:line` or, on Kubernetes, `kind namespace/name`.
+        subject: kind and name of the object, empty for a file that does not parse.
+        message: what is wrong and what to do.
+    """
+
+    where: str
+    subject: str
+    message: str
+    severity: Severity = Severity.ERROR
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshSnapshot:
+    """Everything the data plane decides on. Built by `mesh.state`, never mutated."""
+
+    revision: int
+    settings: MeshSettings = MeshSettings()
+    workloads: Mapping[WorkloadUid, Workload] = field(default_factory=dict)
+    services: Mapping[ServiceKey, Service] = field(default_factory=dict)
+    policies: Mapping[PolicyKey, AuthorizationPolicy] = field(default_factory=dict)
+    peer_authentications: Mapping[PolicyKey, PeerAuthentication] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+    @cached_property
+    def by_address(self) -> Mapping[IPAddress, Workload]:
+        """Workload of each address; host-network workloads share theirs and are left out."""
+        return {
+            address: workload
+            for workload in self.workloads.values()
+            if not workload.host_network
+            for address in workload.addresses
+        }
+
+    @cached_property
+    def by_vip(self) -> Mapping[IPAddress, Service]:
+        """Service of each virtual address."""
+        return {vip: service for service in self.services.values() for vip in service.addresses}
+
+    def local_workloads(self, node: str) -> list[Workload]:
+        """Enrolled workloads of a node."""
+        return [w for w in self.workloads.values() if w.enrolled and w.node == node]

@@ -46,7 +46,7 @@ def parse_spiffe_id(text: str) -> SpiffeId:
     match = _SPIFFE_ID.fullmatch(text)
     if match is None:
         raise IdentityError(
-            f"{text!r} is not a SPIFFE ID of the form spiffe://<trust domain>/ns/<namespace>/sa/<account>"
+            f"{text!r} is not a SPIFFE ID: want spiffe://<trust domain>/ns/<namespace>/sa/<account>"
         )
     trust_domain, namespace, service_account = match.groups()
     return SpiffeId(trust_domain=trust_domain, namespace=namespace, service_account=service_account)

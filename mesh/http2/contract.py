@@ -1,0 +1,147 @@
+"""What an HTTP/2 session offers. No I/O, no clock, no threads.
+
+Flow control towards the peer is explicit: received DATA counts against our windows until
+`consume()` is called. Flow control from the peer is hidden: `send_data()` queues, `unsent_bytes()`
+tells how much still waits, `Drained` says when the queue of a stream ran empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """Our side's SETTINGS and windows (RFC 9113 §6.5.2), plus our own limits."""
+
+    client: bool
+    stream_window_bytes: int
+    connection_window_bytes: int
+    max_frame_bytes: int
+    max_header_list_bytes: int
+    max_concurrent_streams: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadersReceived:
+    """A request, a final response, an informational response or trailers."""
+
+    stream: int
+    headers: Headers
+    end_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DataReceived:
+    """Payload of DATA frames. Call `consume()` for `flow_bytes` (payload plus padding) once it
+    has been passed on."""
+
+    stream: int
+    data: bytes
+    flow_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The peer sent END_STREAM."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReset:
+    """RST_STREAM from the peer, or a stream error that made us send one (`remote` is False)."""
+
+    stream: int
+    error_code: int
+    remote: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Everything queued on the stream, END_STREAM included if asked for, became frames."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsReceived:
+    """The peer's SETTINGS arrived; `remote_max_streams` and the frame size are up to date."""
+
+
+@dataclass(frozen=True, slots=True)
+class PingAcknowledged:
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GoawayReceived:
+    """The peer will take no stream above `last_stream`. 0x7fffffff announces a graceful end."""
+
+    last_stream: int
+    error_code: int
+
+
+Event = (
+    HeadersReceived
+    | DataReceived
+    | StreamEnded
+    | StreamReset
+    | Drained
+    | SettingsReceived
+    | PingAcknowledged
+    | GoawayReceived
+)
+
+
+class Http2Session(Protocol):
+    """One side of one HTTP/2 connection."""
+
+    def receive(self, data: bytes | memoryview) -> list[Event]:
+        """Parse bytes of the peer. Raises `RemoteProtocolError` on a connection error; what
+        `take_output()` then returns (a GOAWAY) should still be sent."""
+
+    def take_output(self, limit: int = 1 << 20) -> tuple[bytes, list[Event]]:
+        """Bytes to send now, about `limit` at most, with the `Drained` events they caused. Empty
+        bytes: nothing can be sent until something is received, queued or consumed."""
+
+    def send_request(self, headers: Headers, *, end_stream: bool = False) -> int:
+        """Open a stream (client). Returns its id. Raises `LocalProtocolError` if none is left."""
+
+    def send_headers(self, stream: int, headers: Headers, *, end_stream: bool = False) -> None:
+        """Response headers, informational responses or trailers."""
+
+    def send_data(self, stream: int, data: bytes, *, end_stream: bool = False) -> None:
+        """Queue payload. A stream that is gone swallows it (its reset was or will be reported)."""
+
+    def unsent_bytes(self, stream: int) -> int:
+        """Bytes queued on the stream that are not in frames yet; 0 for an unknown stream."""
+
+    def consume(self, stream: int, flow_bytes: int) -> None:
+        """Give back flow-control credit for received DATA (also after the stream is gone)."""
+
+    def reset(self, stream: int, error_code: int) -> None:
+        """Send RST_STREAM and drop what is queued. Nothing happens for an unknown stream."""
+
+    def ping(self, payload: bytes) -> None:
+        """Send a PING of eight bytes. PINGs of the peer are answered by the session."""
+
+    def goaway(self, error_code: int = 0, *, graceful: bool = False) -> None:
+        """Send GOAWAY: with `graceful`, first announce 2^31-1, so that streams under way are
+        still taken (RFC 9113 §6.8); otherwise with the last stream taken."""
+
+    @property
+    def open_streams(self) -> int:
+        """Streams that are not closed in both directions."""
+
+    @property
+    def remote_max_streams(self) -> int:
+        """The peer's MAX_CONCURRENT_STREAMS (2^31-1 until it says)."""
+
+    @property
+    def wants_output(self) -> bool:
+        """`take_output()` would return bytes."""

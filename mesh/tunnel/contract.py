@@ -3,7 +3,8 @@
 Rules that hold for every engine (the suite in `tests/contract/tunnel` checks them):
 
 * A socket given to an engine is connected, non-blocking and belongs to the engine from that call
-  on, also if the call raises; the engine closes it exactly once.
+  on, also if the call raises; the engine closes it exactly once. One exception: a stream that is
+  refused gives the application's socket back untouched.
 * Callbacks run on the event loop that called the engine, never from inside the call that caused
   them, and never after the object's last one (`tunnel_lost`, `stream_refused`, `stream_closed`,
   `relay_closed`). A callback that raises stops the process: it is a defect of ours.
@@ -124,7 +125,9 @@ class StreamEvents(Protocol):
 
     def stream_refused(self, status: int, headers: Headers, detail: str) -> None:
         """Client only: any other status, or 0 if the stream or tunnel ended before an answer.
-        The socket has been closed. Last event."""
+
+        The socket was not touched and belongs to the caller again, who may try another tunnel
+        (nothing of the application was read) or reset it. Last event."""
 
     def stream_closed(self, end: End) -> None:
         """Last event of a stream that was opened or accepted."""
@@ -147,8 +150,9 @@ class Tunnel(Protocol):
     def open_stream(self, headers: Headers, sock: socket.socket, events: StreamEvents) -> Stream:
         """Client: send CONNECT; join `sock` to the stream once 200 arrives.
 
-        Bytes of the application are read only after the answer. Raises `LocalProtocolError` if
-        not `can_open` (the socket is then closed).
+        Bytes of the application are read only after the answer; until then the engine does not
+        touch the socket (see `stream_refused`). Raises `LocalProtocolError` if not `can_open`;
+        the socket then stays the caller's.
         """
 
     def drain(self, timeout_s: float) -> None:

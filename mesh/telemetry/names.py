@@ -1,0 +1,128 @@
+"""Every metric by name, kind, meaning and labels; `docs/metrics.md` is written from this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Prometheus types in use."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSpec:
+    """One metric. `name` is as scraped, so a counter's ends in `_total`."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_PARTY = (
+    "workload",
+    "workload_namespace",
+    "principal",
+    "app",
+    "version",
+    "cluster",
+    "canonical_service",
+    "canonical_revision",
+)
+
+TCP_LABELS = (
+    "reporter",
+    *(f"source_{name}" for name in _PARTY),
+    *(f"destination_{name}" for name in _PARTY),
+    "destination_service",
+    "destination_service_name",
+    "destination_service_namespace",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+)
+"""Istio's standard labels of TCP metrics; all come from the mesh's objects, none from a client."""
+
+
+def _counter(name: str, text: str, *labels: str) -> MetricSpec:
+    return MetricSpec(name=name, kind=Kind.COUNTER, help=text, labels=labels)
+
+
+def _gauge(name: str, text: str, *labels: str) -> MetricSpec:
+    return MetricSpec(name=name, kind=Kind.GAUGE, help=text, labels=labels)
+
+
+OPENED = _counter("istio_tcp_connections_opened_total", "Connections opened.", *TCP_LABELS)
+CLOSED = _counter("istio_tcp_connections_closed_total", "Connections ended.", *TCP_LABELS)
+FAILED = _counter(
+    "istio_tcp_connections_failed_total",
+    "Connections that were refused or broke; response_flags says why.",
+    *TCP_LABELS,
+)
+# Istio looks from the server: sent = response, received = request (istio/istio#32399).
+SENT = _counter(
+    "istio_tcp_sent_bytes_total", "Bytes from the destination to the source.", *TCP_LABELS
+)
+RECEIVED = _counter(
+    "istio_tcp_received_bytes_total", "Bytes from the source to the destination.", *TCP_LABELS
+)
+
+CONNECTIONS = _counter(
+    "meshnode_connections_total",
+    "Ended connections by the way their bytes travelled.",
+    "reporter",
+    "path",
+    "response_flags",
+)
+SERIES = _gauge("meshnode_metrics_series", "Label sets of TCP metrics held in memory.")
+OVERFLOW = _counter(
+    "meshnode_metrics_overflow_total",
+    "Events counted under the label value `overflow` because too many label sets exist.",
+)
+AUDITED = _counter(
+    "meshnode_policy_audited_total", "Connections that an AUDIT rule matched.", "reporter"
+)
+DRY_RUN = _counter(
+    "meshnode_policy_dry_run_denied_total",
+    "Connections that a dry-run policy would have denied.",
+    "reporter",
+)
+
+BUILD = _gauge("meshnode_build_info", "Always 1.", "version")
+KERNEL = _counter("meshnode_kernel_events_total", "Outcomes of the BPF programs.", "reason")
+ENROLMENT = _gauge("meshnode_pods", "Local pods by state of enrolment.", "state")
+WORKERS = _gauge("meshnode_workers", "ztunnel workers by state.", "state")
+RESTARTS = _counter("meshnode_worker_restarts_total", "Workers started in place of a dead one.")
+TUNNELS = _gauge("meshnode_tunnels", "Open HBONE tunnels.")
+STREAMS = _gauge("meshnode_streams", "Open streams in HBONE tunnels.")
+LIVE = _gauge("meshnode_connections_open", "Connections open now.", "path")
+CERT_EXPIRY = _gauge(
+    "meshnode_certificate_expiry_timestamp_seconds",
+    "End of validity of each certificate in use.",
+    "identity",
+)
+REVISION = _gauge("meshnode_snapshot_revision", "Revision of the newest snapshot.")
+WORKER_REVISION = _gauge(
+    "meshnode_worker_snapshot_revision_min", "Oldest revision any worker still serves."
+)
+PROBLEMS = _gauge("meshnode_source_problems", "Objects with a problem.", "severity")
+RING_LOST = _counter(
+    "meshnode_ring_lost_events_total", "Kernel events lost because the ring buffer was full."
+)
+LOG_DROPPED = _counter(
+    "meshnode_access_log_dropped_total", "Access log lines not written because of the rate limit."
+)
+MAP_ENTRIES = _gauge("meshnode_map_entries", "Entries of a BPF map.", "map")
+MAP_CAPACITY = _gauge("meshnode_map_capacity", "Most entries a BPF map can hold.", "map")
+
+CONNECTION_METRICS = (
+    OPENED, CLOSED, FAILED, SENT, RECEIVED, CONNECTIONS, SERIES, OVERFLOW, AUDITED, DRY_RUN,
+)  # fmt: skip
+NODE_METRICS = (
+    BUILD, KERNEL, ENROLMENT, WORKERS, RESTARTS, TUNNELS, STREAMS, LIVE, CERT_EXPIRY, REVISION,
+    WORKER_REVISION, PROBLEMS, RING_LOST, LOG_DROPPED, MAP_ENTRIES, MAP_CAPACITY,
+)  # fmt: skip

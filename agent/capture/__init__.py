@@ -1,0 +1,1 @@
+"""Capture: everything between the agent and the kernel's hooks, maps and links."""

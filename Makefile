@@ -1,0 +1,69 @@
+# Every target sets the machine up first when that is needed; `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.meshnode-setup
+ROOMS := $(wildcard agent bpf controller mesh waypoint tests bench scripts setup.py)
+# Whatever changes what set-up would install or compile.
+SETUP_INPUTS := pyproject.toml scripts/setup scripts/packages.txt \
+	$(wildcard setup.py mesh/http2/*.c mesh/http2/*.h mesh/http2/*build*.py)
+
+# A target that needs a kernel says so at once instead of failing in the middle.
+define need_root
+	@[ "$$(id -u)" -eq 0 ] || { echo "needs root: run \`sudo make $@\`" >&2; exit 1; }
+endef
+
+.PHONY: help setup demo test test-unit test-netns check fmt lint types layers c-check bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## distribution packages, kernel headers, virtual environment (quick the second time)
+
+$(READY): $(SETUP_INPUTS)
+	@VENV=$(abspath $(VENV)) scripts/setup
+
+demo: $(READY) ## two nodes, five pods, real applications, every claim checked (KEEP=1 stays up)
+	$(need_root)
+	@$(PY) -m tests.demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+test: $(READY) ## every test: unit, contract, namespaces, interoperability
+	$(need_root)
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-unit: $(READY) ## the cores only; no root, seconds
+	$(PY) -m pytest tests/unit $(PYTEST_ARGS)
+
+test-netns: $(READY) ## real kernel, real sockets, own namespaces
+	$(need_root)
+	$(PY) -m pytest tests/netns $(PYTEST_ARGS)
+
+check: lint types layers c-check ## what CI gates on besides the tests; under two minutes
+
+fmt: $(READY) ## format the Python
+	$(PY) -m ruff format $(ROOMS)
+	$(PY) -m ruff check --fix $(ROOMS)
+
+lint: $(READY) ## format and lint rules
+	$(PY) -m ruff format --check $(ROOMS)
+	$(PY) -m ruff check $(ROOMS)
+
+types: $(READY) ## mypy, strict
+	$(PY) -m mypy
+
+layers: $(READY) ## imports go one way
+	$(VENV)/bin/lint-imports
+
+c-check: $(READY) ## the shared C header compiles by itself without a warning
+	$(PY) scripts/c_check.py
+
+bench: $(READY) ## benchmarks against peers; says so while there are none
+	@if [ -f bench/__main__.py ]; then $(PY) -m bench; else cat bench/README.md; fi
+
+clean: ## caches, builds and whatever a killed test or demo left behind
+	@if [ -x $(PY) ] && [ "$$(id -u)" -eq 0 ]; then $(PY) -m tests.lab.sweep; \
+	elif [ -d /run/meshnode-lab ]; then echo "leftovers of tests stay: run \`sudo make clean\`"; fi
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find $(ROOMS) -name __pycache__ -type d -prune -exec rm -rf {} +

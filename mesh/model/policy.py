@@ -78,9 +78,10 @@ class L4Match:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """from AND to AND when; inside each clause the matches are alternatives.
+    """from AND to AND when.
 
-    An empty clause holds always. `l7_fields` names the fields of this rule that need L7
+    Sources and operations are alternatives, every condition must hold (Istio: "at least one
+    source, one operation and all conditions"). An empty clause holds always. `l7_fields` names the fields of this rule that need L7
     (dotted, as in the object); a rule with any cannot be decided here.
     """
 

@@ -1,0 +1,177 @@
+"""`authz check`: what policy would say about a connection, live or from files.
+
+Only the snapshot is asked; nothing is sent. A source that is not enrolled comes without a
+verified identity, as it would on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from ipaddress import IPv4Address
+from typing import TypeVar
+
+from agent.admin.question import AuthzAnswer, AuthzParty, AuthzQuestion, AuthzStep
+from mesh.errors import ConfigError
+from mesh.model.address import IPAddress, SocketAddress, parse_ip
+from mesh.model.identity import SpiffeId, parse_spiffe_id
+from mesh.model.snapshot import MeshSnapshot
+from mesh.model.verdict import ConnectionFacts, Decision, Verdict
+from mesh.model.workload import Service, ServiceKey, Workload
+from mesh.policy.engine import PolicyIndex
+
+T = TypeVar("T")
+
+_NO_ADDRESS = IPv4Address(0)
+_NOT_ENROLLED = Verdict(allowed=True, decision=Decision.NO_POLICY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    principal: SpiffeId | None
+    address: IPAddress | None
+    workload: Workload | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    workload: Workload
+    address: IPAddress
+    port: int
+
+
+def check_authz(snapshot: MeshSnapshot, question: AuthzQuestion) -> AuthzAnswer:
+    """Answer a question; raise `ConfigError` for a name or port that makes no sense."""
+    if not 0 < question.port < 65536:
+        raise ConfigError(f"{question.port} is not a port: use 1 to 65535")
+    src = _source(snapshot, question.src)
+    dst = _target(snapshot, question.dst, question.port)
+    facts = ConnectionFacts(
+        principal=src.principal,
+        src=SocketAddress(src.address or _NO_ADDRESS, 0),
+        dst=SocketAddress(dst.address, dst.port),
+    )
+    if dst.workload.enrolled:
+        verdict = PolicyIndex.compile(snapshot).evaluate(dst.workload, facts)
+        steps = explain_steps(snapshot, dst.workload, facts)
+    else:
+        verdict, steps = _NOT_ENROLLED, (_step_not_enrolled(dst.workload),)
+    return AuthzAnswer(
+        allowed=verdict.allowed,
+        decision=verdict.decision,
+        decided_by=verdict.decided_by,
+        src=_party(src.workload, src.address, src.principal),
+        dst=_party(dst.workload, dst.address, dst.workload.identity),
+        port=dst.port,
+        revision=snapshot.revision,
+        steps=steps,
+        audited=verdict.audited,
+        dry_run=verdict.dry_run,
+    )
+
+
+def explain_steps(
+    snapshot: MeshSnapshot, dst: Workload, facts: ConnectionFacts
+) -> tuple[AuthzStep, ...]:
+    """The rules in the order in which the engine looks at them."""
+    return ()
+
+
+def _step_not_enrolled(dst: Workload) -> AuthzStep:
+    return AuthzStep(
+        what=dst.uid,
+        action="",
+        result="not enrolled",
+        detail="the destination is not in the mesh, so nobody enforces policy for it",
+        decided=True,
+    )
+
+
+def _source(snapshot: MeshSnapshot, text: str) -> _Source:
+    if text.startswith("spiffe://"):
+        identity = parse_spiffe_id(text)
+        holder = _first(w for w in snapshot.workloads.values() if w.identity == identity)
+        address = _first(holder.addresses) if holder else None
+        return _Source(principal=identity, address=address, workload=holder)
+    if "/" in text:
+        workload = _workload(snapshot, text)
+        if workload is None:
+            raise _unknown(snapshot, "workload", text)
+        return _of_workload(workload, _first(workload.addresses))
+    address = parse_ip(text)
+    known = snapshot.by_address.get(address)
+    if known is None:
+        return _Source(principal=None, address=address, workload=None)
+    return _of_workload(known, address)
+
+
+def _of_workload(workload: Workload, address: IPAddress | None) -> _Source:
+    principal = workload.identity if workload.enrolled else None
+    return _Source(principal=principal, address=address, workload=workload)
+
+
+def _target(snapshot: MeshSnapshot, text: str, port: int) -> _Target:
+    if text.startswith("spiffe://"):
+        identity = parse_spiffe_id(text)
+        workload = _first(w for w in snapshot.workloads.values() if w.identity == identity)
+        service = None
+    elif "/" in text:
+        workload = _workload(snapshot, text)
+        service = None if workload else snapshot.services.get(ServiceKey(text))
+    else:
+        address = parse_ip(text)
+        workload = snapshot.by_address.get(address)
+        service = snapshot.by_vip.get(address)
+        if workload is not None:
+            return _Target(workload=workload, address=address, port=port)
+    if service is not None:
+        return _backend(snapshot, service, port)
+    if workload is None:
+        raise _unknown(snapshot, "workload or service", text)
+    if not workload.addresses:
+        raise ConfigError(f"{workload.uid} has no address yet: nobody can connect to it")
+    return _Target(workload=workload, address=workload.addresses[0], port=port)
+
+
+def _backend(snapshot: MeshSnapshot, service: Service, port: int) -> _Target:
+    """The first endpoint of a service that takes the port; policy is the workload's."""
+    if port not in {known.port for known in service.ports}:
+        ports = ", ".join(str(known.port) for known in service.ports) or "none"
+        raise ConfigError(f"service {service.key} has no port {port}; it has: {ports}")
+    for endpoint in service.endpoints:
+        workload = snapshot.workloads.get(endpoint.workload) if endpoint.workload else None
+        if workload is not None and endpoint.ready and port in endpoint.ports:
+            return _Target(workload=workload, address=endpoint.address, port=endpoint.ports[port])
+    raise ConfigError(f"service {service.key} has no ready endpoint in the mesh for port {port}")
+
+
+def _workload(snapshot: MeshSnapshot, text: str) -> Workload | None:
+    namespace, _, name = text.rpartition("/")
+    return _first(
+        w
+        for w in snapshot.workloads.values()
+        if w.uid == text or (w.namespace, w.name) == (namespace, name)
+    )
+
+
+def _unknown(snapshot: MeshSnapshot, kind: str, text: str) -> ConfigError:
+    names = [f"{w.namespace}/{w.name}" for w in snapshot.workloads.values()]
+    names += snapshot.services
+    close = get_close_matches(text, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return ConfigError(f"no {kind} {text!r} is known{hint}")
+
+
+def _party(
+    workload: Workload | None, address: IPAddress | None, identity: SpiffeId | None
+) -> AuthzParty:
+    return AuthzParty(
+        workload=workload.uid if workload else "",
+        address=str(address) if address else "",
+        identity=str(identity) if identity else "",
+    )
+
+
+def _first(values: Iterable[T]) -> T | None:
+    return next(iter(values), None)

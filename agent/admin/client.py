@@ -1,0 +1,136 @@
+"""Asks a running node over its admin socket. Synchronous, for the command line."""
+
+from __future__ import annotations
+
+import socket
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import TypeVar
+
+from agent.admin.codec import from_json, to_json
+from agent.admin.question import AuthzAnswer, AuthzQuestion
+from agent.admin.view import (
+    BpfDiff,
+    Certificates,
+    Connections,
+    ErrorBody,
+    LogLevel,
+    LogRequest,
+    LogStatus,
+    NodeStatus,
+)
+from mesh.errors import ConfigError, MeshnodeError
+
+T = TypeVar("T")
+
+TIMEOUT_S = 10.0
+
+
+class AgentNotRunning(MeshnodeError):
+    """Nobody answers at the admin socket."""
+
+
+class AgentForbidden(MeshnodeError):
+    """The admin socket belongs to somebody else."""
+
+
+class AgentRefused(MeshnodeError):
+    """The node answered with an error. `code` is the stable word of the answer."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _UnixConnection(HTTPConnection):
+    """HTTP/1.1 over a unix socket: http.client has none of its own."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("meshnode", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class AdminClient:
+    """The admin socket's addresses as methods.
+
+    Every method raises `AgentNotRunning`, `AgentForbidden`, or `AgentRefused`.
+    """
+
+    def __init__(self, node: str, path: Path, timeout_s: float = TIMEOUT_S) -> None:
+        self._node = node
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def status(self) -> NodeStatus:
+        """The node at this instant."""
+        return self._get("/v1/status", NodeStatus)
+
+    def config(self) -> dict[str, object]:
+        """The node's snapshot as plain JSON."""
+        return self._get("/v1/config", dict[str, object])
+
+    def certificates(self) -> Certificates:
+        """The certificates in use."""
+        return self._get("/v1/certificates", Certificates)
+
+    def connections(self) -> Connections:
+        """The open connections."""
+        return self._get("/v1/connections", Connections)
+
+    def authz(self, question: AuthzQuestion) -> AuthzAnswer:
+        """Would this connection be allowed?"""
+        return self._post("/v1/authz", question, AuthzAnswer)
+
+    def bpf_diff(self) -> BpfDiff:
+        """The kernel's maps against the snapshot."""
+        return self._get("/v1/bpf/diff", BpfDiff)
+
+    def log(self) -> LogStatus:
+        """The log level."""
+        return self._get("/v1/log", LogStatus)
+
+    def set_log(self, level: LogLevel) -> LogStatus:
+        """Change the log level."""
+        return self._post("/v1/log", LogRequest(level=level), LogStatus)
+
+    def _get(self, address: str, kind: type[T]) -> T:
+        return from_json(self._exchange("GET", address, None), kind)
+
+    def _post(self, address: str, body: object, kind: type[T]) -> T:
+        return from_json(self._exchange("POST", address, to_json(body)), kind)
+
+    def _exchange(self, method: str, address: str, body: str | None) -> bytes:
+        connection = _UnixConnection(self._path, self._timeout_s)
+        try:
+            connection.request(method, address, body)
+            response = connection.getresponse()
+            content = response.read()
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise AgentNotRunning(f"no agent is running for node {self._node}") from error
+        except PermissionError as error:
+            raise AgentForbidden(
+                f"{self._path} belongs to root: run the command with sudo"
+            ) from error
+        except (OSError, HTTPException) as error:
+            raise AgentRefused(
+                "no_answer", f"the agent of node {self._node} does not answer: {error}"
+            ) from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise _refusal(response.status, content)
+        return content
+
+
+def _refusal(status: int, content: bytes) -> AgentRefused:
+    try:
+        detail = from_json(content, ErrorBody).error
+    except ConfigError:
+        return AgentRefused("internal", f"the agent failed (HTTP {status}); its log says why")
+    hint = f". {detail.hint}" if detail.hint and detail.hint not in detail.message else ""
+    return AgentRefused(detail.code, detail.message + hint)

@@ -1,0 +1,41 @@
+"""`config dump`: the snapshot a node works with, as JSON-ready values. Holds no key material."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.admin.view import SCHEMA_VERSION
+from mesh.model.policy import AuthorizationPolicy, PeerAuthentication
+from mesh.model.snapshot import MeshSettings, MeshSnapshot, Problem
+from mesh.model.workload import Service, Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigDump:
+    """The snapshot with its objects as lists, each sorted by key."""
+
+    schema_version: int = SCHEMA_VERSION
+    node: str
+    revision: int
+    settings: MeshSettings
+    workloads: tuple[Workload, ...]
+    services: tuple[Service, ...]
+    policies: tuple[AuthorizationPolicy, ...]
+    peer_authentications: tuple[PeerAuthentication, ...]
+    problems: tuple[Problem, ...]
+
+
+def config_dump(node: str, snapshot: MeshSnapshot) -> ConfigDump:
+    """Arrange a snapshot for people."""
+    return ConfigDump(
+        node=node,
+        revision=snapshot.revision,
+        settings=snapshot.settings,
+        workloads=tuple(value for _, value in sorted(snapshot.workloads.items())),
+        services=tuple(value for _, value in sorted(snapshot.services.items())),
+        policies=tuple(value for _, value in sorted(snapshot.policies.items())),
+        peer_authentications=tuple(
+            value for _, value in sorted(snapshot.peer_authentications.items())
+        ),
+        problems=snapshot.problems,
+    )

@@ -1,0 +1,66 @@
+"""`authz check` as values: the question and the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mesh.model.verdict import Decision, RuleRef
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthzQuestion:
+    """May SRC connect to PORT of DST?
+
+    `src` and `dst` are `<namespace>/<name>` of a workload, an IP address, or (src only) a SPIFFE
+    ID; `dst` may also be `<namespace>/<name>` of a service.
+    """
+
+    src: str
+    dst: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthzParty:
+    """One side as it was found."""
+
+    workload: str = ""
+    address: str = ""
+    identity: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthzStep:
+    """One rule or object in the order in which it was looked at.
+
+    Attributes:
+        what: the policy and rule.
+        result: `matched`, `not matched`, or another short word of the engine.
+        detail: which field made the difference.
+        decided: this step was the last word.
+    """
+
+    what: str
+    action: str
+    result: str
+    detail: str = ""
+    decided: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthzAnswer:
+    """The verdict and the way to it."""
+
+    schema_version: int = SCHEMA_VERSION
+    allowed: bool
+    decision: Decision
+    decided_by: RuleRef | None
+    src: AuthzParty
+    dst: AuthzParty
+    port: int
+    revision: int
+    steps: tuple[AuthzStep, ...] = ()
+    audited: tuple[RuleRef, ...] = ()
+    dry_run: tuple[RuleRef, ...] = ()

@@ -1,0 +1,224 @@
+"""Two small HTTP servers of the node process.
+
+* On the unix socket, for the command line: everything, because only root gets in (mode 0600 in a
+  directory of mode 0700).
+* On TCP, for Prometheus and probes: `/metrics` and `/healthz/...` only, nothing that changes
+  anything and nothing secret.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from agent.admin.authz import check_authz
+from agent.admin.codec import from_json, to_json
+from agent.admin.config import config_dump
+from agent.admin.question import AuthzQuestion
+from agent.admin.view import (
+    Certificates,
+    Connections,
+    ErrorBody,
+    ErrorDetail,
+    LogRequest,
+    LogStatus,
+    NodeView,
+)
+from mesh.errors import ConfigError, KernelError, MeshnodeError
+from mesh.model.address import SocketAddress
+
+MAX_REQUEST_BYTES = 64 * 1024
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def serve_admin(view: NodeView, path: Path) -> AsyncIterator[None]:
+    """Serve the command line on a unix socket while the context is open; unlink it afterwards.
+
+    The directory must exist. A socket file that a killed node left is replaced (the node's lock
+    makes sure there is no second node). Raises `ConfigError` if the path cannot be bound.
+    """
+    sock = _bind_unix(path)
+    try:
+        async with _running(admin_app(view), sock):
+            yield
+    finally:
+        _close_unix(sock, path)
+
+
+@asynccontextmanager
+async def serve_metrics(
+    view: NodeView, registry: CollectorRegistry, address: SocketAddress
+) -> AsyncIterator[SocketAddress]:
+    """Serve metrics and health over TCP while the context is open.
+
+    Yields the address in use (port 0 asks the kernel for one). Raises `ConfigError` if it is taken.
+    """
+    sock = _bind_tcp(address)
+    try:
+        async with _running(metrics_app(view, registry), sock):
+            yield SocketAddress(address.ip, sock.getsockname()[1])
+    finally:
+        sock.close()
+
+
+def admin_app(view: NodeView) -> web.Application:
+    """The application behind the unix socket."""
+    routes = AdminRoutes(view)
+    app = web.Application(middlewares=[_errors_as_json], client_max_size=MAX_REQUEST_BYTES)
+    app.router.add_get("/v1/status", routes.status)
+    app.router.add_get("/v1/config", routes.config)
+    app.router.add_get("/v1/certificates", routes.certificates)
+    app.router.add_get("/v1/connections", routes.connections)
+    app.router.add_post("/v1/authz", routes.authz)
+    app.router.add_get("/v1/bpf/diff", routes.bpf_diff)
+    app.router.add_get("/v1/log", routes.log)
+    app.router.add_post("/v1/log", routes.set_log)
+    return app
+
+
+class AdminRoutes:
+    """One method per address of the admin socket."""
+
+    def __init__(self, view: NodeView) -> None:
+        self._view = view
+
+    async def status(self, _request: web.Request) -> web.Response:
+        """GET /v1/status"""
+        return _json(self._view.status())
+
+    async def config(self, _request: web.Request) -> web.Response:
+        """GET /v1/config"""
+        return _json(config_dump(self._view.status().node, self._view.snapshot()))
+
+    async def certificates(self, _request: web.Request) -> web.Response:
+        """GET /v1/certificates"""
+        status = self._view.status()
+        return _json(Certificates(node=status.node, certificates=status.certificates))
+
+    async def connections(self, _request: web.Request) -> web.Response:
+        """GET /v1/connections"""
+        found = await self._view.connections()
+        return _json(Connections(node=self._view.status().node, connections=tuple(found)))
+
+    async def authz(self, request: web.Request) -> web.Response:
+        """POST /v1/authz"""
+        question = from_json(await request.read(), AuthzQuestion)
+        return _json(check_authz(self._view.snapshot(), question))
+
+    async def bpf_diff(self, _request: web.Request) -> web.Response:
+        """GET /v1/bpf/diff"""
+        return _json(await self._view.bpf_diff())
+
+    async def log(self, _request: web.Request) -> web.Response:
+        """GET /v1/log"""
+        status = self._view.status()
+        return _json(LogStatus(node=status.node, level=status.log_level))
+
+    async def set_log(self, request: web.Request) -> web.Response:
+        """POST /v1/log"""
+        wanted = from_json(await request.read(), LogRequest)
+        self._view.set_log_level(wanted.level)
+        return await self.log(request)
+
+
+def metrics_app(view: NodeView, registry: CollectorRegistry) -> web.Application:
+    """The application behind the TCP port."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        headers = {"Content-Type": content_type}
+        response = web.Response(body=encode(registry), headers=headers)
+        response.enable_compression()
+        return response
+
+    async def live(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def ready(_request: web.Request) -> web.Response:
+        reasons = view.status().not_ready
+        if not reasons:
+            return web.Response(text="ready\n")
+        return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
+
+    app = web.Application(client_max_size=MAX_REQUEST_BYTES)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/healthz/live", live)
+    app.router.add_get("/healthz/ready", ready)
+    return app
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ConfigError as error:
+        return _error(400, "bad_request", str(error))
+    except KernelError as error:
+        return _error(500, "kernel", str(error), error.hint)
+    except MeshnodeError as error:
+        return _error(500, "internal", str(error))
+    except web.HTTPException as error:
+        code = (error.reason or "error").lower().replace(" ", "_")
+        return _error(error.status, code, f"{request.method} {request.path}: {error.reason}")
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, text=to_json(value), content_type="application/json")
+
+
+def _error(status: int, code: str, message: str, hint: str = "") -> web.Response:
+    return _json(ErrorBody(error=ErrorDetail(code=code, message=message, hint=hint)), status)
+
+
+@asynccontextmanager
+async def _running(app: web.Application, sock: socket.socket) -> AsyncIterator[None]:
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, sock).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with suppress(FileNotFoundError):
+            if stat.S_ISSOCK(path.lstat().st_mode):
+                path.unlink()
+        os.fchmod(sock.fileno(), 0o600)  # bind() gives the file the mode of the socket: no race
+        sock.bind(str(path))
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"admin socket {path}: {error.strerror or error}") from error
+    return sock
+
+
+def _close_unix(sock: socket.socket, path: Path) -> None:
+    sock.close()
+    path.unlink(missing_ok=True)
+
+
+def _bind_tcp(address: SocketAddress) -> socket.socket:
+    family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((str(address.ip), address.port))
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"metrics address {address}: {error.strerror}. Choose another with --metrics HOST:PORT"
+        ) from error
+    return sock

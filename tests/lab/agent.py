@@ -1,0 +1,126 @@
+"""The node agent as a process of a lab, started through its command line as a person would."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from agent.admin.client import AdminClient, AgentNotRunning, AgentRefused
+from agent.admin.view import NodeStatus, PodState
+from agent.paths import NodePaths
+from tests.lab.process import Place, Process
+from tests.lab.system import eventually
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MESHNODE = (sys.executable, "-m", "agent.cli.main")
+LOG_TAIL_LINES = 40
+
+
+class Agent:
+    """A running agent of one node.
+
+    Attributes:
+        log_file: all it says, access log included.
+    """
+
+    def __init__(
+        self,
+        *,
+        paths: NodePaths,
+        place: Place,
+        log_file: Path,
+        source: Path,
+        pods_cgroup: Path,
+        options: Sequence[str] = (),
+    ) -> None:
+        self.paths = paths
+        self.log_file = log_file
+        argv = [*MESHNODE, "agent", "--node", paths.node, "--source", f"file:{source}"]
+        argv += ["--cgroup", str(pods_cgroup), *options]
+        environment = {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+        self._process = Process(place, argv, log_file, environment)
+        self._client = AdminClient(paths.node, paths.admin_socket)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.running
+
+    def status(self) -> NodeStatus | None:
+        """What the agent says of itself; None while it does not answer."""
+        try:
+            return self._client.status()
+        except (AgentNotRunning, AgentRefused):
+            return None
+
+    def wait_ready(self, deadline_s: float = 20.0) -> NodeStatus:
+        """Wait until it is ready and no pod is pending; AssertionError with its log if not."""
+
+        def ready() -> NodeStatus | None:
+            if not self.running:
+                return None
+            status = self.status()
+            assert status is not None, "the admin socket does not answer"
+            assert not status.not_ready, f"not ready: {'; '.join(status.not_ready)}"
+            pending = [f"{pod.uid}: {pod.reason}" for pod in status.pods if not _settled(pod.state)]
+            assert not pending, f"pods are pending: {pending}"
+            return status
+
+        def ready_or_dead() -> bool:
+            return not self.running or ready() is not None
+
+        try:
+            eventually(ready_or_dead, deadline_s, f"agent of {self.paths.node} is ready")
+            status = ready()
+            assert status is not None, "it ended"
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log_tail()}") from error
+        return status
+
+    def wait_revision(self, revision: int, deadline_s: float = 5.0) -> None:
+        """Wait until the kernel and all workers hold snapshot `revision` or a later one."""
+
+        def applied() -> bool:
+            status = self.status()
+            return status is not None and status.applied_revision >= revision
+
+        eventually(applied, deadline_s, f"{self.paths.node} applies revision {revision}")
+
+    def access_log(self) -> list[Mapping[str, object]]:
+        """The records of its access log so far, when it was started with the JSON form."""
+        return list(_json_lines(self._process.output))
+
+    def log_tail(self) -> str:
+        """The last lines it said, for a failure's text."""
+        tail = self._process.output.splitlines()[-LOG_TAIL_LINES:]
+        return "\n".join([f"--- log of the agent of {self.paths.node}:", *tail])
+
+    def stop(self, deadline_s: float = 15.0) -> int:
+        """End it politely; its exit status."""
+        return self._process.stop(deadline_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the agent process."""
+        self._process.signal(number)
+
+    def kill(self) -> None:
+        """kill -9 of the agent process alone: holder and pins stay, as after a crash."""
+        self._process.kill()
+
+
+def _settled(state: PodState) -> bool:
+    return state is not PodState.PENDING
+
+
+def _json_lines(text: str) -> Iterator[Mapping[str, object]]:
+    for line in text.splitlines():
+        if line.startswith("{"):
+            value: object = json.loads(line)
+            if isinstance(value, dict) and "reporter" in value:
+                yield value

@@ -1,0 +1,205 @@
+"""The compiled engine: libnghttp2 behind a C shim that turns callbacks into batches (shim.h).
+
+One call into C per `receive()` and per `take_output()`; Python only builds the event objects.
+A session is not thread-safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mesh.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from mesh.http2.contract import (
+    DataReceived,
+    Drained,
+    Event,
+    GoawayReceived,
+    Headers,
+    HeadersReceived,
+    PingAcknowledged,
+    SessionSettings,
+    SettingsReceived,
+    StreamEnded,
+    StreamReset,
+)
+
+try:
+    from mesh.http2._nghttp2 import ffi, lib
+except ImportError as error:
+    raise ConfigError(
+        f"the compiled HTTP/2 engine cannot be loaded ({error}); install libnghttp2-dev and a C "
+        "compiler and run `python -m mesh.http2.build_nghttp2`, or choose the engine `h2`"
+    ) from error
+
+_HEADERS = int(lib.MN_EVENT_HEADERS)
+_DATA = int(lib.MN_EVENT_DATA)
+_END = int(lib.MN_EVENT_END)
+_RESET = int(lib.MN_EVENT_RESET)
+_SETTINGS = int(lib.MN_EVENT_SETTINGS)
+_PONG = int(lib.MN_EVENT_PONG)
+_GOAWAY = int(lib.MN_EVENT_GOAWAY)
+_UNSIGNED = 0xFFFFFFFF
+
+
+def _pack(headers: Headers) -> bytes:
+    """Names and values joined by NUL; the shim counts them, so a NUL inside is noticed."""
+    return b"\0".join([part for header in headers for part in header])
+
+
+def _unpack(text: bytes) -> Headers:
+    if not text:
+        return []
+    parts = text[:-1].split(b"\0")
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+class Nghttp2Session:
+    """An `Http2Session` on libnghttp2."""
+
+    __slots__ = ("_batch", "_held", "_session", "_token")
+
+    def __init__(self, settings: SessionSettings) -> None:
+        raw = ffi.new(
+            "mn_settings *",
+            {
+                "client": settings.client,
+                "stream_window": settings.stream_window_bytes,
+                "connection_window": settings.connection_window_bytes,
+                "max_frame": settings.max_frame_bytes,
+                "max_header_list": settings.max_header_list_bytes,
+                "max_concurrent_streams": settings.max_concurrent_streams,
+            },
+        )
+        session = lib.mn_new(raw)
+        if session == ffi.NULL:
+            raise ConfigError(f"HTTP/2 settings outside of the protocol's limits: {settings}")
+        self._session = ffi.gc(session, lib.mn_free)
+        self._batch = lib.mn_batch_of(session)
+        # Payload that C refers to, by token: it must not move or go before it became frames.
+        self._held: dict[int, object] = {}
+        self._token = 0
+
+    def receive(self, data: bytes | memoryview) -> list[Event]:
+        failed = lib.mn_receive(self._session, ffi.from_buffer("uint8_t[]", data), len(data))
+        batch = self._batch
+        if batch.released_len:
+            self._release(batch)
+        if failed:
+            raise RemoteProtocolError(f"HTTP/2: {self._error()}")
+        return self._events(batch, data) if batch.events_len else []
+
+    def take_output(self, limit: int = 1 << 20) -> tuple[bytes, list[Event]]:
+        lib.mn_take(self._session, limit)
+        batch = self._batch
+        out = ffi.buffer(batch.out, batch.out_len)[:] if batch.out_len else b""
+        if batch.released_len:
+            self._release(batch)
+        return out, self._events(batch, b"") if batch.events_len else []
+
+    def send_request(self, headers: Headers, *, end_stream: bool = False) -> int:
+        text = _pack(headers)
+        stream: int = lib.mn_request(self._session, text, len(text), len(headers), end_stream)
+        if stream < 0:
+            raise LocalProtocolError(f"HTTP/2 request: {self._error()}")
+        return stream
+
+    def send_headers(self, stream: int, headers: Headers, *, end_stream: bool = False) -> None:
+        text = _pack(headers)
+        if lib.mn_headers(self._session, stream, text, len(text), len(headers), end_stream):
+            raise LocalProtocolError(f"HTTP/2 stream {stream}: {self._error()}")
+
+    def send_data(self, stream: int, data: bytes, *, end_stream: bool = False) -> None:
+        self._token += 1
+        pinned = ffi.from_buffer(data)
+        kept = lib.mn_send_data(self._session, stream, pinned, len(data), self._token, end_stream)
+        if kept > 0:
+            self._held[self._token] = pinned
+        elif kept < 0:
+            raise LocalProtocolError(f"HTTP/2 stream {stream}: {self._error()}")
+
+    def unsent_bytes(self, stream: int) -> int:
+        return int(lib.mn_unsent(self._session, stream))
+
+    def consume(self, stream: int, flow_bytes: int) -> None:
+        lib.mn_consume(self._session, stream, flow_bytes)
+
+    def reset(self, stream: int, error_code: int) -> None:
+        lib.mn_reset(self._session, stream, error_code)
+
+    def ping(self, payload: bytes) -> None:
+        if len(payload) != 8:
+            raise LocalProtocolError("HTTP/2: a PING carries eight bytes")
+        if lib.mn_ping(self._session, payload):
+            raise LocalProtocolError("HTTP/2: no PING can be sent now")
+
+    def goaway(self, error_code: int = 0, *, graceful: bool = False) -> None:
+        lib.mn_goaway(self._session, error_code, graceful)
+
+    @property
+    def open_streams(self) -> int:
+        return int(lib.mn_open_streams(self._session))
+
+    @property
+    def remote_max_streams(self) -> int:
+        return int(lib.mn_remote_max_streams(self._session))
+
+    @property
+    def wants_output(self) -> bool:
+        return bool(lib.mn_wants_output(self._session))
+
+    def _error(self) -> str:
+        text: bytes = ffi.string(self._batch.error)
+        return text.decode("ascii", "replace")
+
+    def _release(self, batch: ffi.CData) -> None:
+        held = self._held
+        for token in ffi.unpack(batch.released, batch.released_len):
+            held.pop(token, None)
+
+    def _events(self, batch: ffi.CData, data: bytes | memoryview) -> list[Event]:
+        """Build the events of a batch. DATA of one stream that came in a row is one event."""
+        records: Iterable[int] = iter(ffi.unpack(batch.events, batch.events_len))
+        text = ffi.buffer(batch.text, batch.text_len)[:] if batch.text_len else b""
+        events: list[Event] = []
+        run: list[memoryview] = []
+        run_stream = at = 0
+        view = memoryview(data)
+        for kind, stream, a, b in zip(records, records, records, records, strict=True):
+            if kind == _DATA:
+                if run and stream != run_stream:
+                    events.append(_joined(run_stream, run))
+                    run = []
+                run_stream = stream
+                run.append(view[a : a + b])
+                continue
+            if run:
+                events.append(_joined(run_stream, run))
+                run = []
+            if kind == _HEADERS:
+                events.append(HeadersReceived(stream, _unpack(text[at : at + a]), bool(b)))
+                at += a
+            elif kind == _PONG:
+                events.append(PingAcknowledged(text[at : at + a]))
+                at += a
+            else:
+                events.append(_plain(kind, stream, a, b))
+        if run:
+            events.append(_joined(run_stream, run))
+        return events
+
+
+def _joined(stream: int, parts: list[memoryview]) -> DataReceived:
+    data = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+    return DataReceived(stream, data, len(data))
+
+
+def _plain(kind: int, stream: int, a: int, b: int) -> Event:
+    if kind == _END:
+        return StreamEnded(stream)
+    if kind == _RESET:
+        return StreamReset(stream, a & _UNSIGNED, bool(b))
+    if kind == _SETTINGS:
+        return SettingsReceived()
+    if kind == _GOAWAY:
+        return GoawayReceived(stream, a & _UNSIGNED)
+    return Drained(stream)

@@ -50,6 +50,11 @@ class NodePaths:
         return self.run_dir / "holder.sock"
 
     @property
+    def holder_lock(self) -> Path:
+        """Locked while a holder runs (fcntl lock, whose owner is the holder)."""
+        return self.run_dir / "holder.lock"
+
+    @property
     def workers_dir(self) -> Path:
         """One file per running worker, named by its process id."""
         return self.run_dir / "workers"

@@ -1,0 +1,179 @@
+"""Settings of the agent: text of the command line to checked values, once."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from agent.admin.view import LogLevel
+from mesh.errors import ConfigError
+from mesh.model.address import SocketAddress, parse_socket_address
+from mesh.telemetry.access_log import LogFormat
+
+DEFAULT_METRICS = "127.0.0.1:15020"
+DEFAULT_CA_PORT = 15012
+"""Port of Istio's control plane for certificate requests."""
+MAX_WORKERS = 256
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
+
+
+class SourceKind(StrEnum):
+    """Where the mesh's objects come from."""
+
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOption:
+    """`--source file:DIR`."""
+
+    kind: SourceKind
+    directory: Path
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.directory}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaServe:
+    """`--ca DIR [--ca-listen HOST:PORT]`: this agent holds the certificate authority.
+
+    Without `listen` only this node gets certificates.
+    """
+
+    state_dir: Path
+    listen: SocketAddress | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaJoin:
+    """`--ca-address HOST:PORT --join-token-file FILE`: certificates come from another agent."""
+
+    host: str
+    port: int
+    token_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentOptions:
+    """Everything `meshnode agent` is told.
+
+    Attributes:
+        cgroup: parent cgroup of the pods; None = the root of cgroup v2.
+        trust_domain: None = as the mesh's objects say.
+        access_log_file: None = standard output.
+        drain_timeout_s: how long open connections may go on after a stop or an upgrade.
+    """
+
+    node: str
+    source: SourceOption
+    ca: CaServe | CaJoin
+    cgroup: Path | None = None
+    trust_domain: str | None = None
+    workers: int = 1
+    metrics: SocketAddress
+    access_log: LogFormat = LogFormat.TEXT
+    access_log_file: Path | None = None
+    log_level: LogLevel = LogLevel.INFO
+    drain_timeout_s: float = 30.0
+
+
+def parse_source(text: str) -> SourceOption:
+    """Parse `file:DIR`; the directory must exist."""
+    kind, colon, rest = text.partition(":")
+    if kind != SourceKind.FILE or not colon or not rest:
+        raise ConfigError(f"--source {text!r}: write file:DIR, the directory with the YAML objects")
+    directory = Path(rest)
+    if not directory.is_dir():
+        raise ConfigError(f"--source {text}: {rest} is not a directory")
+    return SourceOption(kind=SourceKind.FILE, directory=directory.absolute())
+
+
+def parse_cgroup(text: str) -> Path:
+    """Parse the path of a cgroup v2 directory."""
+    path = Path(text)
+    if not (path / "cgroup.procs").is_file():
+        raise ConfigError(
+            f"--cgroup {text}: not a cgroup v2 directory (it has no cgroup.procs); "
+            "see `grep cgroup2 /proc/mounts`"
+        )
+    return path
+
+
+def parse_trust_domain(text: str) -> str:
+    """Parse a trust domain (SPIFFE-ID §2.1)."""
+    if not _TRUST_DOMAIN.fullmatch(text):
+        raise ConfigError(
+            f"--trust-domain {text!r}: use lower-case letters, digits, '.', '-' and '_'"
+        )
+    return text
+
+
+def parse_duration(text: str) -> float:
+    """Parse `500ms`, `30s`, `5m`, `1h` or plain seconds to seconds."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r} is not a duration: write for example 500ms, 30s or 5m")
+    return float(match[1]) * _UNIT_S[match[2]]
+
+
+def parse_workers(workers: int | None) -> int:
+    """Check a number of workers; None = one per core this process may use."""
+    if workers is None:
+        return len(os.sched_getaffinity(0))
+    if not 0 < workers <= MAX_WORKERS:
+        raise ConfigError(f"--workers {workers}: use 1 to {MAX_WORKERS}")
+    return workers
+
+
+def parse_listen(option: str, text: str) -> SocketAddress:
+    """Parse the IP address and port to listen on."""
+    try:
+        return parse_socket_address(text)
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}, such as 127.0.0.1:15020") from error
+
+
+def parse_ca(
+    ca_dir: str | None, listen: str | None, address: str | None, token_file: str | None
+) -> CaServe | CaJoin:
+    """Combine the four CA options: exactly one of `--ca` and `--ca-address`."""
+    if ca_dir is not None and address is not None:
+        raise ConfigError("--ca and --ca-address exclude each other: serve the CA, or ask another")
+    if ca_dir is not None:
+        if token_file is not None:
+            raise ConfigError("--join-token-file belongs to --ca-address, not to --ca")
+        where = parse_listen("--ca-listen", listen) if listen else None
+        return CaServe(state_dir=Path(ca_dir).absolute(), listen=where)
+    if listen is not None:
+        raise ConfigError("--ca-listen needs --ca DIR: only who holds the CA can serve it")
+    if address is None:
+        raise ConfigError(
+            "certificates: give --ca DIR (this agent is the CA) "
+            "or --ca-address HOST:PORT with --join-token-file FILE"
+        )
+    if token_file is None:
+        raise ConfigError(
+            "--ca-address needs --join-token-file FILE; "
+            "`meshnode token create` on the CA's node makes the token"
+        )
+    if not Path(token_file).is_file():
+        raise ConfigError(f"--join-token-file {token_file}: there is no such file")
+    host, port = _host_and_port(address)
+    return CaJoin(host=host, port=port, token_file=Path(token_file).absolute())
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """Parse `name:port`, `a.b.c.d:port` or `[v6]:port`."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    digits = port.isascii() and port.isdigit()
+    if not (colon and host and digits and 0 < int(port) < 65536):
+        raise ConfigError(f"--ca-address {text!r}: write HOST:PORT, such as 192.0.2.1:15012")
+    return host, int(port)

@@ -16,6 +16,7 @@ from tests.lab.system import eventually
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MESHNODE = (sys.executable, "-m", "agent.cli.main")
+MESHNODE_ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
 LOG_TAIL_LINES = 40
 
 
@@ -40,8 +41,7 @@ class Agent:
         self.log_file = log_file
         argv = [*MESHNODE, "agent", "--node", paths.node, "--source", f"file:{source}"]
         argv += ["--cgroup", str(pods_cgroup), *options]
-        environment = {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
-        self._process = Process(place, argv, log_file, environment)
+        self._process = Process(place, argv, log_file, MESHNODE_ENVIRONMENT)
         self._client = AdminClient(paths.node, paths.admin_socket)
 
     @property
@@ -122,5 +122,5 @@ def _json_lines(text: str) -> Iterator[Mapping[str, object]]:
     for line in text.splitlines():
         if line.startswith("{"):
             value: object = json.loads(line)
-            if isinstance(value, dict) and "reporter" in value:
+            if isinstance(value, dict) and value.get("scope") == "access":
                 yield value

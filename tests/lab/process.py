@@ -69,6 +69,7 @@ def run(
         text=True,
         errors="replace",
         env={**CLEAN_ENVIRONMENT, **(env or {})},
+        start_new_session=True,  # Ctrl-C is for the lab, which then ends its programs in order
     )
     with child:
         try:
@@ -107,6 +108,7 @@ class Process:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**CLEAN_ENVIRONMENT, **(env or {})},
+                start_new_session=True,
             )
 
     def __repr__(self) -> str:

@@ -20,9 +20,9 @@ from pathlib import Path
 from types import TracebackType
 
 from agent.paths import NodePaths
-from tests.lab.agent import Agent
+from tests.lab.agent import MESHNODE, MESHNODE_ENVIRONMENT, Agent
 from tests.lab.capture import Capture, capture_wire
-from tests.lab.network import NodeAddresses, add_netns, join_node, lay_wire, plug_pod, route_between
+from tests.lab.network import NodeAddresses, join_node, lay_wire, plug_pod, route_between
 from tests.lab.objects import (
     KubeObject,
     ObjectDirectory,
@@ -35,6 +35,7 @@ from tests.lab.record import Kind, Record, sweep
 from tests.lab.system import NETNS_ROOT, LabError, cgroup2_mount, mount_bpffs
 
 DEFAULT_NAMESPACE = "default"
+CA_PORT = 15012
 
 
 class Lab(AbstractContextManager["Lab"]):
@@ -54,6 +55,7 @@ class Lab(AbstractContextManager["Lab"]):
         self.directory = self._record.directory
         self.nodes: dict[str, Node] = {}
         self._processes: list[Process] = []
+        self._ca_node: Node | None = None
 
     def __enter__(self) -> Lab:
         if os.geteuid() != 0:
@@ -112,12 +114,6 @@ class Lab(AbstractContextManager["Lab"]):
         self.nodes[name] = node
         return node
 
-    def make_netns(self, name: str) -> str:
-        """A bare namespace of this lab with its loopback up; its full name."""
-        netns = self._record.own(Kind.NETNS, f"{self.name}-{name}")
-        add_netns(netns)
-        return netns
-
     def own_netns(self, name: str) -> str:
         """Note a namespace somebody is about to make for this lab; its full name."""
         return self._record.own(Kind.NETNS, f"{self.name}-{name}")
@@ -145,6 +141,20 @@ class Lab(AbstractContextManager["Lab"]):
         logs = self.directory / "logs"
         logs.mkdir(exist_ok=True)
         return logs / f"{len(list(logs.iterdir())):03d}-{name}.log"
+
+    def ca_options(self, node: Node) -> list[str]:
+        """How the agent of `node` gets its certificates."""
+        self._ca_node = holder = self._ca_node or node
+        listen = f"{holder.addresses.underlay4}:{CA_PORT}"
+        state = self.directory / "ca"
+        if node is holder:
+            return ["--ca", str(state), "--ca-listen", listen]
+        token_file = self.directory / f"join-{node.short_name}"
+        if not token_file.exists():
+            token = holder.meshnode("token", "create", node.name).check().stdout
+            token_file.touch(mode=0o600)
+            token_file.write_text(token)
+        return ["--ca-address", listen, "--join-token-file", str(token_file)]
 
     def capture(self) -> AbstractContextManager[Capture]:
         """Capture the wire between the first two nodes while the block runs."""
@@ -204,19 +214,27 @@ class Node:
         """Run a program as the node itself, to its end."""
         return run(self.place, argv, stdin=stdin, timeout_s=timeout_s)
 
+    def meshnode(self, *arguments: str, timeout_s: float = 20.0) -> Result:
+        """Run a command of `meshnode` about this node."""
+        argv = [*MESHNODE, *arguments, "--node", self.name]
+        return run(self.place, argv, timeout_s=timeout_s, env=MESHNODE_ENVIRONMENT)
+
     def start(self, argv: Sequence[str]) -> Process:
         """Start a program as the node itself."""
         return self.lab.start(self.place, self.short_name, argv)
 
     def agent(self, *options: str, ready_within_s: float = 20.0) -> Agent:
-        """Start this node's agent on the lab's objects and wait until it is ready."""
+        """Start this node's agent on the lab's objects and wait until it is ready.
+
+        The first node that starts one holds the lab's certificate authority, the others join it.
+        """
         agent = Agent(
             paths=self.paths,
             place=self.place,
             log_file=self.lab.log_path(f"{self.short_name}-agent"),
             source=self.lab.objects.path,
             pods_cgroup=self.pods_cgroup,
-            options=options,
+            options=[*self.lab.ca_options(self), *options],
         )
         self.running_agent = agent
         agent.wait_ready(ready_within_s)

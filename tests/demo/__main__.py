@@ -1,0 +1,120 @@
+"""`make demo`: two nodes, five pods, real applications; every claim printed was checked.
+
+Exit status 0 only if all claims hold. Leaves nothing behind, also after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import click
+from rich.console import Console
+
+from tests.demo.chapters import enrolment, paths, secrecy, throughput
+from tests.demo.narrator import Narrator
+from tests.demo.policy import crash, denials, farewell, revocation, strictness
+from tests.demo.stage import LAB_NAME, VIPS, Stage, set_stage
+from tests.lab import Lab, LabError
+from tests.lab.agent import REPOSITORY
+from tests.lab.leaks import take_inventory
+
+INTERRUPTED = 130
+STORY: tuple[Callable[[Narrator, Stage], None], ...] = (
+    enrolment,
+    paths,
+    throughput,
+    secrecy,
+    strictness,
+    denials,
+    revocation,
+    crash,
+)
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Stay up after the story and say what to try.")
+def main(keep: bool) -> None:
+    """Show the mesh at work on this machine."""
+    if os.geteuid() != 0:
+        click.echo("needs root: run `sudo make demo`", err=True)
+        sys.exit(1)
+    signal.signal(signal.SIGTERM, _interrupt)
+    tell = Narrator(Console(highlight=False))
+    try:
+        _perform(tell, keep)
+    except KeyboardInterrupt:
+        tell.say("Interrupted; everything was removed.")
+        sys.exit(INTERRUPTED)
+    except LabError as error:
+        click.echo(f"the demo could not be set up: {error}", err=True)
+        sys.exit(1)
+    tell.summary()
+    sys.exit(1 if tell.broken else 0)
+
+
+def _perform(tell: Narrator, keep: bool) -> None:
+    before = take_inventory().named
+    tell.title(
+        "meshnode demo",
+        "Two nodes and five pods, as network namespaces of this machine; nothing else is touched.",
+    )
+    with Lab("demo", name=LAB_NAME) as lab:
+        try:
+            stage = set_stage(lab)
+            _tell_cast(tell, stage)
+            for chapter in STORY:
+                chapter(tell, stage)
+                if tell.broken and chapter is enrolment:
+                    return  # nothing else can be shown without agents
+            if keep:
+                _stay(tell, stage)
+            farewell(tell, stage)
+        except KeyboardInterrupt:
+            # Clearing up takes a moment; a second Ctrl-C must not stop it half-way.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            tell.say("Clearing up …")
+            raise
+    with tell.claim("nothing is left: no namespace, cgroup, process, pin, socket or file"):
+        left = sorted(take_inventory().named - before)
+        assert not left, "\n".join(left)
+
+
+def _tell_cast(tell: Narrator, stage: Stage) -> None:
+    rows = [
+        (pod.node.short_name, f"{pod.namespace}/{pod.name}", pod.address4, pod.address6)
+        for pod in stage.pods
+    ]
+    tell.table(("node", "pod", "IPv4", "IPv6"), rows)
+
+
+def _stay(tell: Narrator, stage: Stage) -> None:
+    inside = f"sudo {sys.executable} -m tests.lab.enter {LAB_NAME}"
+    meshnode = f"sudo {sys.executable} -m agent.cli.main"
+    tell.chapter("The mesh stays up. Things to try from another terminal")
+    tell.say(f"cd {REPOSITORY}")
+    for text in (
+        f"{inside} a client curl -s http://{VIPS['orders'][0]}/     # any program, in any pod",
+        f"{meshnode} status --node {stage.a.name}",
+        f"{meshnode} authz check shop/web shop/orders 80 --node {stage.b.name}",
+        f"{meshnode} bpf enrolled --node {stage.a.name}",
+        f"$EDITOR {stage.lab.objects.path}/strict.yaml     # agents follow the directory",
+        f"tail -f {stage.lab.directory}/logs/*-agent.log",
+    ):
+        tell.say(f"  {text}")
+    tell.say("Press Enter or Ctrl-C to uninstall and clear up.")
+    try:
+        sys.stdin.readline()
+    except KeyboardInterrupt:
+        tell.say("")
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -144,8 +144,8 @@ def given_root(
     if not intermediates and chain[0] != roots[0]:
         raise IdentityError("the root that signs must come first in the root file")
     return SigningRoot(
-        roots_pem=_join(roots),
-        chain_pem=_join(intermediates),
+        roots_pem=to_pem(roots),
+        chain_pem=to_pem(intermediates),
         key_pem=key_pem,
     )
 
@@ -157,7 +157,14 @@ def check_svid(request: SigningRequest, chain_pem: bytes) -> Svid:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
         key_matches = load_signing_key(request.key_pem).public_key() == leaf.public_key()
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ) as error:
         raise IdentityError(f"the CA's certificate is not readable: {error}") from error
     if [parse_spiffe_id(uri) for uri in uris] != [request.identity]:
         raise IdentityError(f"asked for {request.identity}, the CA's certificate is for {uris}")
@@ -199,7 +206,8 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
     return True
 
 
-def _join(certificates: Sequence[x509.Certificate]) -> bytes:
+def to_pem(certificates: Sequence[x509.Certificate]) -> bytes:
+    """Certificates as one PEM text, in order."""
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 

@@ -33,6 +33,7 @@ from mesh.http2.contract import (
     StreamEnded,
     StreamReset,
 )
+from mesh.http2.fields import find_bad_field
 from mesh.http2.framing import (
     CONTINUATION,
     FLAG_END_HEADERS,
@@ -156,6 +157,7 @@ class PureSession:
             raise LocalProtocolError("HTTP/2 request: the connection is ending")
         if len(self._streams) >= self.remote_max_streams:
             raise LocalProtocolError("HTTP/2 request: the peer takes no more streams now")
+        _check_fields(headers)
         try:
             stream_id = self._h2.get_next_available_stream_id()
             self._h2.send_headers(stream_id, list(headers), end_stream=end_stream)
@@ -169,6 +171,7 @@ class PureSession:
         state = None if self._failure else self._streams.get(stream)
         if state is None:
             return
+        _check_fields(headers)
         if state.end:
             raise LocalProtocolError(f"HTTP/2 stream {stream}: headers after END_STREAM")
         if self._client or state.answered:
@@ -327,6 +330,8 @@ class PureSession:
             ended = event.stream_ended is not None
             state.answered = state.answered or self._client
         fields = [(bytes(name), bytes(value)) for name, value in event.headers]
+        if (bad := find_bad_field(fields)) is not None:
+            raise RemoteProtocolError(f"HTTP/2: bad header field {bad!r}")
         events.append(HeadersReceived(stream, fields, ended))
 
     def _receive_data(self, event: h2.events.DataReceived, events: list[Event]) -> None:
@@ -444,6 +449,12 @@ class PureSession:
         elif isinstance(error, FrameTooLargeError):
             code = h2.errors.ErrorCodes.FRAME_SIZE_ERROR
         self._write_goaway(self._last_peer_stream, int(code))
+
+
+def _check_fields(headers: Headers) -> None:
+    bad = find_bad_field(headers)
+    if bad is not None:
+        raise LocalProtocolError(f"HTTP/2: the header field {bad!r} cannot be sent")
 
 
 def _take(queue: deque[memoryview], size: int) -> bytes:

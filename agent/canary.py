@@ -1,0 +1,55 @@
+"""Proves capture from where an application stands: a socket made inside the pod's namespace.
+
+A long-lived child of the node process, in a cgroup below the pods' parent cgroup, so that the same
+hooks run for it as for the pods. It reads one request a line from standard input, `NETNS-PATH
+ADDRESS PORT`, connects from inside that namespace, and answers one line: `ok`, or what went wrong.
+Only ztunnel answers at the canary addresses; they exist nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from agent.netns import call_in_netns, open_netns
+from mesh.errors import KernelError
+
+TIMEOUT_S = 3.0
+
+
+def probe(netns_path: str, address: str, port: int, expected: bytes) -> str:
+    """Connect from inside the namespace; `ok` or the reason why capture is not proved."""
+
+    def dial() -> bytes:
+        with socket.create_connection((address, port), timeout=TIMEOUT_S) as sock:
+            answer = b""
+            while len(answer) < len(expected) and (data := sock.recv(64)):
+                answer += data
+            return answer
+
+    try:
+        netns_fd = open_netns(netns_path)
+    except KernelError as error:
+        return str(error)
+    try:
+        answer = call_in_netns(netns_fd, dial)
+    except (OSError, KernelError) as error:
+        return f"a connection from inside the pod was not captured: {error}"
+    finally:
+        os.close(netns_fd)
+    return "ok" if answer == expected else f"ztunnel answered {answer!r} to the canary"
+
+
+def main() -> None:
+    """Serve requests until standard input ends. Arguments: cgroup directory, expected answer."""
+    cgroup, expected = sys.argv[1], sys.argv[2].encode().decode("unicode_escape").encode()
+    with open(f"{cgroup}/cgroup.procs", "w") as procs:
+        procs.write(str(os.getpid()))
+    for line in sys.stdin:
+        netns_path, address, port = line.split()
+        print(probe(netns_path, address, int(port), expected).replace("\n", " "), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Asks the canary child whether a pod is really captured."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from pathlib import Path
+
+from mesh.errors import KernelError
+from mesh.model.address import IPAddress, parse_ip
+from mesh.model.snapshot import MeshSnapshot
+from mesh.model.workload import Workload, WorkloadUid
+
+CANARY_V4 = parse_ip("192.0.0.8")
+CANARY_V6 = parse_ip("100::1")
+CANARY_PORT = 1
+CANARY_ANSWER = "meshnode canary\\n"
+CANARY_UID = WorkloadUid("workload/meshnode/canary")
+ANSWER_TIMEOUT_S = 10.0
+
+
+def with_canary(snapshot: MeshSnapshot) -> MeshSnapshot:
+    """The snapshot as the kernel gets it: with a workload of no node at the canary addresses, so
+    that connections to them are captured."""
+    canary = Workload(
+        uid=CANARY_UID,
+        name="canary",
+        namespace="meshnode",
+        service_account="canary",
+        trust_domain=snapshot.settings.trust_domain,
+        node="",
+        addresses=(CANARY_V4, CANARY_V6),
+        enrolled=True,
+    )
+    return MeshSnapshot(
+        revision=snapshot.revision,
+        settings=snapshot.settings,
+        workloads={**snapshot.workloads, CANARY_UID: canary},
+        services=snapshot.services,
+        policies=snapshot.policies,
+        peer_authentications=snapshot.peer_authentications,
+        problems=snapshot.problems,
+    )
+
+
+class Canary:
+    """The child process, started when first needed; one request at a time."""
+
+    def __init__(self, pods_cgroup: Path, node: str) -> None:
+        self._cgroup = pods_cgroup / f"meshnode-canary-{node}"
+        self._process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+
+    async def verify(self, netns_path: str, addresses: tuple[IPAddress, ...]) -> str:
+        """Empty text if connections of the pod are captured in each family it has, else why not."""
+        families = {address.version for address in addresses}
+        for version, target in ((4, CANARY_V4), (6, CANARY_V6)):
+            if version in families:
+                answer = await self._ask(f"{netns_path} {target} {CANARY_PORT}\n")
+                if answer != "ok":
+                    return answer
+        return ""
+
+    async def _ask(self, request: str) -> str:
+        async with self._turn:
+            try:
+                process = self._process or await self._start()
+                self._process = process
+                if process.stdin is None or process.stdout is None:
+                    raise KernelError("canary has no pipes")
+                process.stdin.write(request.encode())
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    await process.stdin.drain()
+                    line = await process.stdout.readline()
+            except (TimeoutError, OSError) as error:
+                await self._kill()
+                return f"the canary did not answer: {error or 'time-out'}"
+            if not line:
+                await self._kill()
+                return "the canary process ended"
+            return line.decode("utf-8", "replace").strip()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        self._cgroup.mkdir(exist_ok=True)
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "agent.canary", str(self._cgroup), CANARY_ANSWER,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+
+    async def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def aclose(self) -> None:
+        """End the child and remove its cgroup."""
+        await self._kill()
+        with contextlib.suppress(OSError):
+            self._cgroup.rmdir()
+

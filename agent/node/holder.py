@@ -1,0 +1,109 @@
+"""Keeps a holder running, and every pod's listeners alive across its death.
+
+The node process keeps copies of all listeners. When the holder dies, the sockets live on in these
+copies (and in the workers'); the next holder adopts them, so no port is ever unbound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+
+from agent.holder.client import HolderClient, PodSockets
+from agent.holder.launch import ensure_holder
+from agent.holder.protocol import HolderLostError
+from agent.paths import NodePaths
+from mesh.model.workload import WorkloadUid
+
+log = logging.getLogger(__name__)
+
+
+class HolderKeeper:
+    """The node's side of the holder. Calls block for a moment and run on a thread, one at a time."""
+
+    def __init__(self, paths: NodePaths, cgroup: Path) -> None:
+        self._paths = paths
+        self._cgroup = cgroup
+        self._client: HolderClient | None = None
+        self._turn = asyncio.Lock()
+        self._pods: dict[WorkloadUid, tuple[str, PodSockets]] = {}
+        self.pid = 0
+
+    async def ensure(self) -> bool:
+        """Make sure a holder runs and has every open pod. True if another one runs than before."""
+        async with self._turn:
+            return await asyncio.to_thread(self._ensure)
+
+    async def open(self, uid: WorkloadUid, netns: str) -> PodSockets:
+        """Open a pod's listeners, or find them open. The sockets stay this object's."""
+        async with self._turn:
+            return await asyncio.to_thread(self._open, uid, netns)
+
+    async def close_pod(self, uid: WorkloadUid) -> None:
+        """Close a pod's listeners everywhere."""
+        async with self._turn:
+            await asyncio.to_thread(self._close_pod, uid)
+
+    async def stray_pods(self, wanted: set[WorkloadUid]) -> list[WorkloadUid]:
+        """Pods the holder still has from an earlier agent that nobody wants now."""
+        async with self._turn:
+            records = await asyncio.to_thread(self._connected().pods)
+        return [WorkloadUid(r.uid) for r in records if r.uid not in wanted]
+
+    def worker_channel(self) -> int:
+        """A new channel with a worker's rights, as a descriptor the caller owns. Thread-safe."""
+        client = HolderClient.connect(self._paths)
+        try:
+            return client.into_worker_channel().detach()
+        except BaseException:
+            client.close()
+            raise
+
+    def close(self) -> None:
+        """Drop our copies; the holder keeps its own."""
+        if self._client is not None:
+            self._client.close()
+        for _, sockets in self._pods.values():
+            sockets.close()
+        self._pods.clear()
+
+    def _ensure(self) -> bool:
+        pid = ensure_holder(self._paths, cgroup=self._cgroup)
+        if pid == self.pid:
+            return False
+        first, self.pid = self.pid == 0, pid
+        self._disconnect()
+        client = self._connected()
+        for uid, (netns, sockets) in list(self._pods.items()):
+            self._pods[uid] = (netns, client.adopt(uid, netns, sockets.listeners))
+            sockets.close()
+        if not first:
+            log.warning("holder was gone; pid %d adopted %d pods", pid, len(self._pods))
+        return not first
+
+    def _open(self, uid: WorkloadUid, netns: str) -> PodSockets:
+        sockets = self._connected().open(uid, netns)
+        known = self._pods.pop(uid, None)
+        if known is not None:
+            known[1].close()
+        self._pods[uid] = (netns, sockets)
+        return sockets
+
+    def _close_pod(self, uid: WorkloadUid) -> None:
+        known = self._pods.pop(uid, None)
+        if known is not None:
+            known[1].close()
+        with contextlib.suppress(HolderLostError):
+            self._connected().close_pod(uid)
+
+    def _connected(self) -> HolderClient:
+        if self._client is None:
+            self._client = HolderClient.connect(self._paths)
+        return self._client
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None

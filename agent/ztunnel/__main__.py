@@ -1,0 +1,72 @@
+"""`python -m agent.ztunnel`: started by the node process as root, serves without any privilege."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import socket
+import sys
+
+import uvloop
+
+from agent.privilege import drop_privileges, install_seccomp
+from agent.ztunnel.worker import Channels, Worker
+from mesh.errors import MeshnodeError
+from mesh.tunnel.contract import TunnelSettings
+from mesh.tunnel.python_engine import PythonTunnelEngine
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; only the node process writes it."""
+    parser = argparse.ArgumentParser(prog="agent.ztunnel")
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--holder-fd", type=int, required=True)
+    parser.add_argument("--cgroup", required=True)
+    parser.add_argument("--uid", type=int, required=True)
+    parser.add_argument("--gid", type=int, required=True)
+    parser.add_argument("--log-level", default="info")
+    return parser.parse_args()
+
+
+async def serve(channels: Channels) -> None:
+    """Run one worker to its end."""
+    engine = PythonTunnelEngine(asyncio.get_running_loop(), TunnelSettings(), "nghttp2")
+    # From here on no new socket and no new program: all of them are handed in.
+    install_seccomp()
+    async with asyncio.TaskGroup() as tasks:
+        await Worker(channels, engine, tasks).run()
+
+
+def main() -> int:
+    """Join the agent's cgroup, drop every privilege, serve."""
+    arguments = parse_arguments()
+    logging.basicConfig(
+        level=arguments.log_level.upper(),
+        format=f"%(asctime)s %(levelname)s ztunnel[{arguments.index}] %(message)s",
+    )
+    with open(f"{arguments.cgroup}/cgroup.procs", "w") as procs:
+        procs.write(str(os.getpid()))
+    try:
+        drop_privileges(arguments.uid, arguments.gid)
+        channels = Channels(
+            control=socket.socket(fileno=arguments.control_fd),
+            holder=socket.socket(fileno=arguments.holder_fd),
+        )
+        for channel in (channels.control, channels.holder):
+            channel.setblocking(False)
+        # Objects of start-up live for ever: keep the collector from walking them again.
+        gc.freeze()
+        uvloop.run(serve(channels))
+    except MeshnodeError as error:
+        print(f"ztunnel: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

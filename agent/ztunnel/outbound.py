@@ -1,0 +1,281 @@
+"""Connections that applications of this node open: port 15001 of every pod.
+
+accepted -> original destination -> plan -> pooled tunnel (dialled if need be) -> stream -> record.
+The application's bytes are read only once the far side has answered 200.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from agent.holder.protocol import Family, SocketKind
+from agent.ztunnel.context import WorkerContext
+from agent.ztunnel.plan_outbound import (
+    PassthroughPlan,
+    RefusePlan,
+    TunnelPlan,
+    plan_outbound,
+)
+from agent.ztunnel.pool import PoolKey, TunnelPool
+from agent.ztunnel.recorder import OpenRecord, party
+from agent.ztunnel.sockets import connect, original_destination, reset
+from agent.ztunnel.tunnels import OutboundTunnel
+from mesh.balance.least_loaded import choose_least_loaded
+from mesh.errors import IdentityError, MeshnodeError, UpstreamError
+from mesh.hbone.connect import ConnectRequest, build_connect
+from mesh.hbone.telemetry_headers import Forwarded
+from mesh.model.address import IPAddress, SocketAddress, parse_ip
+from mesh.model.connection import Path, Reporter, ResponseFlag
+from mesh.model.workload import Endpoint, Workload, WorkloadUid
+from mesh.tunnel.contract import End, Headers, Tunnel
+
+log = logging.getLogger(__name__)
+
+CANARY_ADDRESSES = frozenset({parse_ip("192.0.0.8"), parse_ip("100::1")})
+"""The IPv4 dummy address (RFC 7600) and one of the IPv6 discard prefix (RFC 6666): never real
+destinations. A captured connection to them is answered by ztunnel itself, which proves capture."""
+CANARY_ANSWER = b"meshnode canary\n"
+CREDENTIALS_WAIT_S = 5.0
+MAX_TRIES = 3
+"""A stream that ended unanswered is tried on another tunnel: nothing was read from the client."""
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """A captured connection that wants a stream; also receives its events."""
+
+    owner: Outbound
+    sock: socket.socket
+    plan: TunnelPlan
+    key: PoolKey
+    headers: Headers
+    record: OpenRecord
+    tries: int = 0
+
+    def stream_opened(self, headers: Headers) -> None:
+        self.owner.count_opened(self)
+
+    def stream_refused(self, status: int, headers: Headers, detail: str) -> None:
+        if status == 0 and self.tries < MAX_TRIES:
+            self.owner.send(self)
+            return
+        reset(self.sock)
+        flag = ResponseFlag.DENY if status == 401 else ResponseFlag.CONNECT
+        text = f"{self.plan.peer} answered {status}" if status else detail
+        self.owner.context.recorder.failed(self.record, flag, text)
+
+    def stream_closed(self, end: End) -> None:
+        self.owner.count_closed(self)
+        self.owner.context.recorder.closed(self.record, end, towards_destination=end.bytes_out)
+
+
+@dataclass(slots=True, eq=False)
+class PassthroughConnection:
+    """A captured connection relayed as plain TCP."""
+
+    owner: Outbound
+    record: OpenRecord
+
+    def relay_closed(self, end: End) -> None:
+        self.owner.count_relay(-1)
+        self.owner.context.recorder.closed(self.record, end, towards_destination=end.bytes_out)
+
+
+class Outbound:
+    """All outbound connections of one worker."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self.context = context
+        self.pool: TunnelPool[Connection] = TunnelPool(time.monotonic)
+        self._random = random.Random()
+        self._active: Counter[IPAddress] = Counter()
+        self._relays = 0
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that are open end to end."""
+        return self._active.total() + self._relays
+
+    def accepted(self, uid: WorkloadUid, sock: socket.socket, client: SocketAddress) -> None:
+        """Take a connection captured in the pod `uid`."""
+        source = self.context.state.snapshot.workloads.get(uid)
+        dialled = original_destination(sock)
+        if source is None or dialled is None:
+            log.warning("%s: no %s for a connection of %s", uid, "workload" if dialled else
+                        "original destination", client)
+            reset(sock)
+            return
+        if dialled.ip in CANARY_ADDRESSES:
+            _answer_canary(sock)
+            return
+        plan = plan_outbound(self.context.state.snapshot, source, dialled, self._choose)
+        match plan:
+            case TunnelPlan():
+                self._tunnel(source, sock, client, plan)
+            case PassthroughPlan():
+                self.context.spawn(self._passthrough(source, sock, client, plan))
+            case RefusePlan():
+                self._refuse(source, sock, client, dialled, plan)
+
+    def _choose(self, endpoints: object) -> Endpoint:
+        return choose_least_loaded(endpoints, lambda e: self._active[e.address], self._random)
+
+    def _refuse(
+        self,
+        source: Workload,
+        sock: socket.socket,
+        client: SocketAddress,
+        dialled: SocketAddress,
+        plan: RefusePlan,
+    ) -> None:
+        reset(sock)
+        record = self.context.recorder.begin(
+            reporter=Reporter.SOURCE,
+            path=Path.HBONE,
+            src=party(source, source.identity),
+            dst=party(plan.destination),
+            src_addr=client,
+            dst_addr=dialled,
+            service=plan.service,
+        )
+        self.context.recorder.failed(record, plan.flag, plan.detail)
+
+    # -- tunnelled --------------------------------------------------------------------------
+
+    def _tunnel(
+        self, source: Workload, sock: socket.socket, client: SocketAddress, plan: TunnelPlan
+    ) -> None:
+        destination = plan.destination
+        record = self.context.recorder.begin(
+            reporter=Reporter.SOURCE,
+            path=Path.HBONE,
+            src=party(source, source.identity),
+            dst=party(destination, destination.identity),
+            src_addr=client,
+            dst_addr=plan.authority,
+            service=plan.service,
+            hbone_addr=plan.peer,
+            mutual_tls=True,
+        )
+        forwarded = Forwarded(
+            source=str(client), host=plan.service.hostname if plan.service else ""
+        )
+        self.send(
+            Connection(
+                owner=self,
+                sock=sock,
+                plan=plan,
+                key=PoolKey(source.uid, source.identity, plan.peer, plan.expected),
+                headers=build_connect(
+                    ConnectRequest(authority=plan.authority, forwarded=forwarded)
+                ),
+                record=record,
+            )
+        )
+
+    def send(self, connection: Connection) -> None:
+        """Open a stream on a pooled tunnel, or queue until one is dialled."""
+        connection.tries += 1
+        tunnel = self.pool.take(connection.key)
+        if tunnel is not None:
+            tunnel.open_stream(connection.headers, connection.sock, connection)
+        elif self.pool.wait(connection.key, connection):
+            self.context.spawn(self._dial(connection.key))
+
+    async def _dial(self, key: PoolKey) -> None:
+        try:
+            credentials = await self.context.state.wait_credentials(
+                key.identity, self.context.epoch_s(), CREDENTIALS_WAIT_S
+            )
+            if credentials is None:
+                raise IdentityError(f"no valid certificate for {key.identity}")
+            family = Family(key.peer.ip.version)
+            sock = await self.context.sockets.get(key.source, family, SocketKind.OUTBOUND)
+            await connect(sock, key.peer)
+        except MeshnodeError as error:
+            flag = (
+                ResponseFlag.IDENTITY_ERROR
+                if isinstance(error, IdentityError)
+                else ResponseFlag.CONNECT
+            )
+            self.dial_failed(key, flag, str(error))
+            return
+        self.context.engine.client(sock, credentials, key.expected, OutboundTunnel(self, key))
+
+    def tunnel_up(self, key: PoolKey, tunnel: Tunnel) -> None:
+        """A dialled tunnel is ready: let the waiting connections in."""
+        self.pool.dialled(key, tunnel)
+        self.serve_waiting(key)
+
+    def serve_waiting(self, key: PoolKey) -> None:
+        """Give waiting connections to tunnels that have room."""
+        while (tunnel := self.pool.take(key)) is not None:
+            connection = self.pool.pop_waiter(key)
+            if connection is None:
+                return
+            tunnel.open_stream(connection.headers, connection.sock, connection)
+
+    def dial_failed(self, key: PoolKey, flag: ResponseFlag, detail: str) -> None:
+        """A tunnel could not be made: refuse the connections that waited for it."""
+        for connection in self.pool.dial_failed(key):
+            reset(connection.sock)
+            self.context.recorder.failed(connection.record, flag, detail)
+
+    def count_opened(self, connection: Connection) -> None:
+        self._active[connection.plan.peer.ip] += 1
+        self.context.recorder.opened(connection.record)
+
+    def count_closed(self, connection: Connection) -> None:
+        ip = connection.plan.peer.ip
+        self._active[ip] -= 1
+        if not self._active[ip]:
+            del self._active[ip]
+
+    def count_relay(self, change: int) -> None:
+        self._relays += change
+
+    def close_idle(self) -> None:
+        """End tunnels that nobody used for five minutes."""
+        for tunnel in self.pool.idle():
+            tunnel.drain(0.0)
+
+    # -- plain ------------------------------------------------------------------------------
+
+    async def _passthrough(
+        self, source: Workload, sock: socket.socket, client: SocketAddress, plan: PassthroughPlan
+    ) -> None:
+        record = self.context.recorder.begin(
+            reporter=Reporter.SOURCE,
+            path=Path.PASSTHROUGH,
+            src=party(source, source.identity),
+            dst=party(plan.destination),
+            src_addr=client,
+            dst_addr=plan.address,
+            service=plan.service,
+        )
+        try:
+            family = Family(plan.address.ip.version)
+            upstream = await self.context.sockets.get(source.uid, family, SocketKind.OUTBOUND)
+            await connect(upstream, plan.address)
+        except UpstreamError as error:
+            reset(sock)
+            self.context.recorder.failed(record, ResponseFlag.CONNECT, str(error))
+            return
+        self.context.recorder.opened(record)
+        self.count_relay(1)
+        self.context.engine.relay(sock, upstream, PassthroughConnection(self, record))
+
+
+def _answer_canary(sock: socket.socket) -> None:
+    """Prove to the enrolment check that capture works. The answer fits any send buffer."""
+    with sock:
+        try:
+            sock.send(CANARY_ANSWER)
+        except OSError as error:
+            log.info("canary went away: %s", error)
+

@@ -1,0 +1,135 @@
+"""Which tunnel an outbound connection uses. Bookkeeping only: dials nothing.
+
+One pool per worker. Tunnels are shared by connections of one workload to one peer (`PoolKey`);
+a tunnel takes at most 100 streams (the de-facto limit of HBONE clients), then another is dialled.
+While a tunnel is being dialled, connections wait for it instead of dialling again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from mesh.model.address import SocketAddress
+from mesh.model.identity import SpiffeId
+from mesh.model.workload import WorkloadUid
+from mesh.tunnel.contract import Tunnel
+
+STREAMS_PER_TUNNEL = 100
+IDLE_TIMEOUT_S = 300.0
+W = TypeVar("W")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKey:
+    """Connections with equal keys may share a tunnel.
+
+    The workload is part of it because a tunnel's socket lives in that workload's namespace.
+    """
+
+    source: WorkloadUid
+    identity: SpiffeId
+    peer: SocketAddress
+    expected: frozenset[SpiffeId]
+
+
+@dataclass(slots=True)
+class _Line(Generic[W]):
+    """Tunnels and waiting connections of one key."""
+
+    tunnels: list[Tunnel] = field(default_factory=list)
+    waiting: deque[W] = field(default_factory=deque)
+    dialling: int = 0
+    last_used_s: float = 0.0
+
+
+class TunnelPool(Generic[W]):
+    """Hands out tunnels; `W` is whatever waits for one."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lines: dict[PoolKey, _Line[W]] = {}
+
+    def take(self, key: PoolKey) -> Tunnel | None:
+        """The fullest tunnel that can still take a stream, or None.
+
+        The fullest, so that spare tunnels run empty and can be closed.
+        """
+        line = self._lines.get(key)
+        if line is None:
+            return None
+        line.last_used_s = self._clock()
+        usable = [
+            t for t in line.tunnels if t.can_open and t.active_streams < STREAMS_PER_TUNNEL
+        ]
+        return max(usable, key=lambda t: t.active_streams, default=None)
+
+    def wait(self, key: PoolKey, waiter: W) -> bool:
+        """Queue a connection; True if the caller has to dial another tunnel for it."""
+        line = self._lines.setdefault(key, _Line())
+        line.last_used_s = self._clock()
+        line.waiting.append(waiter)
+        if len(line.waiting) <= line.dialling * STREAMS_PER_TUNNEL:
+            return False
+        line.dialling += 1
+        return True
+
+    def forget_waiter(self, key: PoolKey, waiter: W) -> None:
+        """Drop a connection that gave up waiting."""
+        line = self._lines.get(key)
+        if line is not None and waiter in line.waiting:
+            line.waiting.remove(waiter)
+
+    def dialled(self, key: PoolKey, tunnel: Tunnel) -> None:
+        """A dial succeeded: the tunnel is up."""
+        line = self._lines[key]
+        line.dialling -= 1
+        line.tunnels.append(tunnel)
+
+    def pop_waiter(self, key: PoolKey) -> W | None:
+        """Next connection that a tunnel with room should take."""
+        line = self._lines.get(key)
+        return line.waiting.popleft() if line and line.waiting else None
+
+    def dial_failed(self, key: PoolKey) -> list[W]:
+        """A dial failed. Returns the connections that fail with it: all that no other dial of
+        this key is under way for."""
+        line = self._lines[key]
+        line.dialling -= 1
+        keep = line.dialling * STREAMS_PER_TUNNEL
+        failed = []
+        while len(line.waiting) > keep:
+            failed.append(line.waiting.pop())
+        self._drop_if_unused(key, line)
+        failed.reverse()
+        return failed
+
+    def lost(self, key: PoolKey, tunnel: Tunnel) -> None:
+        """A tunnel ended, or takes no more streams."""
+        line = self._lines.get(key)
+        if line is None:
+            return
+        if tunnel in line.tunnels:
+            line.tunnels.remove(tunnel)
+        self._drop_if_unused(key, line)
+
+    def idle(self) -> list[Tunnel]:
+        """Tunnels without streams whose key was not asked for in the last five minutes."""
+        deadline = self._clock() - IDLE_TIMEOUT_S
+        return [
+            tunnel
+            for line in self._lines.values()
+            if line.last_used_s <= deadline
+            for tunnel in line.tunnels
+            if tunnel.active_streams == 0
+        ]
+
+    def tunnels(self) -> list[tuple[PoolKey, Tunnel]]:
+        """Every tunnel that is up."""
+        return [(key, t) for key, line in self._lines.items() for t in line.tunnels]
+
+    def _drop_if_unused(self, key: PoolKey, line: _Line[W]) -> None:
+        if not (line.tunnels or line.waiting or line.dialling):
+            self._lines.pop(key, None)

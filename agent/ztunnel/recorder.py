@@ -1,0 +1,139 @@
+"""Turns what happened to a connection into records, and hands them on in batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from mesh.model.address import SocketAddress
+from mesh.model.connection import ConnectionRecord, Party, Path, Reporter, ResponseFlag
+from mesh.model.identity import SpiffeId
+from mesh.model.verdict import Verdict
+from mesh.model.workload import Service, Workload
+from mesh.tunnel.contract import End, EndReason
+
+_FLAG_OF_END = {
+    EndReason.DONE: ResponseFlag.NONE,
+    EndReason.APPLICATION_RESET: ResponseFlag.DOWNSTREAM_CLOSED,
+    EndReason.PEER_RESET: ResponseFlag.UPSTREAM_RESET,
+    EndReason.TUNNEL_LOST: ResponseFlag.UPSTREAM_RESET,
+    EndReason.ABORTED: ResponseFlag.UPSTREAM_RESET,
+}
+
+
+def party(workload: Workload | None, identity: SpiffeId | None = None) -> Party:
+    """One end, as far as known. The identity given (verified) wins over the workload's own."""
+    if workload is None:
+        return Party(
+            namespace=identity.namespace if identity else "",
+            identity=identity.principal if identity else "",
+        )
+    return Party(
+        workload=workload.uid,
+        name=workload.name,
+        namespace=workload.namespace,
+        app_name=workload.app_name,
+        identity=identity.principal if identity else "",
+        canonical_service=workload.canonical_service,
+        canonical_revision=workload.canonical_revision,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRecord:
+    """A connection under way: its record so far, and when it began on the monotonic clock."""
+
+    record: ConnectionRecord
+    began_s: float
+
+
+class Recorder:
+    """Collects records of one worker. `emit(opened, closed)` gets them in batches."""
+
+    def __init__(
+        self, emit: Callable[[list[ConnectionRecord], list[ConnectionRecord]], None]
+    ) -> None:
+        self._emit = emit
+        self._opened: list[ConnectionRecord] = []
+        self._closed: list[ConnectionRecord] = []
+
+    def begin(
+        self,
+        *,
+        reporter: Reporter,
+        path: Path,
+        src: Party,
+        dst: Party,
+        src_addr: SocketAddress,
+        dst_addr: SocketAddress,
+        service: Service | None = None,
+        hbone_addr: SocketAddress | None = None,
+        mutual_tls: bool = False,
+        verdict: Verdict | None = None,
+    ) -> OpenRecord:
+        """Start a record; nothing is counted yet."""
+        record = ConnectionRecord(
+            reporter=reporter,
+            path=path,
+            flag=ResponseFlag.NONE,
+            src=src,
+            dst=dst,
+            src_addr=src_addr,
+            dst_addr=dst_addr,
+            opened_at=time.time(),
+            duration_s=0.0,
+            bytes_sent=0,
+            bytes_received=0,
+            service=service.key if service else "",
+            hbone_addr=hbone_addr,
+            mutual_tls=mutual_tls,
+            policy=str(verdict.decided_by or "") if verdict else "",
+            dry_run=tuple(map(str, verdict.dry_run)) if verdict else (),
+            audited=tuple(map(str, verdict.audited)) if verdict else (),
+        )
+        return OpenRecord(record, time.monotonic())
+
+    def opened(self, connection: OpenRecord) -> None:
+        """The connection is established end to end."""
+        self._opened.append(connection.record)
+
+    def failed(self, connection: OpenRecord, flag: ResponseFlag, detail: str) -> None:
+        """The connection was refused or could not be made."""
+        self._close(connection, flag, detail, 0, 0)
+
+    def closed(
+        self,
+        connection: OpenRecord,
+        end: End,
+        *,
+        towards_destination: int,
+        flag: ResponseFlag | None = None,
+    ) -> None:
+        """An opened connection ended. `towards_destination`: which count of `end` went from
+        source to destination."""
+        back = end.bytes_out + end.bytes_in - towards_destination
+        self._close(
+            connection, flag or _FLAG_OF_END[end.reason], end.detail, towards_destination, back
+        )
+
+    def _close(
+        self, connection: OpenRecord, flag: ResponseFlag, detail: str, sent: int, received: int
+    ) -> None:
+        self._closed.append(
+            replace(
+                connection.record,
+                flag=flag,
+                detail=detail,
+                duration_s=time.monotonic() - connection.began_s,
+                bytes_sent=sent,
+                bytes_received=received,
+            )
+        )
+
+    def flush(self) -> None:
+        """Hand on what was collected."""
+        if self._opened or self._closed:
+            opened, self._opened = self._opened, []
+            closed, self._closed = self._closed, []
+            self._emit(opened, closed)

@@ -1,0 +1,60 @@
+"""Events of the tunnels that a worker dials."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from agent.ztunnel.pool import PoolKey, TunnelPool
+from mesh.model.connection import ResponseFlag
+from mesh.tunnel.contract import Loss, LossReason, StreamRequest, Tunnel
+
+log = logging.getLogger(__name__)
+
+_FLAG_OF_LOSS = {
+    LossReason.TLS: ResponseFlag.TLS_FAILURE,
+    LossReason.IDENTITY: ResponseFlag.IDENTITY_ERROR,
+    LossReason.PROTOCOL: ResponseFlag.H2_HANDSHAKE_FAILURE,
+}
+
+
+class TunnelUser(Protocol):
+    """Whoever dialled; `Outbound` in practice."""
+
+    @property
+    def pool(self) -> TunnelPool[object]: ...
+    def tunnel_up(self, key: PoolKey, tunnel: Tunnel) -> None: ...
+    def serve_waiting(self, key: PoolKey) -> None: ...
+    def dial_failed(self, key: PoolKey, flag: ResponseFlag, detail: str) -> None: ...
+
+
+class OutboundTunnel:
+    """`TunnelEvents` of one dialled tunnel."""
+
+    def __init__(self, user: TunnelUser, key: PoolKey) -> None:
+        self._user = user
+        self._key = key
+        self._up = False
+
+    def tunnel_up(self, tunnel: Tunnel) -> None:
+        self._up = True
+        self._user.tunnel_up(self._key, tunnel)
+
+    def tunnel_draining(self, tunnel: Tunnel) -> None:
+        self._user.pool.lost(self._key, tunnel)
+
+    def stream_requested(self, tunnel: Tunnel, request: StreamRequest) -> None:
+        request.refuse(400)  # Servers do not open streams in HBONE.
+
+    def stream_slot_free(self, tunnel: Tunnel) -> None:
+        self._user.serve_waiting(self._key)
+
+    def tunnel_lost(self, tunnel: Tunnel, loss: Loss) -> None:
+        detail = f"tunnel to {self._key.peer}: {loss.detail or loss.reason}"
+        if self._up:
+            log.info("%s ended (%s)", detail, loss.reason)
+            self._user.pool.lost(self._key, tunnel)
+        else:
+            log.warning("%s", detail)
+            flag = _FLAG_OF_LOSS.get(loss.reason, ResponseFlag.CONNECT)
+            self._user.dial_failed(self._key, flag, detail)

@@ -1,0 +1,210 @@
+"""One worker, put together: state from the node, pods from the holder, paths, engine, records."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.feed.messages import (
+    Closed,
+    CredentialsChange,
+    Drain,
+    Opened,
+    Ready,
+    SetLogLevel,
+    SnapshotChange,
+    ToNode,
+    ToWorker,
+    WorkerReader,
+    WorkerStats,
+    encode,
+)
+from agent.feed.records import to_wire
+from agent.holder.protocol import Family, ListenerName, SocketKind
+from agent.ztunnel.context import WorkerContext
+from agent.ztunnel.inbound import Inbound
+from agent.ztunnel.live import LiveConnections
+from agent.ztunnel.outbound import Outbound
+from agent.ztunnel.plaintext import Plaintext
+from agent.ztunnel.pods import ServedPods
+from agent.ztunnel.recorder import Recorder
+from agent.ztunnel.state import WorkerState
+from mesh.errors import UpstreamError
+from mesh.model.connection import ConnectionRecord
+from mesh.model.workload import WorkloadUid
+from mesh.state.delta import apply_delta, decode_delta
+from mesh.tunnel.contract import TunnelEngine
+
+log = logging.getLogger(__name__)
+
+FLUSH_INTERVAL_S = 0.1
+STATS_EVERY_FLUSHES = 20
+DRAIN_POLL_S = 0.05
+ORPHAN_DRAIN_S = 30.0
+"""Drain time when SIGTERM comes from a new node process, which has no channel to us."""
+UNSENT_LIMIT_BYTES = 16 << 20
+"""Records are dropped, not hoarded, while a stopped node process does not read them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channels:
+    """The two sockets a worker is born with."""
+
+    control: socket.socket
+    holder: socket.socket
+
+
+class Worker:
+    """Serves until told to drain. Build it inside a running event loop."""
+
+    def __init__(self, channels: Channels, engine: TunnelEngine, tasks: asyncio.TaskGroup) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._channels = channels
+        self._engine = engine
+        self._tasks = tasks
+        self._state = WorkerState()
+        self._recorder = Recorder(self._emit)
+        self._live = LiveConnections()
+        context = WorkerContext(
+            state=self._state,
+            engine=engine,
+            sockets=self,
+            recorder=self._recorder,
+            live=self._live,
+            tasks=tasks,
+        )
+        self._outbound = Outbound(context)
+        self._inbound = Inbound(context)
+        self._plaintext = Plaintext(context)
+        self._pods: ServedPods | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._lost_records = 0
+        self._draining = False
+        self._drained = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve; return when drained."""
+        self._loop.add_signal_handler(signal.SIGTERM, self._start_drain, ORPHAN_DRAIN_S)
+        # Ctrl-C in a terminal reaches the whole group; the node process decides what it means.
+        self._loop.add_signal_handler(signal.SIGINT, lambda: None)
+        reader, self._writer = await asyncio.open_unix_connection(sock=self._channels.control)
+        background = self._tasks.create_task(self._keep_reporting())
+        following = self._tasks.create_task(self._follow_node(reader))
+        await self._drained.wait()
+        following.cancel()
+        background.cancel()
+        if self._pods is not None:
+            self._pods.close()
+        await self._engine.aclose()
+        self._recorder.flush()
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
+        self._writer.close()
+
+    # -- the node process -----------------------------------------------------------------------
+
+    async def _follow_node(self, reader: asyncio.StreamReader) -> None:
+        """Take in what the node says. Its end changes nothing: we go on with what we have."""
+        decoder = WorkerReader()
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 20):
+                for message in decoder.feed(data):
+                    self._receive(message)
+        log.warning("the node process is gone; serving on the last state")
+
+    def _receive(self, message: ToWorker) -> None:
+        match message:
+            case SnapshotChange(delta=delta):
+                snapshot = apply_delta(self._state.snapshot, decode_delta(delta))
+                self._state.replace_snapshot(snapshot)
+                cut = self._live.judge_again(self._state)
+                log.debug("revision %d; %d connections cut", snapshot.revision, cut)
+                if self._pods is None:
+                    self._open_doors()
+            case CredentialsChange(valid=valid, gone=gone):
+                self._state.change_credentials(valid, gone)
+                self._inbound.drop_untrusted()
+            case SetLogLevel(level=level):
+                logging.getLogger().setLevel(level.upper())
+            case Drain(timeout_s=timeout_s):
+                self._start_drain(timeout_s)
+
+    def _open_doors(self) -> None:
+        """The first snapshot is here: serve the pods."""
+        self._pods = ServedPods(
+            self._channels.holder,
+            {
+                ListenerName.OUTBOUND4: self._outbound.accepted,
+                ListenerName.OUTBOUND6: self._outbound.accepted,
+                ListenerName.PLAINTEXT: self._plaintext.accepted,
+                ListenerName.HBONE: self._inbound.accepted,
+            },
+            lambda: self._tell(Ready(revision=self._state.snapshot.revision)),
+        )
+
+    async def get(self, uid: WorkloadUid, family: Family, kind: SocketKind) -> socket.socket:
+        """A socket in a pod's namespace (`SocketSource` of every path)."""
+        if self._pods is None:
+            raise UpstreamError("no pods are served yet")
+        return await self._pods.get(uid, family, kind)
+
+    # -- reports --------------------------------------------------------------------------------
+
+    def _emit(self, opened: Sequence[ConnectionRecord], closed: Sequence[ConnectionRecord]) -> None:
+        if opened:
+            self._tell(Opened(records=[to_wire(r) for r in opened]), len(opened))
+        if closed:
+            self._tell(Closed(records=[to_wire(r) for r in closed]), len(closed))
+
+    def _tell(self, message: ToNode, records: int = 0) -> None:
+        if self._writer is None or self._writer.is_closing():
+            return
+        if self._writer.transport.get_write_buffer_size() > UNSENT_LIMIT_BYTES:
+            self._lost_records += records
+            return
+        self._writer.write(encode(message))
+
+    async def _keep_reporting(self) -> None:
+        turn = 0
+        while True:
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+            self._recorder.flush()
+            turn += 1
+            if turn % STATS_EVERY_FLUSHES == 0:
+                self._outbound.close_idle()
+                self._tell(self._stats())
+
+    def _stats(self) -> WorkerStats:
+        return WorkerStats(
+            revision=self._state.snapshot.revision,
+            inbound_tunnels=len(self._inbound.tunnels),
+            outbound_tunnels=len(self._outbound.pool.tunnels()),
+            connections=len(self._live) + self._outbound.open_connections,
+            identities=self._state.identities,
+            lost_records=self._lost_records,
+        )
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def _start_drain(self, timeout_s: float) -> None:
+        if not self._draining:
+            self._draining = True
+            self._tasks.create_task(self._drain(timeout_s))
+
+    async def _drain(self, timeout_s: float) -> None:
+        """Accept no more; tell the peers (GOAWAY); wait for what is open, up to the deadline."""
+        log.info("draining for %.0f s at most", timeout_s)
+        deadline = time.monotonic() + timeout_s
+        if self._pods is not None:
+            self._pods.stop_accepting()
+        for tunnel in list(self._inbound.tunnels):
+            tunnel.drain(timeout_s)
+        while time.monotonic() < deadline and (self._live or self._outbound.open_connections):
+            await asyncio.sleep(DRAIN_POLL_S)
+        self._drained.set()

@@ -109,6 +109,9 @@ enum mn_exclusion {
 enum mn_config_flag {
 	/* sameNode: encrypt; no direct path, every local pair goes through ztunnel. */
 	MN_CONFIG_ENCRYPT = 1,
+	/* A map was too small for the mesh: what is not found may still be in the mesh, so it goes to
+	 * ztunnel, which knows everything. */
+	MN_CONFIG_INCOMPLETE = 2,
 };
 
 /* What exclusions a pod has at all: saves three lookups for those that have none. */

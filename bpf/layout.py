@@ -126,6 +126,7 @@ class ConfigFlag(IntFlag):
     """`enum mn_config_flag`."""
 
     ENCRYPT = 1
+    INCOMPLETE = 2
 
 
 class PodFlag(IntFlag):

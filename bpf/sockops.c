@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Copyright the meshnode authors. See bpf/LICENSE. */
+/*
+ * sockops of the pods' cgroup: follow the connections that connect() decided on.
+ *
+ * At TCP_CONNECT_CB the source port is known and the SYN has not left yet: the original destination
+ * is filed for ztunnel, a direct connection is listed and granted. Fail-closed: without its entry in
+ * mn_flow a connection could not be found again when policy changes, so it gets no grant and ends
+ * at ztunnel's plaintext listener; without an original destination ztunnel refuses.
+ */
+#include "telemetry.h"
+#include "tuple.h"
+
+/* Numbers of enum tcp_state (net/tcp_states.h), which is no part of the user space API. */
+enum mn_tcp_state {
+	MN_TCP_FIN_WAIT1 = 4,
+	MN_TCP_FIN_WAIT2 = 5,
+	MN_TCP_CLOSE = 7,
+	MN_TCP_CLOSE_WAIT = 8,
+	MN_TCP_LAST_ACK = 9,
+	MN_TCP_CLOSING = 11,
+};
+
+MN_INLINE void mn_file_orig_dst(struct bpf_sock_ops *ctx, const struct mn_sock *sock)
+{
+	struct mn_port_key key = {.netns_cookie = sock->netns_cookie, .port = ctx->local_port};
+	struct mn_orig_dst value = {.addr = sock->orig, .port = sock->orig_port};
+
+	if (bpf_map_update_elem(MAP(mn_orig_dst), &key, &value, BPF_ANY))
+		mn_count(MN_R_ORIG_DST_FAILED);
+}
+
+MN_INLINE void mn_grant_direct(struct bpf_sock_ops *ctx, const struct mn_sock *sock)
+{
+	__u64 cookie = mn_socket_cookie(ctx);
+	struct mn_flow flow = {
+		.netns_cookie = sock->netns_cookie,
+		.start_ns = sock->start_ns,
+		.src_workload = sock->src_workload,
+		.dst_workload = sock->dst_workload,
+		.src_class = sock->src_class,
+		.dst_class = sock->dst_class,
+	};
+
+	mn_tuple_of(ctx, &flow.tuple);
+	if (bpf_map_update_elem(MAP(mn_flow), &cookie, &flow, BPF_ANY)) {
+		mn_count(MN_R_FLOW_FULL);
+		return;
+	}
+	mn_count(mn_write_grant(&flow.tuple) ? MN_R_GRANT_FAILED : MN_R_GRANTED);
+}
+
+MN_INLINE void mn_on_connect(struct bpf_sock_ops *ctx, struct mn_sock *sock)
+{
+	if (sock->path == MN_PATH_CAPTURED) {
+		mn_file_orig_dst(ctx, sock);
+		return;
+	}
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	if (sock->path == MN_PATH_DIRECT)
+		mn_grant_direct(ctx, sock);
+}
+
+MN_INLINE void mn_on_established(struct bpf_sock_ops *ctx, struct mn_sock *sock)
+{
+	struct mn_stats *stats;
+
+	if (sock->path == MN_PATH_CAPTURED)
+		return;
+	sock->flags |= MN_SOCK_ESTABLISHED;
+	stats = mn_get_stats(sock);
+	if (stats)
+		stats->opened += 1;
+}
+
+/* bytes_acked counts our SYN and FIN, bytes_received the peer's FIN: no payload. */
+MN_INLINE __u64 mn_payload_sent(struct bpf_sock_ops *ctx, const struct mn_sock *sock)
+{
+	__u64 acked = ctx->bytes_acked;
+
+	if (acked && sock->flags & MN_SOCK_ESTABLISHED)
+		acked -= 1;
+	if (acked && sock->flags & MN_SOCK_FIN_SENT && ctx->snd_una == ctx->snd_nxt)
+		acked -= 1;
+	return acked;
+}
+
+MN_INLINE __u64 mn_payload_received(struct bpf_sock_ops *ctx, const struct mn_sock *sock)
+{
+	__u64 received = ctx->bytes_received;
+	/* From FIN_WAIT2 there is no further state to see: what came last was the FIN. */
+	int fin = sock->flags & MN_SOCK_PEER_FIN ||
+		  (ctx->args[0] == MN_TCP_FIN_WAIT2 && received > sock->received_at_fin);
+
+	return received && fin ? received - 1 : received;
+}
+
+MN_INLINE void mn_report_close(struct bpf_sock_ops *ctx, struct mn_sock *sock,
+			       const struct mn_tuple *tuple)
+{
+	__u64 sent = mn_payload_sent(ctx, sock);
+	__u64 received = mn_payload_received(ctx, sock);
+	struct mn_stats *stats = mn_get_stats(sock);
+	struct mn_event *event;
+
+	if (stats && sock->flags & MN_SOCK_ESTABLISHED) {
+		stats->closed += 1;
+		stats->bytes_sent += sent;
+		stats->bytes_received += received;
+		stats->retransmits += ctx->total_retrans;
+		stats->rtt_us_sum += ctx->srtt_us >> 3;
+		stats->rtt_samples += 1;
+	} else if (stats) {
+		stats->failed += 1;
+	}
+	event = mn_event_start(MN_EVENT_CLOSED, MN_R_NONE);
+	if (!event)
+		return;
+	event->netns_cookie = sock->netns_cookie;
+	event->duration_ns = event->time_ns - sock->start_ns;
+	event->bytes_sent = sent;
+	event->bytes_received = received;
+	event->orig = sock->orig;
+	event->tuple = *tuple;
+	event->src_workload = sock->src_workload;
+	event->dst_workload = sock->dst_workload;
+	event->orig_port = sock->orig_port;
+	event->path = sock->path;
+	event->established = !!(sock->flags & MN_SOCK_ESTABLISHED);
+	bpf_ringbuf_submit(event, 0);
+}
+
+MN_INLINE void mn_on_close(struct bpf_sock_ops *ctx, struct mn_sock *sock)
+{
+	__u64 cookie = mn_socket_cookie(ctx);
+	struct mn_tuple tuple = {};
+
+	mn_tuple_of(ctx, &tuple);
+	if (sock->path == MN_PATH_DIRECT) {
+		bpf_map_delete_elem(MAP(mn_flow), &cookie);
+		bpf_map_delete_elem(MAP(mn_grant), &tuple);
+	}
+	mn_report_close(ctx, sock, &tuple);
+	sock->path = MN_PATH_NONE;
+}
+
+MN_INLINE void mn_on_state(struct bpf_sock_ops *ctx, struct mn_sock *sock)
+{
+	__u32 next = ctx->args[1];
+
+	if (next == MN_TCP_CLOSE) {
+		mn_on_close(ctx, sock);
+		return;
+	}
+	if (next == MN_TCP_FIN_WAIT1 || next == MN_TCP_LAST_ACK)
+		sock->flags |= MN_SOCK_FIN_SENT;
+	if (next == MN_TCP_CLOSE_WAIT || next == MN_TCP_CLOSING)
+		sock->flags |= MN_SOCK_PEER_FIN;
+	if (next == MN_TCP_FIN_WAIT2)
+		sock->received_at_fin = ctx->bytes_received;
+}
+
+MN_PROG(mn_sockops)(struct bpf_sock_ops *ctx)
+{
+	__u32 op = ctx->op;
+	struct bpf_sock *sk;
+	struct mn_sock *sock;
+
+	if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB &&
+	    op != BPF_SOCK_OPS_STATE_CB)
+		return 1;
+	sk = ctx->sk;
+	if (!sk)
+		return 1;
+	sock = bpf_sk_storage_get(MAP(mn_sock), sk, 0, 0);
+	if (!sock || sock->path == MN_PATH_NONE)
+		return 1;
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		mn_on_connect(ctx, sock);
+	else if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+		mn_on_established(ctx, sock);
+	else
+		mn_on_state(ctx, sock);
+	return 1;
+}

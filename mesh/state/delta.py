@@ -1,0 +1,116 @@
+"""What changed from one snapshot to the next, small enough to send on every change.
+
+`apply_delta(old, diff(old, new)) == new`. Unchanged objects of the receiver stay the same Python
+objects. The reducer keeps unchanged objects too, so `diff` mostly compares identities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from mesh.errors import ConfigError
+from mesh.model.policy import AuthorizationPolicy, PeerAuthentication, PolicyKey
+from mesh.model.snapshot import MeshSettings, MeshSnapshot, Problem
+from mesh.model.workload import Service, ServiceKey, Workload, WorkloadUid
+from mesh.state.codec import from_plain, to_plain
+
+Key = TypeVar("Key", bound=str)
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotDelta:
+    """The way from revision `base` to `revision`.
+
+    Maps hold what is new or different, `gone_*` what is no more; None = unchanged.
+    """
+
+    base: int
+    revision: int
+    settings: MeshSettings | None = None
+    problems: tuple[Problem, ...] | None = None
+    workloads: Mapping[WorkloadUid, Workload]
+    services: Mapping[ServiceKey, Service]
+    policies: Mapping[PolicyKey, AuthorizationPolicy]
+    peer_authentications: Mapping[PolicyKey, PeerAuthentication]
+    gone_workloads: tuple[WorkloadUid, ...] = ()
+    gone_services: tuple[ServiceKey, ...] = ()
+    gone_policies: tuple[PolicyKey, ...] = ()
+    gone_peer_authentications: tuple[PolicyKey, ...] = ()
+
+
+def diff(old: MeshSnapshot, new: MeshSnapshot) -> SnapshotDelta:
+    """Find what changed."""
+    return SnapshotDelta(
+        base=old.revision,
+        revision=new.revision,
+        settings=None if old.settings == new.settings else new.settings,
+        problems=None if old.problems == new.problems else new.problems,
+        workloads=_changed(old.workloads, new.workloads),
+        services=_changed(old.services, new.services),
+        policies=_changed(old.policies, new.policies),
+        peer_authentications=_changed(old.peer_authentications, new.peer_authentications),
+        gone_workloads=_gone(old.workloads, new.workloads),
+        gone_services=_gone(old.services, new.services),
+        gone_policies=_gone(old.policies, new.policies),
+        gone_peer_authentications=_gone(old.peer_authentications, new.peer_authentications),
+    )
+
+
+def apply_delta(old: MeshSnapshot, delta: SnapshotDelta) -> MeshSnapshot:
+    """Go the way; raise `ConfigError` if it starts at another revision."""
+    if old.revision != delta.base:
+        raise ConfigError(f"a change from revision {delta.base} does not fit {old.revision}")
+    return MeshSnapshot(
+        revision=delta.revision,
+        settings=old.settings if delta.settings is None else delta.settings,
+        problems=old.problems if delta.problems is None else delta.problems,
+        workloads=_merged(old.workloads, delta.workloads, delta.gone_workloads),
+        services=_merged(old.services, delta.services, delta.gone_services),
+        policies=_merged(old.policies, delta.policies, delta.gone_policies),
+        peer_authentications=_merged(
+            old.peer_authentications, delta.peer_authentications, delta.gone_peer_authentications
+        ),
+    )
+
+
+def encode_delta(delta: SnapshotDelta) -> bytes:
+    """Write a delta as MessagePack."""
+    return msgspec.msgpack.encode(to_plain(delta))
+
+
+def decode_delta(data: bytes) -> SnapshotDelta:
+    """Read a delta; raise `ConfigError`."""
+    try:
+        plain = msgspec.msgpack.decode(data)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"a change of the mesh cannot be read: {error}") from error
+    delta = from_plain(SnapshotDelta, plain)
+    assert isinstance(delta, SnapshotDelta)
+    return delta
+
+
+def _changed(old: Mapping[Key, Value], new: Mapping[Key, Value]) -> dict[Key, Value]:
+    changed = {}
+    for key, value in new.items():
+        known = old.get(key)
+        if known is not value and known != value:
+            changed[key] = value
+    return changed
+
+
+def _gone(old: Mapping[Key, Value], new: Mapping[Key, Value]) -> tuple[Key, ...]:
+    return tuple(key for key in old if key not in new)
+
+
+def _merged(
+    old: Mapping[Key, Value], changed: Mapping[Key, Value], gone: tuple[Key, ...]
+) -> Mapping[Key, Value]:
+    if not changed and not gone:
+        return old
+    dropped = frozenset(gone)
+    return {**{key: value for key, value in old.items() if key not in dropped}, **changed}

@@ -43,6 +43,7 @@ extern void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option *, uint64_
 extern void nghttp2_option_set_max_continuations(nghttp2_option *, size_t) __attribute__((weak));
 
 #define FRAME_HEAD 9u
+#define DEFAULT_WINDOW 65535u
 #define MAX_STREAMS 0x7fffffffu
 /* Payload up to this is copied into the queue: cheaper than a reference and its release. */
 #define COPY_BELOW 1024u
@@ -90,10 +91,12 @@ typedef struct stream {
     chunk *head, *tail;
     char *trailers; /* the parsed form of mn_headers(), kept until the data is out */
     size_t unsent;
+    size_t unconsumed; /* handed to Python, not given back by mn_consume() */
     uint32_t trailers_len, trailers_n;
     int32_t id;
     unsigned ready : 1, end : 1, end_sent : 1, answered : 1, announced : 1, resetting : 1,
-        reset_told : 1, oversize : 1;
+        reset_told : 1,
+        condemned : 1; /* nghttp2 is about to reset it: say nothing more of it */
 } stream;
 
 struct mn_session {
@@ -109,6 +112,7 @@ struct mn_session {
     size_t answer_bytes;
     const char *fatal;
     char reason[160];
+    size_t stream_window;
     uint32_t fatal_code, max_header_list, max_streams, open;
     uint32_t continuations, bad_ends, idle_frames, pings, refused_above;
     int32_t last_peer_stream;
@@ -367,10 +371,10 @@ static int on_header(nghttp2_session *ng, const nghttp2_frame *frame, const uint
     s->block_list_bytes += name_len + value_len + 32;
     if (s->block_list_bytes > (size_t)s->max_header_list * HEADER_LIST_FACTOR)
         return fatal(s, NGHTTP2_ENHANCE_YOUR_CALM, "header list too large");
-    if (!st || st->oversize)
+    if (!st || st->condemned)
         return 0;
     if (s->block_list_bytes > s->max_header_list) {
-        st->oversize = 1;
+        st->condemned = 1;
         nghttp2_submit_rst_stream(ng, NGHTTP2_FLAG_NONE, st->id, NGHTTP2_ENHANCE_YOUR_CALM);
         return 0;
     }
@@ -401,10 +405,14 @@ static int on_data_chunk(nghttp2_session *ng, uint8_t flags, int32_t id, const u
     stream *st = find(s, id);
 
     (void)flags;
-    if (!st || st->oversize || st->resetting) {
+    /* nghttp2 resets a stream that overruns its window, but hands on what is too much. */
+    if (st && len > s->stream_window - st->unconsumed)
+        st->condemned = 1;
+    if (!st || st->condemned || st->resetting) {
         nghttp2_session_consume(ng, id, len);
         return 0;
     }
+    st->unconsumed += len;
     return event(s, MN_EVENT_DATA, id, (uint32_t)(data - s->input), (uint32_t)len);
 }
 
@@ -412,7 +420,7 @@ static int headers_received(mn_session *s, stream *st, const nghttp2_frame *fram
 {
     int end = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
 
-    if (st->oversize)
+    if (st->condemned)
         return 0;
     if (s->client && !end && !st->answered && s->block.len >= 9 &&
         !memcmp(s->block.p, ":status\0001", 9)) {
@@ -440,7 +448,7 @@ static int data_received(mn_session *s, stream *st, const nghttp2_frame *frame)
         credit_idle_frames(s);
     else if (!end && count_idle_frame(s))
         return NGHTTP2_ERR_CALLBACK_FAILURE;
-    if (!st || !end || st->oversize || st->resetting)
+    if (!st || !end || st->condemned || st->resetting)
         return 0;
     return event(s, MN_EVENT_END, st->id, 0, 0);
 }
@@ -946,9 +954,15 @@ size_t mn_unsent(const mn_session *s, int32_t id)
 
 void mn_consume(mn_session *s, int32_t id, size_t len)
 {
+    stream *st;
+
     begin(s);
-    if (!s->dead)
-        nghttp2_session_consume(s->ng, id, len);
+    if (s->dead)
+        return;
+    st = find(s, id);
+    if (st)
+        st->unconsumed -= len < st->unconsumed ? len : st->unconsumed;
+    nghttp2_session_consume(s->ng, id, len);
 }
 
 void mn_reset(mn_session *s, int32_t id, uint32_t code)
@@ -1075,6 +1089,8 @@ mn_session *mn_new(const mn_settings *x)
         return NULL;
     s->client = !!x->client;
     s->max_header_list = x->max_header_list;
+    /* Until the peer has our SETTINGS it may rightly send the protocol's default. */
+    s->stream_window = x->stream_window < DEFAULT_WINDOW ? DEFAULT_WINDOW : x->stream_window;
     s->max_streams = x->max_concurrent_streams;
     s->ready.next = s->ready.prev = &s->ready;
     s->batch.error = "";

@@ -101,4 +101,3 @@ class Canary:
         await self._kill()
         with contextlib.suppress(OSError):
             self._cgroup.rmdir()
-

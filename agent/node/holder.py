@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class HolderKeeper:
-    """The node's side of the holder. Calls block for a moment and run on a thread, one at a time."""
+    """The node's side of the holder. Calls block briefly, on a thread, one at a time."""
 
     def __init__(self, paths: NodePaths, cgroup: Path) -> None:
         self._paths = paths

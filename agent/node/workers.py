@@ -34,7 +34,7 @@ from agent.feed.messages import (
 )
 from agent.feed.records import from_wire
 from agent.paths import NodePaths
-from mesh.errors import MeshnodeError, RemoteProtocolError
+from mesh.errors import ConfigError, MeshnodeError, RemoteProtocolError
 from mesh.model.connection import ConnectionRecord
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
@@ -249,7 +249,7 @@ class WorkerSupervisor:
             while data := await worker.reader.read(READ_BYTES):
                 for message in reader.feed(data):
                     self._receive(worker, message)
-        except RemoteProtocolError as error:
+        except (RemoteProtocolError, ConfigError) as error:
             log.error("ztunnel worker %d (pid %d): %s; killed", worker.index, worker.pid, error)
             with contextlib.suppress(ProcessLookupError):
                 worker.process.kill()

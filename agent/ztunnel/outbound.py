@@ -106,8 +106,12 @@ class Outbound:
         source = self.context.state.snapshot.workloads.get(uid)
         dialled = original_destination(sock)
         if source is None or dialled is None:
-            log.warning("%s: no %s for a connection of %s", uid, "workload" if dialled else
-                        "original destination", client)
+            log.warning(
+                "%s: no %s for a connection of %s",
+                uid,
+                "workload" if dialled else "original destination",
+                client,
+            )
             reset(sock)
             return
         if dialled.ip in CANARY_ADDRESSES:
@@ -278,4 +282,3 @@ def _answer_canary(sock: socket.socket) -> None:
             sock.send(CANARY_ANSWER)
         except OSError as error:
             log.info("canary went away: %s", error)
-

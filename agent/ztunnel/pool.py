@@ -61,9 +61,7 @@ class TunnelPool(Generic[W]):
         if line is None:
             return None
         line.last_used_s = self._clock()
-        usable = [
-            t for t in line.tunnels if t.can_open and t.active_streams < STREAMS_PER_TUNNEL
-        ]
+        usable = [t for t in line.tunnels if t.can_open and t.active_streams < STREAMS_PER_TUNNEL]
         return max(usable, key=lambda t: t.active_streams, default=None)
 
     def wait(self, key: PoolKey, waiter: W) -> bool:

@@ -99,7 +99,8 @@ class Recorder:
         self._opened.append(connection.record)
 
     def failed(self, connection: OpenRecord, flag: ResponseFlag, detail: str) -> None:
-        """The connection was refused or could not be made."""
+        """The connection was refused or could not be made: begun and ended at once."""
+        self._opened.append(connection.record)
         self._close(connection, flag, detail, 0, 0)
 
     def closed(

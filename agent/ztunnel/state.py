@@ -29,9 +29,7 @@ class WorkerState:
         policies = PolicyIndex.compile(snapshot)
         self.snapshot, self.policies = snapshot, policies
 
-    def change_credentials(
-        self, valid: Iterable[Credentials], gone: Iterable[SpiffeId]
-    ) -> None:
+    def change_credentials(self, valid: Iterable[Credentials], gone: Iterable[SpiffeId]) -> None:
         """Take new certificates and drop those that must not be used any more."""
         for identity in gone:
             self._credentials.pop(identity, None)

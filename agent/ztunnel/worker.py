@@ -7,7 +7,6 @@ import contextlib
 import logging
 import signal
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -200,11 +199,12 @@ class Worker:
     async def _drain(self, timeout_s: float) -> None:
         """Accept no more; tell the peers (GOAWAY); wait for what is open, up to the deadline."""
         log.info("draining for %.0f s at most", timeout_s)
-        deadline = time.monotonic() + timeout_s
         if self._pods is not None:
             self._pods.stop_accepting()
         for tunnel in list(self._inbound.tunnels):
             tunnel.drain(timeout_s)
-        while time.monotonic() < deadline and (self._live or self._outbound.open_connections):
+        for _ in range(int(timeout_s / DRAIN_POLL_S)):
+            if not self._live and not self._outbound.open_connections:
+                break
             await asyncio.sleep(DRAIN_POLL_S)
         self._drained.set()

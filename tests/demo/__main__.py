@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -23,6 +24,7 @@ from tests.lab.agent import REPOSITORY
 from tests.lab.leaks import take_inventory
 
 INTERRUPTED = 130
+PLAIN_WIDTH = 200
 STORY: tuple[Callable[[Narrator, Stage], None], ...] = (
     enrolment,
     paths,
@@ -37,15 +39,17 @@ STORY: tuple[Callable[[Narrator, Stage], None], ...] = (
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Stay up after the story and say what to try.")
-def main(keep: bool) -> None:
+@click.option("--name", default=LAB_NAME, show_default=True, help="Prefix of all it makes.")
+def main(keep: bool, name: str) -> None:
     """Show the mesh at work on this machine."""
     if os.geteuid() != 0:
         click.echo("needs root: run `sudo make demo`", err=True)
         sys.exit(1)
     signal.signal(signal.SIGTERM, _interrupt)
-    tell = Narrator(Console(highlight=False))
+    # A pipe or file has no width: lines must not be folded there.
+    tell = Narrator(Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH))
     try:
-        _perform(tell, keep)
+        _perform(tell, keep, name)
     except KeyboardInterrupt:
         tell.say("Interrupted; everything was removed.")
         sys.exit(INTERRUPTED)
@@ -56,13 +60,13 @@ def main(keep: bool) -> None:
     sys.exit(1 if tell.broken else 0)
 
 
-def _perform(tell: Narrator, keep: bool) -> None:
+def _perform(tell: Narrator, keep: bool, name: str) -> None:
     before = take_inventory().named
     tell.title(
         "meshnode demo",
         "Two nodes and five pods, as network namespaces of this machine; nothing else is touched.",
     )
-    with Lab("demo", name=LAB_NAME) as lab:
+    with Lab("demo", name=name) as lab:
         try:
             stage = set_stage(lab)
             _tell_cast(tell, stage)
@@ -92,8 +96,8 @@ def _tell_cast(tell: Narrator, stage: Stage) -> None:
 
 
 def _stay(tell: Narrator, stage: Stage) -> None:
-    inside = f"sudo {sys.executable} -m tests.lab.enter {LAB_NAME}"
-    meshnode = f"sudo {sys.executable} -m agent.cli.main"
+    inside = f"sudo {sys.executable} -m tests.lab.enter {stage.lab.name}"
+    meshnode = f"sudo {Path(sys.executable).with_name('meshnode')}"
     tell.chapter("The mesh stays up. Things to try from another terminal")
     tell.say(f"cd {REPOSITORY}")
     for text in (

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mesh.errors import MeshnodeError
+
 MAX_REASON_LINES = 30
 
 
@@ -51,7 +53,8 @@ class Narrator:
     def claim(self, text: str) -> Iterator[Claim]:
         """Print the claim with a tick if the block ends well, with a cross and why if not.
 
-        A claim that does not hold (AssertionError) does not end the story; anything else does.
+        A claim that does not hold (AssertionError), or cannot be checked because meshnode refuses
+        (MeshnodeError), does not end the story; anything else does.
         """
         claim = Claim(text)
         started = time.monotonic()
@@ -59,7 +62,7 @@ class Narrator:
         try:
             with status:
                 yield claim
-        except AssertionError as error:
+        except (AssertionError, MeshnodeError) as error:
             self.broken.append(claim.text)
             self._console.print(f"  [bold red]✗ {escape(claim.text)}[/bold red]")
             for line in str(error).splitlines()[:MAX_REASON_LINES]:

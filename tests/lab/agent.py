@@ -15,9 +15,10 @@ from tests.lab.process import Place, Process
 from tests.lab.system import eventually
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-MESHNODE = (sys.executable, "-m", "agent.cli.main")
+MESHNODE = (sys.executable, "-c", "from agent.cli.main import main; main()")
 MESHNODE_ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
 LOG_TAIL_LINES = 40
+DRAIN = "2s"
 
 
 class Agent:
@@ -40,7 +41,7 @@ class Agent:
         self.paths = paths
         self.log_file = log_file
         argv = [*MESHNODE, "agent", "--node", paths.node, "--source", f"file:{source}"]
-        argv += ["--cgroup", str(pods_cgroup), *options]
+        argv += ["--cgroup", str(pods_cgroup), "--drain-timeout", DRAIN, *options]
         self._process = Process(place, argv, log_file, MESHNODE_ENVIRONMENT)
         self._client = AdminClient(paths.node, paths.admin_socket)
 

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -75,14 +75,15 @@ class Lab(AbstractContextManager["Lab"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for node in self.nodes.values():
-            if node.running_agent is not None:
-                if error is not None:
-                    error.add_note(node.running_agent.log_tail())
-                node.running_agent.stop()
-        for process in reversed(self._processes):
-            process.kill()
-        self._record.clear()
+        with ExitStack() as last_first:  # every step is tried, whatever the others raise
+            last_first.callback(self._record.clear)
+            for process in self._processes:
+                last_first.callback(process.kill)
+            for node in self.nodes.values():
+                if node.running_agent is not None:
+                    last_first.callback(node.running_agent.stop)
+                    if error is not None:
+                        error.add_note(node.running_agent.log_tail())
 
     def _build(self) -> None:
         mount_bpffs()

@@ -1,0 +1,215 @@
+"""A tunnel engine against itself on loopback: `python -m bench.tunnel [--http2 nghttp2|h2]`.
+
+Prints throughput over one and over eight streams, the round trip of 128 bytes, streams opened per
+second on a warm tunnel, and the resident memory of an idle tunnelled connection. Client and server
+share one process and one core: compare runs with each other, not with other programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import uvloop
+
+from mesh.http2.select import Engine
+from mesh.tunnel.contract import (
+    End,
+    Headers,
+    Loss,
+    StreamRequest,
+    Tunnel,
+    TunnelSettings,
+)
+from mesh.tunnel.python_engine import PythonTunnelEngine
+from tests.support.certs import TestCa, spiffe
+
+_CONNECT = ((b":method", b"CONNECT"), (b":authority", b"192.0.2.1:80"))
+_SETTINGS = TunnelSettings(max_concurrent_streams=100_000)
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected loopback sockets."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    for sock in (near, far):
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return near, far
+
+
+class Ends:
+    """Events of tunnels and streams, as far as a benchmark cares."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, apps: list[socket.socket]) -> None:
+        self.up: asyncio.Future[Tunnel] = loop.create_future()
+        self.opened = asyncio.Queue[None]()
+        self.closed = asyncio.Queue[End]()
+        self._apps = apps
+
+    def tunnel_up(self, tunnel: Tunnel) -> None:
+        self.up.set_result(tunnel)
+
+    def tunnel_draining(self, tunnel: Tunnel) -> None: ...
+    def stream_slot_free(self, tunnel: Tunnel) -> None: ...
+
+    def tunnel_lost(self, tunnel: Tunnel, loss: Loss) -> None:
+        if not self.up.done():
+            self.up.set_exception(ConnectionError(str(loss)))
+
+    def stream_requested(self, tunnel: Tunnel, request: StreamRequest) -> None:
+        request.accept((), self._apps.pop(), self)
+
+    def stream_opened(self, headers: Headers) -> None:
+        self.opened.put_nowait(None)
+
+    def stream_refused(self, status: int, headers: Headers, detail: str) -> None:
+        raise RuntimeError(f"refused: {status} {detail}")
+
+    def stream_closed(self, end: End) -> None:
+        self.closed.put_nowait(end)
+
+
+class Bench:
+    """A warm tunnel between two sides in this process."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, tunnel: Tunnel, apps: list[socket.socket], ends: Ends
+    ) -> None:
+        self.loop = loop
+        self.tunnel = tunnel
+        self._apps = apps
+        self.ends = ends
+
+    async def connect(self) -> tuple[socket.socket, socket.socket]:
+        """Open a stream; return the applications' sockets on both ends of it."""
+        near, near_engine = tcp_pair()
+        far, far_engine = tcp_pair()
+        self._apps.append(far_engine)
+        self.tunnel.open_stream(_CONNECT, near_engine, self.ends)
+        await self.ends.opened.get()
+        return near, far
+
+
+@contextlib.asynccontextmanager
+async def warm_tunnel(http2: Engine) -> AsyncIterator[Bench]:
+    loop = asyncio.get_running_loop()
+    ca = TestCa()
+    engine = PythonTunnelEngine(loop, _SETTINGS, http2)
+    near, far = tcp_pair()
+    apps: list[socket.socket] = []
+    ends, server_ends = Ends(loop, apps), Ends(loop, apps)
+    engine.server(far, ca.issue(spiffe("server")), server_ends)
+    tunnel = engine.client(near, ca.issue(spiffe("client")), frozenset((spiffe("server"),)), ends)
+    await ends.up
+    try:
+        yield Bench(loop, tunnel, apps, ends)
+    finally:
+        await engine.aclose()
+
+
+async def throughput(bench: Bench, streams: int, total_bytes: int) -> float:
+    """Gb/s from one application to the other, over `streams` streams at once."""
+    pairs = [await bench.connect() for _ in range(streams)]
+    chunk = bytes(256 * 1024)
+    share = total_bytes // streams
+
+    async def send(sock: socket.socket) -> None:
+        for _ in range(share // len(chunk)):
+            await bench.loop.sock_sendall(sock, chunk)
+        sock.shutdown(socket.SHUT_WR)
+
+    async def receive(sock: socket.socket) -> int:
+        buffer = bytearray(256 * 1024)
+        count = 0
+        while got := await bench.loop.sock_recv_into(sock, buffer):
+            count += got
+        sock.close()
+        return count
+
+    begin = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for near, _ in pairs:
+            group.create_task(send(near))
+        results = [group.create_task(receive(far)) for _, far in pairs]
+    elapsed = time.perf_counter() - begin
+    for near, _ in pairs:
+        near.close()
+    return sum(result.result() for result in results) * 8 / elapsed / 1e9
+
+
+async def round_trips(bench: Bench, count: int) -> list[float]:
+    """Microseconds for 128 bytes there and back, one value per exchange."""
+    near, far = await bench.connect()
+    message = bytes(128)
+    results = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        await bench.loop.sock_sendall(near, message)
+        await bench.loop.sock_sendall(far, await bench.loop.sock_recv(far, 4096))
+        await bench.loop.sock_recv(near, 4096)
+        results.append((time.perf_counter() - begin) * 1e6)
+    near.close()
+    far.close()
+    return results
+
+
+async def connects_per_s(bench: Bench, count: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(count):
+        near, far = await bench.connect()
+        near.close()
+        far.close()
+    return count / (time.perf_counter() - begin)
+
+
+async def idle_bytes(bench: Bench, count: int) -> float:
+    """Resident bytes per tunnelled connection and side; the applications' sockets are in it."""
+    before = _resident()
+    pairs = [await bench.connect() for _ in range(count)]
+    after = _resident()
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+    return (after - before) / count / 2
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+async def run(http2: Engine, total_bytes: int) -> None:
+    async with warm_tunnel(http2) as bench:
+        idle = await idle_bytes(bench, 1000)
+        print(f"idle: {idle / 1024:.1f} KiB per connection and side")
+        print(f"connects: {await connects_per_s(bench, 1000):.0f}/s")
+        trips = await round_trips(bench, 2000)
+        print(
+            f"round trip of 128 B: p50 {statistics.median(trips):.0f} us,"
+            f" p99 {statistics.quantiles(trips, n=100)[98]:.0f} us"
+        )
+        for streams in (1, 8):
+            rate = await throughput(bench, streams, total_bytes)
+            print(f"throughput, {streams} streams: {rate:.2f} Gb/s")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--http2", choices=("nghttp2", "h2"), default="nghttp2")
+    parser.add_argument("--mib", type=int, default=1024, help="payload per throughput run")
+    options = parser.parse_args()
+    uvloop.run(run(options.http2, options.mib << 20))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -98,7 +98,7 @@ def compile_sources(features: Mapping[str, int]) -> Compiled:
             return _compile(flags)
         except Exception as error:  # bcc raises bare Exception
             raise KernelError(
-                "compiling the kernel programs", hint=_compile_hint(tree, said())
+                "compiling the kernel programs", hint=_compile_hint(tree, f"{said()}{error}")
             ) from error
 
 

@@ -42,6 +42,7 @@ class Table:
         self._value = ctypes.create_string_buffer(max(self.value_size, 1))
         key_at, value_at = ctypes.addressof(self._key), ctypes.addressof(self._value)
         self._attr = syscalls.new_attr("IIQQQ", fd, 0, key_at, value_at, 0)
+        self._key_attr = syscalls.new_attr("IIQ", fd, 0, key_at)
 
     @classmethod
     def open(cls, spec: MapSpec, directory: Path) -> Table:
@@ -68,7 +69,6 @@ class Table:
     def lookup(self, key: bytes) -> bytes | None:
         """The value, or None. Per-CPU maps return all processors' values in a row."""
         self._key.raw = key
-        self._set_flags(0)
         if syscalls.bpf_call(syscalls.MAP_LOOKUP, self._attr) < 0:
             self._expect_missing("lookup")
             return None
@@ -78,7 +78,6 @@ class Table:
         """Write an entry; E2BIG (a full map) and everything else is a `KernelError`."""
         self._key.raw = key
         self._value.raw = value
-        self._set_flags(0)
         if syscalls.bpf_call(syscalls.MAP_UPDATE, self._attr) < 0:
             number = ctypes.get_errno()
             hint = f"The map is full ({self.spec.max_entries} entries)."
@@ -89,8 +88,7 @@ class Table:
     def delete(self, key: bytes) -> bool:
         """Remove an entry; False if there was none."""
         self._key.raw = key
-        self._set_flags(0)
-        if syscalls.bpf_call(syscalls.MAP_DELETE, self._attr) < 0:
+        if syscalls.bpf_call(syscalls.MAP_DELETE, self._key_attr) < 0:
             self._expect_missing("delete")
             return False
         return True
@@ -164,18 +162,12 @@ class Table:
         if key is not None:
             self._key.raw = key
             at = ctypes.addressof(self._key)
-        attr = syscalls.new_attr("IIQQ", self.fd, 0, at, ctypes.addressof(self._value_as_key()))
+        following = ctypes.create_string_buffer(self.spec.key_size)
+        attr = syscalls.new_attr("IIQQ", self.fd, 0, at, ctypes.addressof(following))
         if syscalls.bpf_call(syscalls.MAP_NEXT_KEY, attr) < 0:
             self._expect_missing("next key")
             return None
-        return self._next.raw
-
-    def _value_as_key(self) -> ctypes.Array[ctypes.c_char]:
-        self._next = ctypes.create_string_buffer(self.spec.key_size)
-        return self._next
-
-    def _set_flags(self, flags: int) -> None:
-        struct.pack_into("=Q", self._attr, 24, flags)
+        return following.raw
 
     def _expect_missing(self, what: str) -> None:
         number = ctypes.get_errno()

@@ -1,0 +1,103 @@
+"""Routing inside a pod that lets ztunnel speak to the application from the client's address.
+
+Marked packets are delivered locally whatever their addresses are: `ip rule fwmark 0x539 lookup
+100`, a local default route on lo in table 100, and `tcp_fwmark_accept`, so that the answers of an
+accepted connection carry the mark too. Both families; repeating it changes nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from agent.netns import call_in_netns
+from bpf.layout import ZTUNNEL_MARK
+from mesh.errors import KernelError
+
+TABLE = 100
+PRIORITY = 32000
+"""Of the rule: before the main table (32766)."""
+_SYSCTL = Path("/proc/sys/net/ipv4/tcp_fwmark_accept")
+_FAMILIES = ((socket.AF_INET, "0.0.0.0/0"), (socket.AF_INET6, "::/0"))
+_RTN_LOCAL = 2
+_RT_SCOPE_HOST = 254
+
+
+def make_transparent(netns_fd: int) -> None:
+    """Add rules, routes and the sysctl; raise `KernelError`."""
+    call_in_netns(netns_fd, _make)
+
+
+def undo_transparent(netns_fd: int) -> bool:
+    """Remove them again; False if there were none."""
+    return call_in_netns(netns_fd, _undo)
+
+
+def _make() -> None:
+    with IPRoute() as ip:
+        loopback = ip.link_lookup(ifname="lo")[0]
+        for family, everywhere in _families():
+            _apply(partial(ip.rule, "add", **_rule(family)), errno.EEXIST)
+            route = _route(family, everywhere, loopback)
+            _apply(partial(ip.route, "add", **route), errno.EEXIST)
+    _write_sysctl("1")
+
+
+def _undo() -> bool:
+    found = False
+    with IPRoute() as ip:
+        loopback = ip.link_lookup(ifname="lo")[0]
+        for family, everywhere in _families():
+            found |= _apply(partial(ip.rule, "del", **_rule(family)), errno.ENOENT)
+            route = _route(family, everywhere, loopback)
+            found |= _apply(partial(ip.route, "del", **route), errno.ESRCH)
+    if found:
+        _write_sysctl("0")
+    return found
+
+
+def _families() -> list[tuple[int, str]]:
+    """Those the namespace has: IPv6 can be switched off."""
+    has_ipv6 = Path("/proc/sys/net/ipv6").is_dir()
+    return [pair for pair in _FAMILIES if has_ipv6 or pair[0] == socket.AF_INET]
+
+
+def _rule(family: int) -> dict[str, int]:
+    return {"family": family, "fwmark": ZTUNNEL_MARK, "table": TABLE, "priority": PRIORITY}
+
+
+def _route(family: int, everywhere: str, loopback: int) -> dict[str, int | str]:
+    route: dict[str, int | str] = {
+        "family": family,
+        "dst": everywhere,
+        "table": TABLE,
+        "oif": loopback,
+        "type": _RTN_LOCAL,
+    }
+    if family == socket.AF_INET:
+        route["scope"] = _RT_SCOPE_HOST
+    return route
+
+
+def _apply(step: Callable[[], object], harmless: int) -> bool:
+    """Whether the step changed something; `harmless` is the error for "already so"."""
+    try:
+        step()
+    except NetlinkError as error:
+        if error.code != harmless:
+            raise KernelError("transparent routing", int(error.code)) from error
+        return False
+    return True
+
+
+def _write_sysctl(value: str) -> None:
+    try:
+        _SYSCTL.write_text(value, encoding="ascii")
+    except OSError as error:
+        raise KernelError(f"sysctl {_SYSCTL}", error.errno or 0) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 from agent.admin.codec import from_json
 from tests.lab import Agent, Lab, Node, Pod, Result
+from tests.lab.agent import parse_access_log
 from tests.lab.objects import (
     KubeObject,
     authorization_policy,
@@ -80,8 +80,8 @@ class Stage:
     def access_records(self) -> list[Mapping[str, object]]:
         """All lines of both nodes' access logs, those of earlier agents included."""
         logs = sorted((self.lab.directory / "logs").glob("*-agent.log"))
-        lines = (line for log in logs for line in log.read_text(errors="replace").splitlines())
-        return [json.loads(line) for line in lines if '"scope": "access"' in line]
+        texts = (log.read_text(errors="replace") for log in logs)
+        return [record for text in texts for record in parse_access_log(text)]
 
     def seen_by(self, pod: Pod) -> str:
         """nginx's own log of a pod: client address and URI per request."""

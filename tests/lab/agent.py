@@ -95,7 +95,7 @@ class Agent:
 
     def access_log(self) -> list[Mapping[str, object]]:
         """The records of its access log so far, when it was started with the JSON form."""
-        return list(_json_lines(self._process.output))
+        return parse_access_log(self._process.output)
 
     def log_tail(self) -> str:
         """The last lines it said, for a failure's text."""
@@ -119,9 +119,9 @@ def _settled(state: PodState) -> bool:
     return state is not PodState.PENDING
 
 
-def _json_lines(text: str) -> Iterator[Mapping[str, object]]:
-    for line in text.splitlines():
-        if line.startswith("{"):
-            value: object = json.loads(line)
-            if isinstance(value, dict) and value.get("scope") == "access":
-                yield value
+def parse_access_log(text: str) -> list[Mapping[str, object]]:
+    """The access records among the lines of an agent's log; the last line may be half written."""
+    complete, _, _ = text.rpartition("\n")
+    lines = (line for line in complete.splitlines() if line.startswith("{"))
+    values: Iterator[object] = (json.loads(line) for line in lines)
+    return [value for value in values if isinstance(value, dict) and value.get("scope") == "access"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from agent.capture.uninstall import uninstall
 from agent.paths import NodePaths
 from tests.lab.system import (
     NETNS_ROOT,
@@ -124,18 +125,10 @@ def _clear_node(name: str) -> None:
     """End a node's own processes, then detach, unpin and delete what it left."""
     paths = NodePaths(name)
     remove_cgroup(cgroup2_mount() / paths.cgroup_name)
-    _uninstall(name)
+    uninstall(name)
     for directory in (paths.run_dir, paths.pin_root):
         if directory.exists():
             shutil.rmtree(directory)
-
-
-def _uninstall(name: str) -> None:
-    try:
-        from agent.capture.uninstall import uninstall  # type: ignore[import-not-found]
-    except ModuleNotFoundError:
-        return
-    uninstall(name)
 
 
 def _clear_netns(name: str) -> None:

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from agent.options import DEFAULT_CA_PORT
 from agent.paths import NodePaths
 from tests.lab.agent import MESHNODE, MESHNODE_ENVIRONMENT, Agent
 from tests.lab.capture import Capture, capture_wire
@@ -35,7 +36,6 @@ from tests.lab.record import Kind, Record, sweep
 from tests.lab.system import NETNS_ROOT, LabError, cgroup2_mount, mount_bpffs
 
 DEFAULT_NAMESPACE = "default"
-CA_PORT = 15012
 
 
 class Lab(AbstractContextManager["Lab"]):
@@ -146,13 +146,14 @@ class Lab(AbstractContextManager["Lab"]):
     def ca_options(self, node: Node) -> list[str]:
         """How the agent of `node` gets its certificates."""
         self._ca_node = holder = self._ca_node or node
-        listen = f"{holder.addresses.underlay4}:{CA_PORT}"
+        listen = f"{holder.addresses.underlay4}:{DEFAULT_CA_PORT}"
         state = self.directory / "ca"
         if node is holder:
             return ["--ca", str(state), "--ca-listen", listen]
         token_file = self.directory / f"join-{node.short_name}"
         if not token_file.exists():
-            token = holder.meshnode("token", "create", node.name).check().stdout
+            argv = [*MESHNODE, "token", "create", node.name, "--ca", str(state)]
+            token = run(holder.place, argv, env=MESHNODE_ENVIRONMENT).check().stdout
             token_file.touch(mode=0o600)
             token_file.write_text(token)
         return ["--ca-address", listen, "--join-token-file", str(token_file)]

@@ -38,10 +38,15 @@ class VerdictValue:
 
 @dataclass(frozen=True, slots=True)
 class VerdictReason:
-    """Why, for access logs and `meshnode bpf policy`."""
+    """Why, for access logs and `meshnode bpf policy`.
+
+    `audited` and `dry_run` are the rules that leave a mark on a connection that was decided so.
+    """
 
     decision: Decision
     decided_by: RuleRef | None
+    audited: tuple[RuleRef, ...] = ()
+    dry_run: tuple[RuleRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,13 +103,16 @@ class PolicyIndex:
                 return _deny(Decision.STRICT_MTLS, decided_by)
         waypoint = destination.workload.waypoint
         if waypoint is not None and facts.principal not in self.waypoint_identities(waypoint):
-            return _deny(
-                Decision.WAYPOINT_REQUIRED, RuleRef(kind="Waypoint", policy=PolicyKey(waypoint))
-            )
+            return _deny(Decision.WAYPOINT_REQUIRED, waypoint_ref(waypoint))
         return None
 
 
 _NO_POLICY = Verdict(allowed=True, decision=Decision.NO_POLICY)
+
+
+def waypoint_ref(waypoint: str) -> RuleRef:
+    """Name a waypoint as what decided."""
+    return RuleRef(kind="Waypoint", policy=PolicyKey(waypoint))
 
 
 def _deny(decision: Decision, decided_by: RuleRef | None) -> Verdict:

@@ -82,9 +82,13 @@ class EffectiveMtls:
     decided_by: RuleRef | None
     ports: Mapping[int, tuple[MtlsMode, RuleRef]]
 
+    def at(self, port: int) -> tuple[MtlsMode, RuleRef | None]:
+        """Return the mode of a port of the workload, and the object that sets it."""
+        return self.ports.get(port, (self.mode, self.decided_by))
+
     def strict(self, port: int) -> tuple[bool, RuleRef | None]:
         """Say whether plaintext to a port of the workload is refused, and by which object."""
-        mode, decided_by = self.ports.get(port, (self.mode, self.decided_by))
+        mode, decided_by = self.at(port)
         return mode is MtlsMode.STRICT, decided_by
 
 

@@ -26,7 +26,7 @@ _NETWORKS = (IPv4Network, IPv6Network)
 
 def to_plain(value: object) -> object:
     """Turn a model value into lists, dicts, texts and numbers."""
-    if value is None or isinstance(value, bool | int | float) and not isinstance(value, Enum):
+    if value is None or (isinstance(value, bool | int | float) and not isinstance(value, Enum)):
         return value
     if isinstance(value, Enum):
         return value.value
@@ -97,7 +97,9 @@ def _container(origin: type, arguments: tuple[Hint, ...]) -> Decoder:
         key, value = _decoder(arguments[0]), _decoder(arguments[1])
         return lambda plain: {key(k): value(v) for k, v in _dict(plain).items()}
     item = _decoder(arguments[0])
-    return lambda plain: origin(item(part) for part in _list(plain))
+    if origin is frozenset:
+        return lambda plain: frozenset(item(part) for part in _list(plain))
+    return lambda plain: tuple(item(part) for part in _list(plain))
 
 
 def _dataclass(kind: type) -> Decoder:

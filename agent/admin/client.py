@@ -19,6 +19,7 @@ from agent.admin.view import (
     LogStatus,
     NodeStatus,
 )
+from agent.holder.wire import short_address
 from mesh.errors import ConfigError, MeshnodeError
 
 T = TypeVar("T")
@@ -52,7 +53,8 @@ class _UnixConnection(HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        with short_address(self._path) as name:
+            self.sock.connect(name)
 
 
 class AdminClient:

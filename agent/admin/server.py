@@ -32,6 +32,7 @@ from agent.admin.view import (
     LogStatus,
     NodeView,
 )
+from agent.holder.wire import short_address
 from mesh.errors import ConfigError, KernelError, MeshnodeError
 from mesh.model.address import SocketAddress
 
@@ -198,7 +199,8 @@ def _bind_unix(path: Path) -> socket.socket:
             if stat.S_ISSOCK(path.lstat().st_mode):
                 path.unlink()
         os.fchmod(sock.fileno(), 0o600)  # bind() gives the file the mode of the socket: no race
-        sock.bind(str(path))
+        with short_address(path) as name:
+            sock.bind(name)
     except OSError as error:
         sock.close()
         raise ConfigError(f"admin socket {path}: {error.strerror or error}") from error

@@ -1,0 +1,91 @@
+"""`meshnode authz check`."""
+
+from __future__ import annotations
+
+import click
+
+from agent.admin.question import AuthzAnswer, AuthzParty, AuthzQuestion
+from agent.cli.exits import Exit
+from agent.cli.shared import Output, answer, node_option, output_option, paths_of
+from agent.cli.table import clean, columns, table
+
+
+@click.group()
+def authz() -> None:
+    """Ask policy about a connection."""
+
+
+@authz.command()
+@click.argument("src")
+@click.argument("dst")
+@click.argument("port", type=click.IntRange(1, 65535))
+@click.option(
+    "--source",
+    metavar="file:DIR",
+    help="Judge by the objects in DIR instead of asking the running agent.",
+)
+@node_option
+@output_option()
+@click.pass_context
+def check(
+    context: click.Context,
+    src: str,
+    dst: str,
+    port: int,
+    source: str | None,
+    node: str | None,
+    output: Output,
+) -> None:
+    """Say whether SRC may connect to PORT of DST, and which rule decides.
+
+    SRC and DST are NAMESPACE/NAME, an IP address or a SPIFFE ID; DST may be a service. Nothing is
+    sent. A source outside the mesh is judged as plaintext, without an identity.
+
+    Ends with 0 if the connection is allowed, 1 if it is denied.
+    """
+    question = AuthzQuestion(src=src, dst=dst, port=port)
+    found = _offline(source, question) if source else _live(node, question)
+    answer(output, found, lambda: format_answer(found))
+    if not found.allowed:
+        context.exit(Exit.NEGATIVE)
+
+
+def _live(node: str | None, question: AuthzQuestion) -> AuthzAnswer:
+    from agent.cli.live import admin
+
+    return admin(paths_of(node)).authz(question)
+
+
+def _offline(source: str, question: AuthzQuestion) -> AuthzAnswer:
+    from agent.admin.authz import check_authz
+    from agent.cli.offline import load_snapshot
+
+    return check_authz(load_snapshot(source), question)
+
+
+def format_answer(found: AuthzAnswer) -> str:
+    """The verdict, who was judged, and the rules in the order in which they were looked at."""
+    verdict = (
+        click.style("allowed", fg="green") if found.allowed else click.style("denied", fg="red")
+    )
+    by = f" by {found.decided_by}" if found.decided_by else ""
+    lines = [
+        f"{verdict}{by} ({found.decision})",
+        f"  from {_who(found.src)}",
+        f"  to   {_who(found.dst)} port {found.port}",
+        f"  at   revision {found.revision}",
+    ]
+    lines += [f"  audited by {ref}" for ref in found.audited]
+    lines += [f"  would be denied by {ref} (dry run)" for ref in found.dry_run]
+    if found.steps:
+        rows = [
+            (str(number), step.what, step.action, step.result, step.detail, "<--" * step.decided)
+            for number, step in enumerate(found.steps, 1)
+        ]
+        lines += ["", table(columns(">STEP RULE ACTION RESULT DETAIL DECIDED"), rows)]
+    return "\n".join(lines)
+
+
+def _who(party: AuthzParty) -> str:
+    parts = (party.workload, party.address, party.identity or "no identity (plaintext)")
+    return clean(", ".join(part for part in parts if part))

@@ -1,0 +1,87 @@
+"""`meshnode check`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import click
+
+from agent.admin.view import SCHEMA_VERSION
+from agent.cli.checks.result import Check, State
+from agent.cli.exits import Exit
+from agent.cli.shared import Output, answer, node_option, output_option, paths_of
+from agent.cli.table import clean
+
+_TICKS = {State.OK: "✓", State.WARNING: "!", State.FAILED: "✗", State.SKIPPED: "-"}
+_COLOURS = {
+    State.OK: "green", State.WARNING: "yellow", State.FAILED: "red", State.SKIPPED: "bright_black",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All checks in order, as JSON shows them."""
+
+    schema_version: int = SCHEMA_VERSION
+    node: str
+    passed: bool
+    checks: tuple[Check, ...]
+
+
+@click.command()
+@node_option
+@output_option(Output.SHORT)
+@click.pass_context
+def check(context: click.Context, node: str | None, output: Output) -> None:
+    """Examine this machine and the node, group by group, with a hint for each finding.
+
+    `-o short` prints warnings and failures only. Works before the agent was ever started. Ends
+    with 1 if a check failed; warnings alone end with 0.
+    """
+    from agent.cli.checks.facts import machine_facts, node_facts
+    from agent.cli.checks.machine import machine_checks
+    from agent.cli.checks.node import node_checks
+
+    facts = node_facts(paths_of(node))
+    checks = (
+        *machine_checks(machine_facts(), agent_runs=facts.status is not None),
+        *node_checks(facts, time.time()),
+    )
+    passed = all(one.state is not State.FAILED for one in checks)
+    report = Report(node=facts.node, passed=passed, checks=checks)
+    short = output is Output.SHORT
+    answer(output, report, lambda: format_short(checks) if short else format_checks(checks))
+    if not passed:
+        context.exit(Exit.NEGATIVE)
+
+
+def format_checks(checks: Sequence[Check]) -> str:
+    """Groups with a tick per check, hints below what needs one, and a sum."""
+    lines: list[str] = []
+    for group, members in groupby(checks, lambda one: one.group):
+        lines += [group, *(line for one in members for line in _lines(one)), ""]
+    return "\n".join([*lines, _sum(checks)])
+
+
+def format_short(checks: Sequence[Check]) -> str:
+    """One line per warning or failure, and the sum."""
+    bad = [one for one in checks if one.state in (State.WARNING, State.FAILED)]
+    lines = [f"{one.state}: {one.group}: {one.name}: {clean(one.detail)}" for one in bad]
+    return "\n".join([*lines, _sum(checks)])
+
+
+def _lines(one: Check) -> list[str]:
+    detail = f": {clean(one.detail)}" if one.detail else ""
+    lines = [f"  {click.style(_TICKS[one.state], fg=_COLOURS[one.state])} {one.name}{detail}"]
+    if one.hint:
+        lines.append(f"      {one.hint}; see {one.see}")
+    return lines
+
+
+def _sum(checks: Sequence[Check]) -> str:
+    counts = Counter(one.state for one in checks)
+    return ", ".join(f"{counts[state]} {state}" for state in State)

@@ -1,0 +1,165 @@
+"""`meshnode agent`, `meshnode controller` and `meshnode holder`: the long-running processes."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import click
+
+from agent.admin.view import LogLevel
+from agent.cli.shared import host_name
+from agent.options import DEFAULT_CA_PORT, DEFAULT_METRICS, AgentOptions
+from mesh.errors import KernelError
+from mesh.telemetry.access_log import LogFormat
+
+DEFAULT_CA_LISTEN = f"0.0.0.0:{DEFAULT_CA_PORT}"
+
+_node = click.option(
+    "--node",
+    envvar="MESHNODE_NODE",
+    metavar="NAME",
+    default=host_name,
+    help="Name of this node. Default: the host's name.",
+)
+
+
+@click.command()
+@_node
+@click.option("--source", required=True, metavar="file:DIR", help="Where the mesh's objects are.")
+@click.option("--cgroup", metavar="PATH", help="Parent cgroup of the pods. Default: the v2 root.")
+@click.option("--ca", metavar="DIR", help="Be the certificate authority, with its state in DIR.")
+@click.option("--ca-listen", metavar="HOST:PORT", help="With --ca: sign for other nodes here.")
+@click.option("--ca-address", metavar="HOST:PORT", help="Get certificates from this agent.")
+@click.option("--join-token-file", metavar="FILE", help="With --ca-address: proves this node.")
+@click.option("--trust-domain", metavar="NAME", help="Default: as the mesh's objects say.")
+@click.option("--workers", type=int, metavar="N", help="ztunnel workers. Default: one per core.")
+@click.option(
+    "--metrics",
+    default=DEFAULT_METRICS,
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where /metrics and /healthz are served.",
+)
+@click.option(
+    "--access-log",
+    type=click.Choice([str(kind) for kind in LogFormat]),
+    default=str(LogFormat.TEXT),
+    show_default=True,
+    help="One line per connection.",
+)
+@click.option("--access-log-file", metavar="FILE", help="Default: standard output.")
+@click.option(
+    "--log-level",
+    type=click.Choice([str(level) for level in LogLevel]),
+    default=str(LogLevel.INFO),
+    show_default=True,
+    help="Level of the node's own log.",
+)
+@click.option(
+    "--drain-timeout",
+    default="30s",
+    show_default=True,
+    metavar="TIME",
+    help="How long open connections may go on after a stop or an upgrade.",
+)
+def agent(
+    node: str,
+    source: str,
+    cgroup: str | None,
+    ca: str | None,
+    ca_listen: str | None,
+    ca_address: str | None,
+    join_token_file: str | None,
+    trust_domain: str | None,
+    workers: int | None,
+    metrics: str,
+    access_log: str,
+    access_log_file: str | None,
+    log_level: str,
+    drain_timeout: str,
+) -> None:
+    """Run the node agent: capture, certificates and ztunnel workers. Needs root.
+
+    Ends with 0 after SIGTERM; open connections may go on for the drain timeout.
+    """
+    from pathlib import Path
+
+    from agent import options as parse
+
+    checked = parse.AgentOptions(
+        node=node,
+        source=parse.parse_source(source),
+        ca=parse.parse_ca(ca, ca_listen, ca_address, join_token_file),
+        cgroup=parse.parse_cgroup(cgroup) if cgroup else None,
+        trust_domain=parse.parse_trust_domain(trust_domain) if trust_domain else None,
+        workers=parse.parse_workers(workers),
+        metrics=parse.parse_listen("--metrics", metrics),
+        access_log=LogFormat(access_log),
+        access_log_file=Path(access_log_file) if access_log_file else None,
+        log_level=LogLevel(log_level),
+        drain_timeout_s=parse.parse_duration(drain_timeout),
+    )
+    _require_root("agent")
+    _run_agent(checked)
+
+
+@click.command()
+@click.option("--source", required=True, metavar="file:DIR", help="Says who runs where.")
+@click.option(
+    "--ca",
+    "state_dir",
+    required=True,
+    metavar="DIR",
+    help="State directory; `meshnode ca init` makes it.",
+)
+@click.option(
+    "--listen",
+    default=DEFAULT_CA_LISTEN,
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where nodes ask for certificates.",
+)
+def controller(source: str, state_dir: str, listen: str) -> None:
+    """Run the certificate authority by itself, for agents started with --ca-address.
+
+    It signs for a node only identities that run there. An agent started with --ca does the same.
+    Ends with 0 after SIGTERM.
+    """
+    from pathlib import Path
+
+    from agent.cli.serve_ca import serve_ca
+    from agent.options import parse_listen, parse_source
+
+    serve_ca(parse_source(source), Path(state_dir), parse_listen("--listen", listen))
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    add_help_option=False,
+)
+@click.pass_context
+def holder(context: click.Context) -> None:
+    """Run the process that owns the listeners. The agent starts it by itself.
+
+    Takes --node NAME, --cgroup PATH, --daemon, --log FILE and --grace SECONDS. It is a program of
+    the standard library alone, `python -m agent.holder`, so that it stays small.
+    """
+    from agent.holder.__main__ import main
+
+    sys.exit(main(context.args))
+
+
+def _require_root(command: str) -> None:
+    import os
+
+    if os.geteuid() != 0:
+        raise KernelError(
+            f"meshnode {command}", errno.EPERM, "It needs root: run the command with sudo."
+        )
+
+
+def _run_agent(options: AgentOptions) -> None:
+    from agent.node.main import run_agent
+
+    run_agent(options)

@@ -1,0 +1,24 @@
+"""`meshnode log`."""
+
+from __future__ import annotations
+
+import click
+
+from agent.admin.view import LogLevel
+from agent.cli.live import admin
+from agent.cli.shared import Output, answer, node_option, output_option, paths_of
+
+
+@click.command()
+@node_option
+@click.option(
+    "--level",
+    type=click.Choice([str(level) for level in LogLevel]),
+    help="Change the level of the running agent and its workers; lost at its next start.",
+)
+@output_option()
+def log(node: str | None, level: str | None, output: Output) -> None:
+    """Show or change the log level of the running agent."""
+    client = admin(paths_of(node))
+    found = client.log() if level is None else client.set_log(LogLevel(level))
+    answer(output, found, lambda: f"{found.node}: {found.level}")

@@ -1,0 +1,126 @@
+"""The root of `meshnode`. Knows the commands by name and one line; imports one when it is run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from agent.cli.exits import Exit, Failure, failure_of, report
+from agent.cli.shared import JSON_MODE
+from mesh.errors import MeshnodeError
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """Where a command lives. `summary` is shown without importing it."""
+
+    target: str
+    summary: str
+
+
+COMMANDS: Mapping[str, Lazy] = {
+    "status": Lazy("agent.cli.status:status", "Show the node, its pods, workers and problems."),
+    "check": Lazy("agent.cli.check:check", "Examine this machine and the node, with hints."),
+    "authz": Lazy("agent.cli.authz:authz", "Ask policy about a connection."),
+    "connections": Lazy("agent.cli.connections:connections", "List open connections."),
+    "certs": Lazy("agent.cli.certs:certs", "List the certificates in use."),
+    "config": Lazy("agent.cli.config:config", "Show what the node works with."),
+    "bpf": Lazy("agent.cli.bpf:bpf", "Look into the kernel's maps, programs and links."),
+    "log": Lazy("agent.cli.log:log", "Show or change the log level."),
+    "token": Lazy("agent.cli.tokens:token", "Make, list and revoke join tokens."),
+    "ca": Lazy("agent.cli.authority:ca", "Look after the certificate authority."),
+    "uninstall": Lazy("agent.cli.uninstall:uninstall", "Remove everything from the kernel."),
+    "agent": Lazy("agent.cli.daemons:agent", "Run the node agent."),
+    "controller": Lazy("agent.cli.daemons:controller", "Run the certificate authority."),
+    "holder": Lazy("agent.cli.daemons:holder", "Run the process that owns the listeners."),
+}
+
+
+class Root(click.Group):
+    """Imports commands on demand and ends every error with a documented exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        lazy = COMMANDS.get(cmd_name)
+        if lazy is None:
+            return None
+        module, _, name = lazy.target.partition(":")
+        command = getattr(import_module(module), name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{lazy.target} is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.summary) for name, lazy in COMMANDS.items()])
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: object,
+    ) -> click.Context:
+        """Like click's, but wrong usage ends with 1: 2 means that nothing is running."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            error.show()
+            sys.exit(Exit.NEGATIVE)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; every expected error ends as one line and a documented exit code."""
+        try:
+            return super().invoke(ctx)
+        except (MeshnodeError, PermissionError) as error:
+            failure = failure_of(error)
+        except click.ClickException as error:
+            if not ctx.meta.get(JSON_MODE):
+                error.show()
+                sys.exit(Exit.NEGATIVE)
+            failure = Failure(exit=Exit.NEGATIVE, code="usage", message=error.format_message())
+        report(failure, as_json=bool(ctx.meta.get(JSON_MODE)))
+        sys.exit(failure.exit)
+
+
+def meshnode_version() -> str:
+    """The installed version."""
+    try:
+        return version("meshnode")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        click.echo(f"meshnode {meshnode_version()}")
+        context.exit()
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and end.",
+)
+def cli() -> None:
+    """A service mesh without sidecars.
+
+    Exit codes: 0 done; 1 wrong usage or the answer is no; 2 not running; 3 not allowed; 4 the
+    kernel holds maps of another version; 5 a difference was found.
+    """
+
+
+def main() -> None:
+    """Entry point of the `meshnode` command."""
+    cli(prog_name="meshnode")

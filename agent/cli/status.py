@@ -1,0 +1,105 @@
+"""`meshnode status`."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from agent.admin.view import NodeStatus, PodState, PodStatus
+from agent.cli.exits import Exit
+from agent.cli.live import admin
+from agent.cli.shared import Output, answer, node_option, output_option, paths_of
+from agent.cli.table import age, clean, columns, counted, size, table
+from mesh.model.snapshot import Severity
+
+_COLOURS = {PodState.ACTIVE: "green", PodState.PENDING: "yellow", PodState.FAILED: "red"}
+
+
+@click.command()
+@node_option
+@output_option()
+@click.pass_context
+def status(context: click.Context, node: str | None, output: Output) -> None:
+    """Show the node, its pods, workers and problems.
+
+    Ends with 1 if the node is not ready, a pod failed, or an object has an error.
+    """
+    found = admin(paths_of(node)).status()
+    answer(output, found, lambda: format_status(found, time.time()))
+    if is_unwell(found):
+        context.exit(Exit.NEGATIVE)
+
+
+def is_unwell(status: NodeStatus) -> bool:
+    """Whether a person should look at something."""
+    return bool(
+        status.not_ready
+        or any(pod.state is PodState.FAILED for pod in status.pods)
+        or any(problem.severity is Severity.ERROR for problem in status.problems)
+    )
+
+
+def format_status(status: NodeStatus, now: float) -> str:
+    """The status for people, in paragraphs."""
+    parts = [_head(status, now), _pods(status, now), _workers(status)]
+    parts += [_problems(status)] if status.problems else []
+    return "\n\n".join(parts)
+
+
+def _head(status: NodeStatus, now: float) -> str:
+    behind = status.revision - status.applied_revision
+    applied = "applied" if behind <= 0 else f"kernel and workers are {behind} behind"
+    holder = status.holder
+    lines = {
+        "node": status.node,
+        "agent": f"{status.version}, pid {status.pid}, up {age(now - status.started_at)}",
+        "ready": "yes" if not status.not_ready else "no: " + "; ".join(status.not_ready),
+        "source": f"{status.source}, revision {status.revision} ({applied})",
+        "holder": "none"
+        if holder is None
+        else f"pid {holder.pid}{'' if holder.alive else ', dead'}",
+        "connections": ", ".join(
+            f"{n} {path}" for path, n in sorted(status.open_connections.items())
+        )
+        or "none",
+    }
+    return "\n".join(f"{name + ':':<13}{clean(text)}" for name, text in lines.items())
+
+
+def _pods(status: NodeStatus, now: float) -> str:
+    pods = sorted(status.pods, key=lambda pod: (pod.namespace, pod.name))
+    rows = [_pod_row(pod, now) for pod in pods]
+    states = [f"{sum(pod.state is state for pod in pods)} {state}" for state in PodState]
+    footer = f"{counted(len(pods), 'pod')}: {', '.join(states)}"
+    heads = columns("NAMESPACE NAME STATE >SINCE ADDRESSES IDENTITY REASON")
+    return table(heads, rows, footer)
+
+
+def _pod_row(pod: PodStatus, now: float) -> tuple[str, ...]:
+    state = click.style(str(pod.state), fg=_COLOURS[pod.state])
+    since = age(now - pod.since)
+    addresses = ",".join(pod.addresses)
+    return (pod.namespace, pod.name, state, since, addresses, pod.identity, pod.reason)
+
+
+def _workers(status: NodeStatus) -> str:
+    rows = [
+        (
+            str(worker.pid),
+            "yes" if worker.ready else "no",
+            str(worker.revision),
+            str(worker.tunnels),
+            str(worker.streams),
+            size(worker.rss_bytes),
+        )
+        for worker in sorted(status.workers, key=lambda worker: worker.pid)
+    ]
+    heads = columns(">WORKER READY >REVISION >TUNNELS >STREAMS >MEMORY")
+    return table(heads, rows, counted(len(rows), "worker"))
+
+
+def _problems(status: NodeStatus) -> str:
+    rows = [(p.severity, p.where, p.subject, p.message) for p in status.problems]
+    heads = columns("SEVERITY WHERE OBJECT PROBLEM")
+    return table(heads, rows, counted(len(rows), "problem"))

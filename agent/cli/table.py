@@ -1,0 +1,80 @@
+"""Plain tables: aligned, sorted by the caller, never cut to a width, safe for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading; numbers stand to the right."""
+
+    title: str
+    right: bool = False
+
+
+def columns(text: str) -> tuple[Column, ...]:
+    """Headings from words; one with a leading `>` stands to the right."""
+    return tuple(Column(word.removeprefix(">"), word.startswith(">")) for word in text.split())
+
+
+def table(heads: Sequence[Column], rows: Sequence[Sequence[str]], footer: str = "") -> str:
+    """Lay out rows under their headings; empty cells become `-`."""
+    lines = [
+        [head.title for head in heads],
+        *([clean(cell) or "-" for cell in row] for row in rows),
+    ]
+    widths = [max(len(click.unstyle(line[i])) for line in lines) for i in range(len(heads))]
+    text = [
+        "  ".join(
+            _pad(cell, width, head.right)
+            for cell, width, head in zip(line, widths, heads, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([*text, *([footer] if footer else [])])
+
+
+def clean(text: str) -> str:
+    """Escape control characters: names come from files, a terminal must not obey them."""
+    if text.isprintable():
+        return text
+    plain = click.unstyle(text)
+    if plain.isprintable():
+        return text  # nothing but our own colours
+    return plain.encode("unicode_escape").decode()
+
+
+def _pad(cell: str, width: int, right: bool) -> str:
+    space = " " * (width - len(click.unstyle(cell)))
+    return space + cell if right else cell + space
+
+
+def age(seconds: float) -> str:
+    """`12s`, `5m`, `3h`, `2d`; `-` in front for what lies ahead."""
+    sign, left = ("-", -seconds) if seconds <= -1 else ("", max(seconds, 0.0))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if left >= 2 * size:
+            return f"{sign}{int(left // size)}{unit}"
+    return f"{sign}{int(left)}s"
+
+
+def size(count: float) -> str:
+    """Bytes with a binary unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def counted(number: int, what: str) -> str:
+    """`1 entry`, `2 entries`, `2 addresses`."""
+    if number == 1:
+        return f"1 {what}"
+    if what.endswith("ry"):
+        return f"{number} {what.removesuffix('y')}ies"
+    return f"{number} {what}{'es' if what.endswith('s') else 's'}"

@@ -8,11 +8,16 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from agent.holder.protocol import MAX_REQUEST_BYTES, HolderLostError, Role
+from agent.holder.protocol import MAX_REQUEST_BYTES, Role
 from agent.holder.wire import Packet, receive_packet, send_packet
+from mesh.errors import MeshnodeError
 
 MAX_WAITING = 4096
 """Packets a client may leave unread: one event for every pod of a very full node, many times."""
+
+
+class ChannelLostError(MeshnodeError):
+    """This client cannot be served any more; drop its channel."""
 
 
 class Channel:
@@ -37,34 +42,42 @@ class Channel:
         return bool(self._waiting)
 
     def receive(self) -> Packet | None:
-        """The next packet, or None at the end. Raises OSError."""
-        return receive_packet(self._sock, MAX_REQUEST_BYTES)
+        """The next packet, or None at the end. Raises `BlockingIOError` and `ChannelLostError`."""
+        try:
+            return receive_packet(self._sock, MAX_REQUEST_BYTES)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise ChannelLostError(f"its client is gone: {error}") from error
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send a packet now, or as soon as there is room; the caller keeps and may close `fds`.
 
-        Raises OSError if the channel is gone, `HolderLostError` if its client stopped reading.
+        Raises `ChannelLostError` if the channel is gone or its client stopped reading.
         """
-        if not self._waiting:
-            try:
-                send_packet(self._sock, data, fds)
-                return
-            except BlockingIOError:
-                pass
+        if not self._waiting and self._send_now(data, fds):
+            return
         if len(self._waiting) >= MAX_WAITING:
-            raise HolderLostError("the client does not read its packets")
-        self._waiting.append((data, _duplicate(fds)))
+            raise ChannelLostError("the client does not read its packets")
+        try:
+            self._waiting.append((data, _duplicate(fds)))
+        except OSError as error:
+            raise ChannelLostError(f"a packet for it was lost: {error}") from error
 
     def flush(self) -> None:
-        """Send what waits, as far as there is room. Raises OSError if the channel is gone."""
-        while self._waiting:
-            data, fds = self._waiting[0]
-            try:
-                send_packet(self._sock, data, fds)
-            except BlockingIOError:
-                return
-            self._waiting.popleft()
-            _close(fds)
+        """Send what waits, as far as there is room. Raises `ChannelLostError`."""
+        while self._waiting and self._send_now(*self._waiting[0]):
+            _close(self._waiting.popleft()[1])
+
+    def _send_now(self, data: bytes, fds: Sequence[int]) -> bool:
+        """False if there is no room."""
+        try:
+            send_packet(self._sock, data, fds)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise ChannelLostError(f"its client is gone: {error}") from error
+        return True
 
     def close(self) -> None:
         """Idempotent."""

@@ -15,6 +15,7 @@ from typing import Self
 from agent.holder.codec import format_request, parse_reply
 from agent.holder.protocol import (
     MAX_ANSWER_BYTES,
+    PROTOCOL_VERSION,
     Adopt,
     Answer,
     Become,
@@ -36,6 +37,7 @@ from agent.holder.protocol import (
 from agent.holder.wire import Packet, receive_packet, send_packet, short_address
 from agent.netns import open_netns
 from agent.paths import NodePaths
+from mesh.errors import RemoteProtocolError
 
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -93,8 +95,14 @@ class HolderClient:
         self._channel.close()
 
     def ping(self) -> int:
-        """Process id of the holder."""
-        return self._ask(Ping()).pid
+        """Process id of the holder. Raises `HolderError` if it speaks another protocol."""
+        answer = self._ask(Ping())
+        if answer.version != PROTOCOL_VERSION:
+            raise HolderError(
+                f"the holder (process {answer.pid}) speaks protocol {answer.version}, this program"
+                f" {PROTOCOL_VERSION}: stop it, start this version's, and adopt the listeners"
+            )
+        return answer.pid
 
     def open(self, uid: str, netns: str | int) -> PodSockets:
         """Make the pod's listeners, or return copies of those that are there.
@@ -181,7 +189,10 @@ class HolderClient:
             raise HolderLostError("the holder closed the channel")
         with ExitStack() as undo:
             undo.callback(packet.close)
-            answer = parse_reply(packet.data)
+            try:
+                answer = parse_reply(packet.data)
+            except RemoteProtocolError as error:
+                raise HolderLostError(f"the holder's answer makes no sense: {error}") from error
             if not isinstance(answer, Answer) or answer.id not in (self._last_id, 0):
                 raise HolderLostError("the holder answered something else")
             if answer.error:

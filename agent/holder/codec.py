@@ -53,8 +53,8 @@ class _Fields:
             raise RemoteProtocolError(f"field {name!r} must be a string")
         return value
 
-    def number(self, name: str, low: int, high: int) -> int:
-        value = self._raw.get(name)
+    def number(self, name: str, low: int, high: int, default: int | None = None) -> int:
+        value = self._raw.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise RemoteProtocolError(f"field {name!r} must be a number from {low} to {high}")
         return value
@@ -189,7 +189,8 @@ def parse_reply(data: bytes) -> Answer | Event:
         id=fields.number("id", 0, _MAX_ID),
         error=fields.text("error", ""),
         pods=tuple(_parse_pod(fields.child(pod)) for pod in fields.items("pods")),
-        pid=fields.number("pid", 0, 2**31),
+        pid=fields.number("pid", 0, 2**31, default=0),
+        version=fields.number("version", 0, 2**31, default=0),
         more=fields.flag("more"),
     )
 
@@ -204,7 +205,9 @@ def _parse_pod(fields: _Fields) -> PodRecord:
 
 def format_answer(answer: Answer) -> bytes:
     """One packet for `answer`: `ok` says whether the request was done, `error` why not."""
-    body: dict[str, object] = {"id": answer.id, "ok": not answer.error, "pid": answer.pid}
+    body: dict[str, object] = {"id": answer.id, "ok": not answer.error}
+    if answer.pid:
+        body |= {"pid": answer.pid, "version": answer.version}
     if answer.error:
         body["error"] = answer.error[:1000]
     if answer.pods:

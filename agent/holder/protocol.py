@@ -16,6 +16,9 @@ from typing import TypeAlias
 
 from mesh.errors import MeshnodeError
 
+PROTOCOL_VERSION = 1
+"""A holder outlives upgrades of the agent: raised by a change that the other side must know."""
+
 MAX_REQUEST_BYTES = 8 * 1024
 MAX_ANSWER_BYTES = 128 * 1024
 """Below the default send buffer (208 KiB): a SOCK_SEQPACKET packet must fit into it whole."""
@@ -71,7 +74,7 @@ class ListenerName(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ping:
-    """Answer: the holder's process id."""
+    """Answer: the holder's process id and protocol version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +171,7 @@ class Answer:
 
     Attributes:
         pid: process id of the holder (`Ping`).
+        version: the protocol it speaks (`Ping`).
         more: `ListPods` has another page.
     """
 
@@ -175,6 +179,7 @@ class Answer:
     error: str = ""
     pods: tuple[PodRecord, ...] = ()
     pid: int = 0
+    version: int = 0
     more: bool = False
 
 

@@ -8,11 +8,12 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from agent.holder.channel import Channel
+from agent.holder.channel import Channel, ChannelLostError
 from agent.holder.codec import format_answer, format_event, parse_request
 from agent.holder.orphans import OrphanRule
 from agent.holder.pods import Pod, PodTable, namespace_cookie
 from agent.holder.protocol import (
+    PROTOCOL_VERSION,
     WORKER_MAY,
     Adopt,
     Answer,
@@ -110,7 +111,7 @@ class HolderServer:
                 channel.flush()
             else:
                 self._receive(channel)
-        except (OSError, HolderError) as error:
+        except ChannelLostError as error:
             self._drop(channel, str(error))
         self._set_interest(channel)
 
@@ -162,8 +163,15 @@ class HolderServer:
             if channel.role is Role.WORKER and not isinstance(request, WORKER_MAY):
                 raise HolderError(f"a worker may not ask to {type(request).__name__.lower()}")
             self._serve(channel, request_id, request, packet)
+        except ChannelLostError:
+            raise
         except MeshnodeError as error:
             channel.send(format_answer(Answer(id=request_id, error=str(error))))
+        except Exception as error:
+            # With this process every listener of the node would go: no descriptors, no memory
+            # and no defect of ours in one request is worth that.
+            self._log(f"{type(request).__name__} failed: {error!r}")
+            channel.send(format_answer(Answer(id=request_id, error=f"in the holder: {error!r}")))
 
     def _serve(
         self,
@@ -174,7 +182,8 @@ class HolderServer:
     ) -> None:
         match request:
             case Ping():
-                channel.send(format_answer(Answer(id=request_id, pid=os.getpid())))
+                answer = Answer(id=request_id, pid=os.getpid(), version=PROTOCOL_VERSION)
+                channel.send(format_answer(answer))
             case Become(role=role):
                 self._become(channel, role)
                 channel.send(format_answer(Answer(id=request_id)))
@@ -253,7 +262,7 @@ class HolderServer:
                 continue
             try:
                 channel.send(format_event(event), pod.listener_fds if pod else ())
-            except (OSError, HolderError) as error:
+            except ChannelLostError as error:
                 self._drop(channel, str(error))
             self._set_interest(channel)
 

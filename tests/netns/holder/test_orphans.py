@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 import pytest
@@ -15,10 +14,11 @@ pytestmark = pytest.mark.root
 TARGETS = (("127.0.0.1", 15001), ("::1", 15001), ("127.0.0.1", 15006), ("::1", 15008))
 
 
-def is_reset(client: socket.socket) -> bool:
-    """Wait for the end of a connection: a reset, not a quiet end and not a timeout."""
+def ends_in_reset(pod: Namespace, host: str, port: int) -> bool:
+    """Connect and wait for the end: a reset, not a quiet end and not a timeout."""
     try:
-        client.recv(1)
+        with pod.connect(host, port) as client:
+            client.recv(1)
     except ConnectionResetError:
         return True
     return False
@@ -31,8 +31,7 @@ def test_waiting_connections_are_reset(
     with holder.client() as node:
         node.open("pod", pod.fd).close()
     for host, port in TARGETS:
-        with pod.connect(host, port) as client:
-            assert is_reset(client), (host, port)
+        assert ends_in_reset(pod, host, port), (host, port)
 
 
 def test_pod_opened_while_orphaned_is_reset_too_and_close_works(
@@ -44,8 +43,7 @@ def test_pod_opened_while_orphaned_is_reset_too_and_close_works(
         node.open("first", first.fd).close()
         node.open("second", second.fd).close()
         node.close_pod("first")
-    with second.connect("127.0.0.1", 15008) as client:
-        assert is_reset(client)
+    assert ends_in_reset(second, "127.0.0.1", 15008)
     with pytest.raises(ConnectionRefusedError):
         first.connect("127.0.0.1", 15008)
 
@@ -59,8 +57,7 @@ def test_worker_takes_what_waits_and_its_end_brings_the_resets_back(
     listener = sockets.listeners[ListenerName.HBONE]
     listener.setblocking(True)
     listener.settimeout(10)
-    with pod.connect("127.0.0.1", 15008) as client:
-        assert is_reset(client)
+    assert ends_in_reset(pod, "127.0.0.1", 15008)
     with holder.client().into_worker_channel():
         with pod.connect("127.0.0.1", 15008) as client:
             # The grace period is over many times; with a worker there is no reset.
@@ -72,6 +69,6 @@ def test_worker_takes_what_waits_and_its_end_brings_the_resets_back(
                 accepted.sendall(b"!")
                 assert client.recv(1) == b"!"
         last = pod.connect("127.0.0.1", 15008)
-    with last:
-        assert is_reset(last)
+    with last, pytest.raises(ConnectionResetError):
+        last.recv(1)
     sockets.close()

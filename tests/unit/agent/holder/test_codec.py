@@ -104,7 +104,7 @@ def test_any_bytes_are_answered(data: bytes) -> None:
         Answer(id=1),
         Answer(id=2, error="no"),
         Answer(id=3, pods=(POD, POD), more=True),
-        Answer(id=4, pid=77),
+        Answer(id=4, pid=77, version=1),
     ],
 )
 def test_answer_round_trip(answer: Answer) -> None:
@@ -129,7 +129,15 @@ def test_event_round_trip(event: Event) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{}", b'{"event":"x"}', b'{"event":"opened"}', b'{"id":1,"pid":0,"pods":[1]}']
+    "data",
+    [
+        b"",
+        b"{}",
+        b'{"event":"x"}',
+        b'{"event":"opened"}',
+        b'{"id":1,"pods":[1]}',
+        b'{"id":1,"pid":"x"}',
+    ],
 )
 def test_malformed_reply(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError):

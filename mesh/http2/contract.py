@@ -3,6 +3,11 @@
 Flow control towards the peer is explicit: received DATA counts against our windows until
 `consume()` is called. Flow control from the peer is hidden: `send_data()` queues, `unsent_bytes()`
 tells how much still waits, `Drained` says when the queue of a stream ran empty.
+
+Limits against hostile peers are the session's own business (`limits.py`, `shim.c`): a peer that
+exceeds one gets a stream reset or a connection error. A request that is malformed is never
+announced. Which of the two answers a fault gets may differ between engines where RFC 9113 leaves
+the choice.
 """
 
 from __future__ import annotations
@@ -28,7 +33,8 @@ class SessionSettings:
 
 @dataclass(frozen=True, slots=True)
 class HeadersReceived:
-    """A request, a final response, an informational response or trailers."""
+    """A request, a final response, an informational response or trailers. With `end_stream`, a
+    `StreamEnded` follows too."""
 
     stream: int
     headers: Headers
@@ -54,7 +60,9 @@ class StreamEnded:
 
 @dataclass(frozen=True, slots=True)
 class StreamReset:
-    """RST_STREAM from the peer, or a stream error that made us send one (`remote` is False)."""
+    """RST_STREAM from the peer, or a stream error that made us send one (`remote` is False). Also
+    told, as REFUSED_STREAM, for each of our streams that a GOAWAY did not take. Last event of its
+    stream; `reset()` of our own causes none."""
 
     stream: int
     error_code: int
@@ -63,7 +71,9 @@ class StreamReset:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """Everything queued on the stream, END_STREAM included if asked for, became frames."""
+    """Everything queued on the stream, END_STREAM and trailers included if asked for, became
+    frames. Headers that end a stream with nothing queued before them (a request or response
+    without a body) cause none."""
 
     stream: int
 
@@ -103,20 +113,29 @@ class Http2Session(Protocol):
 
     def receive(self, data: bytes | memoryview) -> list[Event]:
         """Parse bytes of the peer. Raises `RemoteProtocolError` on a connection error; what
-        `take_output()` then returns (a GOAWAY) should still be sent."""
+        `take_output()` then returns (a GOAWAY) should still be sent. The session is dead from then
+        on: `receive()` raises again, every other call does nothing (a request: see there)."""
 
     def take_output(self, limit: int = 1 << 20) -> tuple[bytes, list[Event]]:
         """Bytes to send now, about `limit` at most, with the `Drained` events they caused. Empty
-        bytes: nothing can be sent until something is received, queued or consumed."""
+        bytes: nothing can be sent until something is received, queued or consumed. Streams take
+        turns: a frame as large as the peer allows for one alone, 64 KiB each for several. A smaller
+        `limit` lets short messages overtake long ones sooner."""
 
     def send_request(self, headers: Headers, *, end_stream: bool = False) -> int:
-        """Open a stream (client). Returns its id. Raises `LocalProtocolError` if none is left."""
+        """Open a stream (client). Returns its id. Raises `LocalProtocolError` if none is left: the
+        peer's limit is reached, GOAWAY was sent or received, the session is dead, ids ran out; or
+        if a header field cannot be sent."""
 
     def send_headers(self, stream: int, headers: Headers, *, end_stream: bool = False) -> None:
-        """Response headers, informational responses or trailers."""
+        """Response headers, informational responses or trailers (after what is queued). `:status`
+        comes first. A stream that is gone swallows them. Raises `LocalProtocolError` for a step out
+        of order or a header field that cannot be sent."""
 
     def send_data(self, stream: int, data: bytes, *, end_stream: bool = False) -> None:
-        """Queue payload. A stream that is gone swallows it (its reset was or will be reported)."""
+        """Queue payload, by reference if it is large. A stream that is gone swallows it (its reset
+        was or will be reported). Raises `LocalProtocolError` after END_STREAM and, for a server,
+        before the response."""
 
     def unsent_bytes(self, stream: int) -> int:
         """Bytes queued on the stream that are not in frames yet; 0 for an unknown stream."""
@@ -132,7 +151,9 @@ class Http2Session(Protocol):
 
     def goaway(self, error_code: int = 0, *, graceful: bool = False) -> None:
         """Send GOAWAY: with `graceful`, first announce 2^31-1, so that streams under way are
-        still taken (RFC 9113 §6.8); otherwise with the last stream taken."""
+        still taken (RFC 9113 §6.8); otherwise with the last stream taken: later ones are not
+        announced. A client has nothing to announce. Once no stream is left after a GOAWAY, input
+        may be ignored: close the connection."""
 
     @property
     def open_streams(self) -> int:

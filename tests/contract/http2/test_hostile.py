@@ -241,7 +241,10 @@ def test_stream_faults_leave_other_streams_alone() -> None:
         + headers(5, CONNECT)
     )
     assert [type(event) for event in events] == [HeadersReceived]
-    session.receive(headers(7, CONNECT) + WindowUpdateFrame(7, 0x7FFFFFFF).serialize())
+    session.receive(
+        headers(7, [*GET, (b"content-length", b"3")])
+        + DataFrame(7, b"toolong", flags=["END_STREAM"]).serialize()
+    )
     assert session.open_streams == 2
     assert payload(session.receive(DataFrame(1, b"fine").serialize()), 1) == b"fine"
 

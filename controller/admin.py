@@ -6,7 +6,7 @@ Errors are `ConfigError` (directory, files, arguments) and `IdentityError` (cert
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -136,15 +136,15 @@ def _read(path: Path) -> bytes:
 
 
 def _summaries(state: CaState, timing: RotationTiming | None = None) -> list[RootSummary]:
-    waits: Callable[[RootStage], float | None] = {}.get
+    waits: dict[RootStage, float] = {}
     if timing is not None:
-        waits = {RootStage.NEXT: timing.publish_s, RootStage.RETIRING: timing.retire_s}.get
+        waits = {RootStage.NEXT: timing.publish_s, RootStage.RETIRING: timing.retire_s}
     return [
         RootSummary(
             fingerprint=root_fingerprint(staged.root.roots_pem),
             stage=staged.stage,
             since=staged.since,
-            due_at=None if (wait := waits(staged.stage)) is None else staged.since + wait,
+            due_at=staged.since + waits[staged.stage] if staged.stage in waits else None,
         )
         for staged in state.roots
     ]

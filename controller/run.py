@@ -22,11 +22,12 @@ class ControllerSettings:
     """Where to listen; port 0 lets the kernel choose.
 
     Attributes:
+        host: address to serve on; empty for every address of both families.
         health_port: None for no health endpoint.
     """
 
     state_dir: Path
-    host: str = "::"
+    host: str = ""
     port: int = 15012
     health_host: str = "127.0.0.1"
     health_port: int | None = 15014

@@ -9,7 +9,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mesh.errors import ConfigError
@@ -86,7 +86,8 @@ def replace_private(path: Path, content: bytes) -> None:
         temporary.replace(path)
         _sync_dir(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # The error that matters is the first one.
+            temporary.unlink()
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -119,7 +119,7 @@ class CertificateStore:
         """Every wanted identity, for people."""
         return self._plan.statuses()
 
-    async def updates(self) -> AsyncIterator[CredentialsUpdate]:
+    async def updates(self) -> AsyncGenerator[CredentialsUpdate, None]:
         """All credentials held now (if any), then every change, merged while nobody reads."""
         subscriber = _Subscriber(
             {i: c for i, c in self._held.items() if self.credentials(i) is not None}

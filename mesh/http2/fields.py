@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from mesh.errors import LocalProtocolError
 from mesh.http2.contract import Headers
 
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+")
@@ -19,3 +20,10 @@ def find_bad_field(headers: Headers) -> bytes | None:
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             return name
     return None
+
+
+def check_fields(headers: Headers) -> None:
+    """Raise `LocalProtocolError` for fields that must not be sent."""
+    bad = find_bad_field(headers)
+    if bad is not None:
+        raise LocalProtocolError(f"HTTP/2: the header field {bad!r} cannot be sent")

@@ -7,19 +7,14 @@ under way go on (RFC 9113 §6.8); it never gets to see one.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
-
 import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
-from h2.config import H2Configuration
-from h2.settings import SettingCodes, Settings
 from hyperframe.exceptions import HyperframeError
 from hyperframe.frame import GoAwayFrame
 
-from mesh.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from mesh.errors import LocalProtocolError, RemoteProtocolError
 from mesh.http2.contract import (
     DataReceived,
     Drained,
@@ -33,7 +28,7 @@ from mesh.http2.contract import (
     StreamEnded,
     StreamReset,
 )
-from mesh.http2.fields import find_bad_field
+from mesh.http2.fields import check_fields, find_bad_field
 from mesh.http2.framing import (
     CONTINUATION,
     FLAG_END_HEADERS,
@@ -47,56 +42,14 @@ from mesh.http2.framing import (
     FrameTooLargeError,
     RawFrame,
 )
+from mesh.http2.hyper import open_connection
 from mesh.http2.limits import Allowance, TooMuchError
+from mesh.http2.outbox import StreamState, take_bytes
 
 _MAX_STREAMS = 0x7FFFFFFF
 _SHARED_TURN = 65536
 """A stream alone sends frames as large as the peer takes; next to others, no more per turn."""
 _MIN_TURN = 4096
-_DEFAULT_WINDOW = 65535
-
-
-@dataclass(slots=True)
-class _Stream:
-    queue: deque[memoryview] = field(default_factory=deque)
-    unsent: int = 0
-    end: bool = False
-    end_sent: bool = False
-    remote_ended: bool = False
-    answered: bool = False
-    trailers: Headers | None = None
-
-    @property
-    def has_output(self) -> bool:
-        return bool(self.queue) or (self.end and not self.end_sent)
-
-
-def _connection(settings: SessionSettings) -> h2.connection.H2Connection:
-    config = H2Configuration(
-        client_side=settings.client, header_encoding=None, normalize_inbound_headers=False
-    )
-    connection = h2.connection.H2Connection(config)
-    values: dict[SettingCodes, int] = {
-        SettingCodes.INITIAL_WINDOW_SIZE: settings.stream_window_bytes,
-        SettingCodes.MAX_FRAME_SIZE: settings.max_frame_bytes,
-        SettingCodes.MAX_HEADER_LIST_SIZE: settings.max_header_list_bytes,
-        SettingCodes.MAX_CONCURRENT_STREAMS: settings.max_concurrent_streams,
-    }
-    if settings.client:
-        values[SettingCodes.ENABLE_PUSH] = 0
-    try:
-        connection.local_settings = Settings(client=settings.client, initial_values=values)
-        connection.max_inbound_frame_size = settings.max_frame_bytes
-        connection.decoder.max_header_list_size = settings.max_header_list_bytes
-        connection.initiate_connection()
-        extra = settings.connection_window_bytes - _DEFAULT_WINDOW
-        if extra > 0:
-            connection.increment_flow_control_window(extra)
-    except (h2.exceptions.H2Error, ValueError) as error:
-        raise ConfigError(
-            f"HTTP/2 settings outside of the protocol's limits: {settings}"
-        ) from error
-    return connection
 
 
 class PureSession:
@@ -104,14 +57,14 @@ class PureSession:
 
     def __init__(self, settings: SessionSettings) -> None:
         self._client = settings.client
-        self._h2 = _connection(settings)
+        self._h2 = open_connection(settings)
         self._splitter = FrameSplitter(
             max_frame_bytes=settings.max_frame_bytes, expect_preface=not settings.client
         )
         if not settings.client:
             self._h2.receive_data(PREFACE)
         self._allowance = Allowance(max_concurrent_streams=settings.max_concurrent_streams)
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, StreamState] = {}
         # Insertion order is whose turn comes next.
         self._ready: dict[int, None] = {}
         self._out = bytearray(self._h2.data_to_send())
@@ -157,13 +110,13 @@ class PureSession:
             raise LocalProtocolError("HTTP/2 request: the connection is ending")
         if len(self._streams) >= self.remote_max_streams:
             raise LocalProtocolError("HTTP/2 request: the peer takes no more streams now")
-        _check_fields(headers)
+        check_fields(headers)
         try:
             stream_id = self._h2.get_next_available_stream_id()
             self._h2.send_headers(stream_id, list(headers), end_stream=end_stream)
         except h2.exceptions.H2Error as error:
             raise LocalProtocolError(f"HTTP/2 request: {error}") from error
-        self._streams[stream_id] = _Stream(end=end_stream, end_sent=end_stream)
+        self._streams[stream_id] = StreamState(end=end_stream, end_sent=end_stream)
         self._flush()
         return stream_id
 
@@ -171,7 +124,7 @@ class PureSession:
         state = None if self._failure else self._streams.get(stream)
         if state is None:
             return
-        _check_fields(headers)
+        check_fields(headers)
         if state.end:
             raise LocalProtocolError(f"HTTP/2 stream {stream}: headers after END_STREAM")
         if self._client or state.answered:
@@ -247,8 +200,6 @@ class PureSession:
             return True
         return not self._failure and any(self._can_send(stream) for stream in self._ready)
 
-    # ---- receiving
-
     def _receive_frame(self, frame: RawFrame, events: list[Event]) -> None:
         if frame.kind == CONTINUATION:
             self._allowance.continuation()
@@ -317,7 +268,7 @@ class PureSession:
             if stream > self._refuse_above:
                 self._h2.reset_stream(stream, h2.errors.ErrorCodes.REFUSED_STREAM)
                 return
-            self._streams[stream] = _Stream()
+            self._streams[stream] = StreamState()
             self._last_peer_stream = stream
         state = self._streams.get(stream)
         if state is None:
@@ -361,8 +312,6 @@ class PureSession:
         self._pings -= 1
         events.append(PingAcknowledged(payload))
 
-    # ---- sending
-
     def _can_send(self, stream: int) -> bool:
         state = self._streams[stream]
         return not state.queue or self._h2.local_flow_control_window(stream) > 0
@@ -378,7 +327,7 @@ class PureSession:
             max(self._h2.local_flow_control_window(stream), 0),
             state.unsent,
         )
-        payload = _take(state.queue, size)
+        payload = take_bytes(state.queue, size)
         state.unsent -= size
         del self._ready[stream]
         last = state.end and not state.queue
@@ -396,7 +345,7 @@ class PureSession:
             self._ready[stream] = None
 
     def _queue_trailers(
-        self, stream: int, state: _Stream, headers: Headers, end_stream: bool
+        self, stream: int, state: StreamState, headers: Headers, end_stream: bool
     ) -> None:
         if not end_stream:
             raise LocalProtocolError(f"HTTP/2 stream {stream}: trailers must end the stream")
@@ -424,9 +373,7 @@ class PureSession:
         frame = GoAwayFrame(0, last_stream_id=last_stream, error_code=error_code)
         self._out += frame.serialize()
 
-    # ---- ends
-
-    def _close_if_done(self, stream: int, state: _Stream) -> None:
+    def _close_if_done(self, stream: int, state: StreamState) -> None:
         if state.remote_ended and state.end_sent:
             if state.answered:
                 self._allowance.answered_stream_ended()
@@ -449,22 +396,3 @@ class PureSession:
         elif isinstance(error, FrameTooLargeError):
             code = h2.errors.ErrorCodes.FRAME_SIZE_ERROR
         self._write_goaway(self._last_peer_stream, int(code))
-
-
-def _check_fields(headers: Headers) -> None:
-    bad = find_bad_field(headers)
-    if bad is not None:
-        raise LocalProtocolError(f"HTTP/2: the header field {bad!r} cannot be sent")
-
-
-def _take(queue: deque[memoryview], size: int) -> bytes:
-    """The first `size` bytes of the queue, in one piece."""
-    parts: list[memoryview] = []
-    while size:
-        head = queue.popleft()
-        if len(head) > size:
-            queue.appendleft(head[size:])
-            head = head[:size]
-        parts.append(head)
-        size -= len(head)
-    return b"".join(parts)

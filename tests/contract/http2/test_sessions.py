@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import resource
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -484,3 +487,28 @@ def test_settings_outside_of_the_protocol_are_refused(engine: Engine) -> None:
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(ConfigError, match="nosuch"):
         new_session(CLIENT, "nosuch")  # type: ignore[arg-type]
+
+
+def test_sessions_give_their_memory_back(engine: Engine) -> None:
+    """Ended in the middle of everything: open streams, queued payload, half a frame."""
+
+    def one() -> None:
+        client = new_session(CLIENT, engine)
+        for _ in range(20):
+            stream = client.send_request(CONNECT)
+            client.send_data(stream, bytes(50_000))
+        out, _ = client.take_output()
+        new_session(SERVER, engine).receive(out[:-5])
+
+    for _ in range(20):
+        one()
+    before = resident_bytes()
+    for _ in range(60):
+        one()
+    # One round holds a megabyte of payload and 40 streams.
+    assert resident_bytes() - before < 4 << 20
+
+
+def resident_bytes() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -120,7 +120,7 @@ def farewell(tell: Narrator, stage: Stage) -> None:
         for node in (stage.a, stage.b):
             if node.running_agent is not None:
                 node.running_agent.stop()
-            node.meshnode("uninstall").check()
+            node.meshnode("uninstall", "--yes").check()
             for path in (node.paths.run_dir, node.paths.pin_root):
                 assert not path.exists(), f"{path} is still there"
     with (

@@ -51,6 +51,9 @@ class Session:
     @staticmethod
     def begin() -> Session:
         RECORD_ROOT.mkdir(mode=0o700, exist_ok=True)
+        for killed in RECORD_ROOT.glob("session-*"):
+            if not _is_alive(killed):
+                killed.unlink(missing_ok=True)
         record = RECORD_ROOT / f"session-{os.getpid()}"
         record.write_text(str(start_ticks(os.getpid())))
         return Session(record)

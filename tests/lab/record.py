@@ -7,9 +7,11 @@ cgroups of the lab or of its nodes, and a cgroup is killed as a whole.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -48,14 +50,14 @@ class Record:
 
     def create(self) -> None:
         """Claim the name for this process; `LabError` if a living one has it."""
-        if self.directory.exists():
-            if self.owner_is_alive():
-                raise LabError(f"lab {self.name} is in use by process {self._owner()[0]}")
-            self.clear()
-        RECORD_ROOT.mkdir(mode=0o700, exist_ok=True)
-        self.directory.mkdir(mode=0o700)
-        pid = os.getpid()
-        (self.directory / "owner").write_text(f"{pid} {start_ticks(pid)}\n")
+        with _alone():
+            if self.directory.exists():
+                if self.owner_is_alive():
+                    raise LabError(f"lab {self.name} is in use by process {self._owner()[0]}")
+                self.clear()
+            self.directory.mkdir(mode=0o700)
+            pid = os.getpid()
+            (self.directory / "owner").write_text(f"{pid} {start_ticks(pid)}\n")
 
     def own(self, kind: Kind, name: str) -> str:
         """Note something that is about to be made, and return its name."""
@@ -108,13 +110,24 @@ class Record:
 
 def sweep() -> list[str]:
     """Clear the labs whose owner is dead; their names."""
-    if not RECORD_ROOT.is_dir():
-        return []
-    records = [Record(entry.name) for entry in sorted(RECORD_ROOT.iterdir()) if entry.is_dir()]
-    dead = [record for record in records if not record.owner_is_alive()]
-    for record in dead:
-        record.clear()
+    with _alone():
+        records = [Record(entry.name) for entry in sorted(RECORD_ROOT.iterdir()) if entry.is_dir()]
+        dead = [record for record in records if not record.owner_is_alive()]
+        for record in dead:
+            record.clear()
     return [record.name for record in dead]
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold off other processes: two must not sweep one lab, nor sweep one that is being claimed."""
+    RECORD_ROOT.mkdir(mode=0o700, exist_ok=True)
+    fd = os.open(RECORD_ROOT, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _clear_cgroup(name: str) -> None:

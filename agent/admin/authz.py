@@ -6,10 +6,10 @@ verified identity, as it would on the wire.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
 from agent.admin.question import AuthzAnswer, AuthzParty, AuthzQuestion, AuthzStep
@@ -20,24 +20,25 @@ from mesh.model.snapshot import MeshSnapshot
 from mesh.model.verdict import ConnectionFacts, Decision, Verdict
 from mesh.model.workload import Service, ServiceKey, Workload
 from mesh.policy.engine import PolicyIndex
+from mesh.policy.explain import Step, explain_facts
 
 T = TypeVar("T")
 
-_NO_ADDRESS = IPv4Address(0)
+_UNKNOWN: Mapping[int, IPAddress] = {4: IPv4Address(0), 6: IPv6Address(0)}
 _NOT_ENROLLED = Verdict(allowed=True, decision=Decision.NO_POLICY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
     principal: SpiffeId | None
-    address: IPAddress | None
+    addresses: tuple[IPAddress, ...]
     workload: Workload | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Target:
     workload: Workload
-    address: IPAddress
+    addresses: tuple[IPAddress, ...]
     port: int
 
 
@@ -47,22 +48,22 @@ def check_authz(snapshot: MeshSnapshot, question: AuthzQuestion) -> AuthzAnswer:
         raise ConfigError(f"{question.port} is not a port: use 1 to 65535")
     src = _source(snapshot, question.src)
     dst = _target(snapshot, question.dst, question.port)
+    src_ip, dst_ip = _pair(src.addresses, dst.addresses)
     facts = ConnectionFacts(
         principal=src.principal,
-        src=SocketAddress(src.address or _NO_ADDRESS, 0),
-        dst=SocketAddress(dst.address, dst.port),
+        src=SocketAddress(src_ip or _UNKNOWN[dst_ip.version], 0),
+        dst=SocketAddress(dst_ip, dst.port),
     )
+    verdict, steps = _NOT_ENROLLED, (_step_not_enrolled(dst.workload),)
     if dst.workload.enrolled:
-        verdict = PolicyIndex.compile(snapshot).evaluate(dst.workload, facts)
-        steps = explain_steps(snapshot, dst.workload, facts)
-    else:
-        verdict, steps = _NOT_ENROLLED, (_step_not_enrolled(dst.workload),)
+        explanation = explain_facts(PolicyIndex.compile(snapshot), dst.workload, facts)
+        verdict, steps = explanation.verdict, tuple(_step(step) for step in explanation.steps)
     return AuthzAnswer(
         allowed=verdict.allowed,
         decision=verdict.decision,
         decided_by=verdict.decided_by,
-        src=_party(src.workload, src.address, src.principal),
-        dst=_party(dst.workload, dst.address, dst.workload.identity),
+        src=_party(src.workload, src_ip, src.principal),
+        dst=_party(dst.workload, dst_ip, dst.workload.identity),
         port=dst.port,
         revision=snapshot.revision,
         steps=steps,
@@ -71,11 +72,23 @@ def check_authz(snapshot: MeshSnapshot, question: AuthzQuestion) -> AuthzAnswer:
     )
 
 
-def explain_steps(
-    snapshot: MeshSnapshot, dst: Workload, facts: ConnectionFacts
-) -> tuple[AuthzStep, ...]:
-    """The rules in the order in which the engine looks at them."""
-    return ()
+def _pair(src: Sequence[IPAddress], dst: Sequence[IPAddress]) -> tuple[IPAddress | None, IPAddress]:
+    """The first two addresses of one family; without such, the source's is not known."""
+    for dst_ip in dst:
+        for src_ip in src:
+            if src_ip.version == dst_ip.version:
+                return src_ip, dst_ip
+    return None, dst[0]
+
+
+def _step(step: Step) -> AuthzStep:
+    return AuthzStep(
+        what=str(step.ref),
+        action=f"{step.action} (dry run)" if step.dry_run else step.action,
+        result=step.outcome,
+        detail=step.detail,
+        decided=step.decided,
+    )
 
 
 def _step_not_enrolled(dst: Workload) -> AuthzStep:
@@ -92,23 +105,23 @@ def _source(snapshot: MeshSnapshot, text: str) -> _Source:
     if text.startswith("spiffe://"):
         identity = parse_spiffe_id(text)
         holder = _first(w for w in snapshot.workloads.values() if w.identity == identity)
-        address = _first(holder.addresses) if holder else None
-        return _Source(principal=identity, address=address, workload=holder)
+        addresses = holder.addresses if holder else ()
+        return _Source(principal=identity, addresses=addresses, workload=holder)
     if "/" in text:
         workload = _workload(snapshot, text)
         if workload is None:
             raise _unknown(snapshot, "workload", text)
-        return _of_workload(workload, _first(workload.addresses))
+        return _of_workload(workload, workload.addresses)
     address = parse_ip(text)
     known = snapshot.by_address.get(address)
     if known is None:
-        return _Source(principal=None, address=address, workload=None)
-    return _of_workload(known, address)
+        return _Source(principal=None, addresses=(address,), workload=None)
+    return _of_workload(known, (address,))
 
 
-def _of_workload(workload: Workload, address: IPAddress | None) -> _Source:
+def _of_workload(workload: Workload, addresses: tuple[IPAddress, ...]) -> _Source:
     principal = workload.identity if workload.enrolled else None
-    return _Source(principal=principal, address=address, workload=workload)
+    return _Source(principal=principal, addresses=addresses, workload=workload)
 
 
 def _target(snapshot: MeshSnapshot, text: str, port: int) -> _Target:
@@ -124,14 +137,14 @@ def _target(snapshot: MeshSnapshot, text: str, port: int) -> _Target:
         workload = snapshot.by_address.get(address)
         service = snapshot.by_vip.get(address)
         if workload is not None:
-            return _Target(workload=workload, address=address, port=port)
+            return _Target(workload=workload, addresses=(address,), port=port)
     if service is not None:
         return _backend(snapshot, service, port)
     if workload is None:
         raise _unknown(snapshot, "workload or service", text)
     if not workload.addresses:
         raise ConfigError(f"{workload.uid} has no address yet: nobody can connect to it")
-    return _Target(workload=workload, address=workload.addresses[0], port=port)
+    return _Target(workload=workload, addresses=workload.addresses, port=port)
 
 
 def _backend(snapshot: MeshSnapshot, service: Service, port: int) -> _Target:
@@ -142,7 +155,9 @@ def _backend(snapshot: MeshSnapshot, service: Service, port: int) -> _Target:
     for endpoint in service.endpoints:
         workload = snapshot.workloads.get(endpoint.workload) if endpoint.workload else None
         if workload is not None and endpoint.ready and port in endpoint.ports:
-            return _Target(workload=workload, address=endpoint.address, port=endpoint.ports[port])
+            return _Target(
+                workload=workload, addresses=(endpoint.address,), port=endpoint.ports[port]
+            )
     raise ConfigError(f"service {service.key} has no ready endpoint in the mesh for port {port}")
 
 

@@ -43,6 +43,19 @@ def test_a_service_is_judged_at_its_endpoint(dst: str) -> None:
     )
 
 
+def test_the_steps_show_what_was_looked_at() -> None:
+    allowed, denied = ask("shop/cart", "shop/pay"), ask("shop/old", "shop/pay")
+    [step] = allowed.steps
+    assert (step.what, step.action, step.result, step.decided) == (
+        "AuthorizationPolicy shop/only-cart rule[0]",
+        "ALLOW",
+        "matched",
+        True,
+    )
+    assert denied.steps[0].result == "not matched"
+    assert "principals" in denied.steps[0].detail
+
+
 def test_nobody_enforces_policy_for_a_destination_outside_the_mesh() -> None:
     answer = ask("shop/cart", "shop/old")
     assert answer.allowed

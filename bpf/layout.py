@@ -405,9 +405,7 @@ MAPS: tuple[MapSpec, ...] = (
         65536,
         NO_PREALLOC,
     ),
-    MapSpec(
-        6, "mn_backend", MapType.HASH, _size(BackendKey), _size(Backend), 262144, NO_PREALLOC
-    ),
+    MapSpec(6, "mn_backend", MapType.HASH, _size(BackendKey), _size(Backend), 262144, NO_PREALLOC),
     MapSpec(
         7,
         "mn_verdict",

@@ -65,9 +65,7 @@ class Enrolment:
 
     def set_listener(self, address: IPAddress, listener: socket.socket) -> None:
         """Steer inbound connections of an address to another listener."""
-        self._maps["mn_listener"].update(
-            pack_ip(address), struct.pack("=Q", listener.fileno())
-        )
+        self._maps["mn_listener"].update(pack_ip(address), struct.pack("=Q", listener.fileno()))
 
     def enrolled(self) -> set[int]:
         """Netns cookies that are captured now."""

@@ -59,7 +59,9 @@ class HeaderTree:
         return {"BCC_KERNEL_SOURCE": str(self.source)}
 
 
-def find_headers(release: str, environment: Mapping[str, str], root: Path = Path("/")) -> HeaderTree:
+def find_headers(
+    release: str, environment: Mapping[str, str], root: Path = Path("/")
+) -> HeaderTree:
     """The best tree on this machine; raise `KernelError` that names what to install."""
     for candidate in _candidates(release, environment, root):
         tree = _tree_at(candidate)

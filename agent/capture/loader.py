@@ -207,8 +207,15 @@ def main() -> int:
     except MeshnodeError as error:
         print(f"meshnode loader: {error}", file=sys.stderr)
         return 1
-    print(json.dumps({"source_hash": result.source_hash, "compiled": result.compiled,
-                      "verified_insns": dict(result.verified_insns)}))
+    print(
+        json.dumps(
+            {
+                "source_hash": result.source_hash,
+                "compiled": result.compiled,
+                "verified_insns": dict(result.verified_insns),
+            }
+        )
+    )
     return 0
 
 

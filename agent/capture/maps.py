@@ -49,7 +49,7 @@ def encode_state(state: KernelState) -> dict[str, Entries]:
     """The wanted content of each map, `mn_enrolled` included."""
     return {
         "mn_backend": {
-            bytes(BackendKey(entry.service, index)): encode_backend(backend)
+            encode_backend_key(entry.service, index): encode_backend(backend)
             for entry in state.services.values()
             for index, backend in enumerate(entry.backends)
         },
@@ -159,6 +159,16 @@ def decode_service(raw: bytes) -> tuple[int, int, ServiceFlag]:
     """Number, count of backends, flags."""
     value = ServiceValue.from_buffer_copy(raw)
     return value.service, value.backends, ServiceFlag(value.flags)
+
+
+def encode_backend_key(service: int, index: int) -> bytes:
+    return bytes(BackendKey(service, index))
+
+
+def decode_backend_key(raw: bytes) -> tuple[int, int]:
+    """Number of the service, index of the backend."""
+    key = BackendKey.from_buffer_copy(raw)
+    return key.service, key.index
 
 
 def encode_backend(backend: SocketAddress) -> bytes:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from agent.paths import NodePaths
 from mesh.errors import ConfigError
 from mesh.model.workload import ServiceKey, WorkloadUid
 
@@ -55,6 +57,11 @@ class Numbering:
     def service_names(self) -> dict[int, ServicePortKey]:
         """Number to service port."""
         return {number: key for key, number in self.services.items()}
+
+
+def numbering_file(paths: NodePaths) -> Path:
+    """Where the node process keeps its numbering."""
+    return paths.run_dir / "numbering.json"
 
 
 def dump_numbering(numbering: Numbering) -> str:

@@ -1,0 +1,113 @@
+"""Open direct connections: list them, and end one.
+
+The kernel keeps a list of connections that it let go directly, so that a policy change can reach
+them. Ending uses SOCK_DESTROY of sock_diag (kernel option INET_DIAG_DESTROY, since 4.9): the
+application gets ECONNABORTED, its peer ECONNRESET.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from dataclasses import dataclass
+
+from agent.capture.maps import decode_cookie
+from agent.capture.pins import PinnedMaps
+from agent.netns import call_in_netns
+from bpf.layout import Flow
+from mesh.errors import KernelError
+from mesh.model.address import SocketAddress
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DESTROY = 21
+_NLMSG_ERROR = 2
+_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
+_ALL_STATES = 0xFFFFFFFF
+_NO_COOKIE = 0xFFFFFFFF_FFFFFFFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFlow:
+    """One open direct connection, seen from its source.
+
+    `started_ns` is CLOCK_MONOTONIC; workloads and classes are numbers (0 = unknown).
+    """
+
+    socket_cookie: int
+    netns_cookie: int
+    src: SocketAddress
+    dst: SocketAddress
+    src_workload: int
+    dst_workload: int
+    src_class: int
+    dst_class: int
+    started_ns: int
+
+
+def decode_flow(key: bytes, raw: bytes) -> OpenFlow:
+    flow = Flow.from_buffer_copy(raw)
+    return OpenFlow(
+        socket_cookie=decode_cookie(key),
+        netns_cookie=flow.netns_cookie,
+        src=SocketAddress(flow.tuple.src.ip, flow.tuple.src_port),
+        dst=SocketAddress(flow.tuple.dst.ip, flow.tuple.dst_port),
+        src_workload=flow.src_workload,
+        dst_workload=flow.dst_workload,
+        src_class=flow.src_class,
+        dst_class=flow.dst_class,
+        started_ns=flow.start_ns,
+    )
+
+
+def list_flows(maps: PinnedMaps) -> list[OpenFlow]:
+    """All open direct connections of the node, oldest first."""
+    flows = [decode_flow(key, raw) for key, raw in maps["mn_flow"].items()]
+    return sorted(flows, key=lambda flow: flow.started_ns)
+
+
+def destroy_flow(flow: OpenFlow, src_netns_fd: int | None, dst_netns_fd: int | None = None) -> bool:
+    """End a connection from both ends, as far as their namespaces are given.
+
+    Returns whether an end was found. The source's end is named by its cookie too, so a connection
+    that took its ports meanwhile is safe. Raises `KernelError` if the kernel refuses.
+    """
+    found = False
+    if src_netns_fd is not None:
+        found |= call_in_netns(
+            src_netns_fd, lambda: _destroy(flow.src, flow.dst, flow.socket_cookie)
+        )
+    if dst_netns_fd is not None:
+        found |= call_in_netns(dst_netns_fd, lambda: _destroy(flow.dst, flow.src, _NO_COOKIE))
+    return found
+
+
+def forget_flow(maps: PinnedMaps, flow: OpenFlow) -> None:
+    """Drop a list entry whose socket is gone."""
+    maps["mn_flow"].delete(struct.pack("=Q", flow.socket_cookie))
+
+
+def _destroy(local: SocketAddress, remote: SocketAddress, cookie: int) -> bool:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
+        netlink.settimeout(5)
+        netlink.send(_destroy_request(local, remote, cookie))
+        answer = netlink.recv(8192)
+    _, kind = struct.unpack_from("=IH", answer)
+    if kind != _NLMSG_ERROR:
+        raise KernelError("SOCK_DESTROY", errno.EPROTO)
+    (result,) = struct.unpack_from("=i", answer, 16)
+    if result in (0, -errno.ENOENT):
+        return bool(result == 0)
+    hint = "The kernel lacks CONFIG_INET_DIAG_DESTROY." if result == -errno.EOPNOTSUPP else ""
+    raise KernelError("SOCK_DESTROY", -int(result), hint)
+
+
+def _destroy_request(local: SocketAddress, remote: SocketAddress, cookie: int) -> bytes:
+    """`struct nlmsghdr` and `struct inet_diag_req_v2` (linux/inet_diag.h)."""
+    family = socket.AF_INET if local.ip.version == 4 else socket.AF_INET6
+    body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES)
+    body += struct.pack("!HH16s16s", local.port, remote.port, local.ip.packed, remote.ip.packed)
+    body += struct.pack("=III", 0, cookie & 0xFFFFFFFF, cookie >> 32)
+    size = 16 + len(body)
+    header = struct.pack("=IHHII", size, _SOCK_DESTROY, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0)
+    return header + body

@@ -6,35 +6,34 @@ Errors are `ConfigError` (directory, files, arguments) and `IdentityError` (cert
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mesh.errors import ConfigError
+from mesh.identity.bootstrap import GivenCa, init_ca, signing_root
 from mesh.identity.join import TokenBook, TokenRecord, list_by_node
-from mesh.identity.profiles import RandomBytes, given_root, new_root
+from mesh.identity.profiles import RandomBytes
 from mesh.identity.roots import (
     CaState,
     RootStage,
     RotationTiming,
-    SigningRoot,
     activate_next,
-    initial_state,
     publish_root,
 )
 from mesh.identity.server_tls import root_fingerprint
 from mesh.identity.state_dir import StateDir
-from mesh.model.identity import SpiffeId
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GivenCa:
-    """PEM files of a person's own PKI."""
-
-    cert_chain: Path
-    key: Path
-    root: Path
+__all__ = [
+    "GivenCa",
+    "RootSummary",
+    "activate_root",
+    "create_token",
+    "init_ca",
+    "list_roots",
+    "list_tokens",
+    "revoke_token",
+    "rotate_root",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,28 +44,6 @@ class RootSummary:
     stage: RootStage
     since: float
     due_at: float | None
-
-
-def init_ca(
-    path: Path,
-    *,
-    trust_domain: str,
-    aliases: Sequence[str] = (),
-    given: GivenCa | None = None,
-    now: float,
-    random_bytes: RandomBytes,
-) -> StateDir:
-    """Create a CA with a generated root or a given one; refuses a directory with state in it."""
-    for domain in (trust_domain, *aliases):
-        # The type knows the rule for names of trust domains; the rest of the ID is filler.
-        SpiffeId(trust_domain=domain, namespace="x", service_account="x")
-    state = initial_state(
-        _signing_root(given, trust_domain, now, random_bytes),
-        list(dict.fromkeys((trust_domain, *aliases))),
-        now,
-    )
-    server_root = new_root("meshnode CA server", now, random_bytes)
-    return StateDir.create(path, state, server_root)
 
 
 def create_token(path: Path, node: str, *, now: float, random_bytes: RandomBytes) -> str:
@@ -100,7 +77,7 @@ def rotate_root(
     """Publish a new root; the running CA activates it and retires the old one when due."""
     state_dir = StateDir(path)
     before, _ = state_dir.load_ca()
-    root = _signing_root(given, before.trust_domains[0], now, random_bytes)
+    root = signing_root(given, before.trust_domains[0], now, random_bytes)
     return _summaries(state_dir.update_ca(lambda state: publish_root(state, root, now)))
 
 
@@ -113,26 +90,6 @@ def list_roots(path: Path, timing: RotationTiming | None = None) -> list[RootSum
     """Every root and its stage; with the CA's timing also when the stage ends."""
     state, _ = StateDir(path).load_ca()
     return _summaries(state, timing)
-
-
-def _signing_root(
-    given: GivenCa | None, trust_domain: str, now: float, random_bytes: RandomBytes
-) -> SigningRoot:
-    if given is None:
-        return new_root(trust_domain, now, random_bytes)
-    return given_root(
-        cert_chain_pem=_read(given.cert_chain),
-        key_pem=_read(given.key),
-        root_pem=_read(given.root),
-        now=now,
-    )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _summaries(state: CaState, timing: RotationTiming | None = None) -> list[RootSummary]:

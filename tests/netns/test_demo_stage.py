@@ -7,9 +7,22 @@ import io
 import pytest
 from rich.console import Console
 
+from agent.admin.authz import check_authz
+from agent.admin.question import AuthzQuestion
+from agent.cli.offline import load_snapshot
 from tests.demo.chapters import throughput
 from tests.demo.narrator import Narrator
-from tests.demo.stage import REDIS_PORT, Stage, curl, set_stage, url4, url6
+from tests.demo.stage import (
+    HTTP_PORT,
+    REDIS_PORT,
+    Stage,
+    curl,
+    deny,
+    set_stage,
+    strict,
+    url4,
+    url6,
+)
 from tests.lab import Lab, eventually
 
 pytestmark = pytest.mark.root
@@ -39,6 +52,27 @@ def test_every_application_answers_over_both_families(stage: Stage) -> None:
     line = f"{stage.client.address6} /x\n"
     curl(stage.client, url6(stage.web, "/x")).check()
     eventually(lambda: line in stage.seen_by(stage.web))
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "decided_by"),
+    [
+        ("shop/web", "shop/orders", "AuthorizationPolicy shop/no-web-to-orders rule[0]"),
+        ("legacy/outsider", "shop/orders", "PeerAuthentication shop/strict"),
+        ("shop/client", "shop/orders", None),
+        ("shop/client", "shop/web", None),
+    ],
+)
+def test_its_objects_are_valid_and_decide_as_the_story_says(
+    stage: Stage, src: str, dst: str, decided_by: str | None
+) -> None:
+    stage.lab.apply("strict", strict())
+    stage.lab.apply("no-web-to-orders", deny("no-web-to-orders", src="web", dst="orders"))
+    snapshot = load_snapshot(f"file:{stage.lab.objects.path}")
+    assert snapshot.problems == ()
+    answer = check_authz(snapshot, AuthzQuestion(src=src, dst=dst, port=HTTP_PORT))
+    assert answer.allowed is (decided_by is None)
+    assert decided_by is None or str(answer.decided_by) == decided_by
 
 
 def test_the_wire_shows_plaintext_where_there_is_no_mesh(stage: Stage) -> None:

@@ -104,12 +104,15 @@ class _Judge:
         return VerdictReason(only.decision, only.decided_by, only.audited, only.dry_run)
 
     def _routes(self) -> list[tuple[IPAddress, IPAddress]]:
-        return [
+        """Pairs of addresses of one family. Without any, addresses do not matter: others of the
+        two classes may have some, and where policy looks at addresses a class has one set."""
+        routes = [
             (src, dst)
             for src in self.src.addresses
             for dst in self.dst.addresses
             if src.version == dst.version
         ]
+        return routes or [(self.src.addresses[0], self.dst.addresses[0])]
 
     def _evaluate(self, src: IPAddress, dst: IPAddress, port: int) -> Verdict:
         facts = ConnectionFacts(

@@ -1,4 +1,4 @@
-"""The Python mirror of `layout.h`: structs as ctypes, enums, and the inventory of maps and programs.
+"""The Python mirror of `layout.h`: structs, enums, and the inventory of maps and programs.
 
 `tests/unit/bpf` compiles the header on the host and compares size, offsets and enum values. Field
 meanings are documented in the header. Ports are in host order, addresses in network order.

@@ -23,6 +23,11 @@ HBONE_PORT = 15008
 GRANT_TTL_NS = 60 * 10**9
 """A SYN that is still on its way after a minute has been given up by its sender."""
 
+_NO_CONFIG_FLAGS = ConfigFlag(0)
+_NO_POD_FLAGS = PodFlag(0)
+_NO_WORKLOAD_FLAGS = WorkloadFlag(0)
+_NO_SERVICE_FLAGS = ServiceFlag(0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentCgroup:
@@ -37,7 +42,7 @@ class ConfigEntry:
     """The one entry of `mn_config`."""
 
     agent: AgentCgroup
-    flags: ConfigFlag = ConfigFlag(0)
+    flags: ConfigFlag = _NO_CONFIG_FLAGS
     outbound_port: int = OUTBOUND_PORT
     plaintext_port: int = PLAINTEXT_PORT
     hbone_port: int = HBONE_PORT
@@ -50,7 +55,7 @@ class PodEntry:
 
     workload: int
     src_class: int = 0
-    flags: PodFlag = PodFlag(0)
+    flags: PodFlag = _NO_POD_FLAGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +65,7 @@ class WorkloadEntry:
     workload: int
     netns_cookie: int = 0
     dst_class: int = 0
-    flags: WorkloadFlag = WorkloadFlag(0)
+    flags: WorkloadFlag = _NO_WORKLOAD_FLAGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,7 @@ class ServiceEntry:
 
     service: int
     backends: tuple[SocketAddress, ...]
-    flags: ServiceFlag = ServiceFlag(0)
+    flags: ServiceFlag = _NO_SERVICE_FLAGS
 
 
 @dataclass(frozen=True, slots=True, order=True)

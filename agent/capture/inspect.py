@@ -263,18 +263,22 @@ def diff(node: str, state: KernelState) -> list[Difference]:
     with pins.open_maps(NodePaths(node)) as tables:
         for name, wanted in codec.encode_state(state).items():
             actual = dict(tables[name].items())
-            show = _SHOW[name]
-            for key in sorted(wanted.keys() | actual.keys()):
-                if wanted.get(key) != actual.get(key):
-                    found.append(
-                        Difference(
-                            map=name,
-                            key=show[0](key),
-                            desired=show[1](wanted[key]) if key in wanted else "",
-                            actual=show[1](actual[key]) if key in actual else "",
-                        )
-                    )
+            found += [
+                _difference(name, key, wanted.get(key), actual.get(key))
+                for key in sorted(wanted.keys() | actual.keys())
+                if wanted.get(key) != actual.get(key)
+            ]
     return found
+
+
+def _difference(name: str, key: bytes, desired: bytes | None, actual: bytes | None) -> Difference:
+    show_key, show = _SHOW[name]
+    return Difference(
+        map=name,
+        key=show_key(key),
+        desired="" if desired is None else show(desired),
+        actual="" if actual is None else show(actual),
+    )
 
 
 def _present(_: bytes) -> str:

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import bpf
 from agent.capture import pins, syscalls
@@ -110,7 +111,7 @@ def _compile(flags: list[str]) -> Compiled:
     return Compiled(code=code, license=library.bpf_module_license(module.module).decode())
 
 
-def _import_bcc():  # type: ignore[no-untyped-def]  # bcc has no types
+def _import_bcc() -> ModuleType:
     try:
         import bcc
     except ImportError:
@@ -122,7 +123,8 @@ def _import_bcc():  # type: ignore[no-untyped-def]  # bcc has no types
             raise KernelError(
                 "bcc is not installed", hint="Install it: apt install python3-bpfcc"
             ) from error
-    return bcc
+    module: ModuleType = bcc
+    return module
 
 
 def _compile_hint(tree: HeaderTree, said: str) -> str:

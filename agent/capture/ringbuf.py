@@ -38,7 +38,7 @@ class RingReader:
         return self._fd
 
     def read(self, limit: int = 4096) -> Iterator[bytes]:
-        """Records that are ready, at most `limit`; each is consumed before the next is looked at."""
+        """Records that are ready, at most `limit`; each is consumed when taken."""
         for _ in range(limit):
             (consumed,) = struct.unpack_from("=Q", self._consumer)
             (produced,) = struct.unpack_from("=Q", self._producer)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 
 from agent.capture import cgroup
-from mesh.model.workload import Exclusions
 from tests.netns.capture.world import Node, PodNs, process, run_in, workload
 
 pytestmark = pytest.mark.root

@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -64,14 +65,14 @@ class PodNs:
     def v6(self) -> IPv6Address:
         return IPv6Address(f"fd98:{self.number}::2")
 
-    def socket(self, family: int = socket.AF_INET) -> socket.socket:
+    def tcp(self, family: int = socket.AF_INET) -> socket.socket:
         """A TCP socket inside, made by this process (which is not in the pods' cgroup)."""
         return call_in_netns(self.fd, lambda: socket.socket(family, socket.SOCK_STREAM))
 
     def listen(self, address: str, port: int = 0) -> socket.socket:
         """A listener inside."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        listener = self.socket(family)
+        listener = self.tcp(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -307,3 +308,11 @@ def run_in(pod: PodNs, cgroup_path: Path, code: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def eventually(condition: Callable[[], bool], deadline_s: float = 5.0) -> None:
+    """Wait for the kernel to have finished something that no call announces."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, "condition did not come true"
+        time.sleep(0.005)

@@ -92,7 +92,7 @@ def origdst(node: str | None, output: Output) -> None:
     """List captured connections that ztunnel has not asked about yet (map mn_orig_dst)."""
     from agent.capture import inspect
 
-    _show(node, output, inspect.orig_dst, kernel_tables.ORIG_DST)
+    _show(node, output, inspect.origdst, kernel_tables.ORIG_DST)
 
 
 @bpf.command()
@@ -140,14 +140,25 @@ def stats(node: str | None, numeric: bool, output: Output) -> None:
 
 @bpf.command()
 @node_option
+@numeric_option
+@output_option()
+def flows(node: str | None, numeric: bool, output: Output) -> None:
+    """List open direct connections, oldest first (map mn_flow)."""
+    from agent.capture import inspect
+
+    _show(node, output, inspect.flows, kernel_tables.FLOWS, numeric)
+
+
+@bpf.command()
+@node_option
 @click.option("-a", "--all", "everything", is_flag=True, help="Also what was let through.")
 @output_option()
 def drops(node: str | None, everything: bool, output: Output) -> None:
     """Count refusals by reason (map mn_reason)."""
     from agent.capture import inspect
 
-    def read(paths: NodePaths) -> Sequence[DropView]:
-        found = inspect.drops(paths)
+    def read(name: str) -> Sequence[DropView]:
+        found = inspect.drops(name)
         return [one for one in found if one.count and (everything or one.refusal)]
 
     _show(node, output, read, kernel_tables.DROPS)
@@ -184,23 +195,23 @@ def fsck(context: click.Context, node: str | None, output: Output) -> None:
     Entries of namespaces that are gone, links without a target, dangling backends, maps of another
     version. Ends with 1 if anything is found.
     """
-    from agent.capture import inspect
+    from agent.capture.fsck import fsck as find_faults
 
-    if _show(node, output, inspect.fsck, kernel_tables.FINDINGS):
+    if _show(node, output, find_faults, kernel_tables.FINDINGS):
         context.exit(Exit.NEGATIVE)
 
 
 def _show(
     node: str | None,
     output: Output,
-    read: Callable[[NodePaths], Sequence[View]],
+    read: Callable[[str], Sequence[View]],
     layout: Layout[View],
     numeric: bool = False,
 ) -> int:
     """Print what `read` finds; returns the number of entries."""
     paths = paths_of(node)
     require_pins(paths)
-    entries = read(paths)
+    entries = read(paths.node)
     names = _names(paths, numeric)
     body = {
         "schema_version": SCHEMA_VERSION,
@@ -228,7 +239,7 @@ def require_pins(paths: NodePaths) -> None:
 def _names(paths: NodePaths, numeric: bool) -> Names:
     from agent.capture import inspect
 
-    numbering = inspect.saved_numbering(paths)
+    numbering = inspect.saved_numbering(paths.node)
     services = {
         number: f"{key.service}:{key.port}" for number, key in numbering.service_names().items()
     }

@@ -8,10 +8,12 @@ from typing import Generic, TypeVar
 
 from agent.admin.codec import to_plain
 from agent.capture.views import (
+    BackendView,
     Difference,
     DropView,
     EnrolledView,
     Finding,
+    FlowView,
     IdentityView,
     LinkView,
     MapView,
@@ -21,7 +23,7 @@ from agent.capture.views import (
     ServiceView,
     StatsView,
 )
-from agent.cli.table import columns, counted, size, table
+from agent.cli.table import age, columns, counted, size, table
 
 View = TypeVar("View")
 
@@ -106,17 +108,12 @@ def _seconds(number: int) -> str:
     return f"{number / 1e9:.3f}s"
 
 
-def _service_rows(view: ServiceView, names: Names) -> tuple[str, ...]:
-    backends = [
-        f"{backend.index} <missing>"
-        if backend.missing
-        else f"[{backend.address}]:{backend.port}"
-        if ":" in backend.address
-        else f"{backend.address}:{backend.port}"
-        for backend in view.backends
-    ]
-    service = names.service(view.service)
-    return (view.vip, str(view.port), service, _list(view.flags), _list(backends))
+def _address(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def _backend(view: BackendView) -> str:
+    return f"{view.index} <missing>" if view.missing else _address(view.address, view.port)
 
 
 MAPS: Layout[MapView] = Layout(
@@ -183,10 +180,13 @@ POLICY: Layout[PolicyView] = Layout(
 )  # fmt: skip
 SERVICES: Layout[ServiceView] = Layout(
     heads="ADDRESS >PORT SERVICE FLAGS BACKENDS",
-    row=_service_rows,
+    row=lambda v, names: (
+        v.vip, str(v.port), names.service(v.service), _list(v.flags),
+        _list([_backend(backend) for backend in v.backends]),
+    ),
     order=lambda v: (v.vip, v.port),
     noun="service port",
-)
+)  # fmt: skip
 STATS: Layout[StatsView] = Layout(
     heads="FROM TO >PORT PATH >OPENED >CLOSED >FAILED >SENT >RECEIVED >RETRANSMITS >RTT-US",
     row=lambda v, names: (
@@ -196,6 +196,15 @@ STATS: Layout[StatsView] = Layout(
     ),
     order=lambda v: (v.src_workload, v.dst_workload, v.port, v.path),
     noun="row",
+)  # fmt: skip
+FLOWS: Layout[FlowView] = Layout(
+    heads=">AGE FROM TO SOURCE DESTINATION >SOCKET-COOKIE",
+    row=lambda v, names: (
+        age(v.age_s), names.workload(v.src_workload), names.workload(v.dst_workload),
+        _address(v.src, v.src_port), _address(v.dst, v.dst_port), str(v.socket_cookie),
+    ),
+    order=lambda v: (int(-v.age_s * 1000), v.socket_cookie),
+    noun="flow",
 )  # fmt: skip
 DROPS: Layout[DropView] = Layout(
     heads="REASON >NUMBER >COUNT MEANING",

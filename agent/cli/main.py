@@ -61,6 +61,14 @@ class Root(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, lazy.summary) for name, lazy in COMMANDS.items()])
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Know of `-o json` before anything can go wrong: then usage errors are JSON too."""
+        words = " ".join(args)
+        ctx.meta[JSON_MODE] = any(
+            form in words for form in ("-o json", "-ojson", "--output json", "--output=json")
+        )
+        return super().parse_args(ctx, args)
+
     def make_context(
         self,
         info_name: str | None,

@@ -13,7 +13,12 @@ from importlib.util import find_spec
 
 from agent.admin.client import AdminClient
 from agent.admin.view import NodeStatus
+from agent.capture.cgroup import cgroup_mount
+from agent.capture.features import is_bpffs
+from agent.capture.headers import find_headers
+from agent.capture.probe import Feature, probe
 from agent.paths import SCHEMA_VERSION, NodePaths
+from bpf.layout import MAPS, PROGRAMS
 from mesh.errors import MeshnodeError
 
 MODULES = (
@@ -32,7 +37,7 @@ class MachineFacts:
     Attributes:
         cgroup, headers: path, or empty with the reason beside it.
         clock_synchronised: None where the kernel does not say.
-        kernel_problems: features that the hooks need and the kernel lacks; None = not asked.
+        features: what was tried of the kernel; None = needs root.
     """
 
     is_root: bool
@@ -48,7 +53,7 @@ class MachineFacts:
     kernel_version: tuple[int, int]
     cgroup: str
     has_bpffs: bool
-    kernel_problems: tuple[str, ...] | None
+    features: tuple[Feature, ...] | None
     metrics_port_taken: bool
 
 
@@ -92,8 +97,8 @@ def machine_facts() -> MachineFacts:
         kernel=platform.release(),
         kernel_version=_kernel_version(platform.release()),
         cgroup=cgroup,
-        has_bpffs=_has_bpffs(),
-        kernel_problems=_kernel_problems() if is_root else None,
+        has_bpffs=is_bpffs(),
+        features=tuple(probe()) if is_root else None,
         metrics_port_taken=_is_taken(METRICS_PORT),
     )
 
@@ -107,8 +112,6 @@ def node_facts(paths: NodePaths) -> NodeFacts:
         schemas = []
     except PermissionError:
         return NodeFacts(node=paths.node, can_read_pins=False, status=status, no_status=no_status)
-    from bpf.layout import MAPS, PROGRAMS
-
     maps, progs = _names(paths, "maps"), _names(paths, "progs")
     return NodeFacts(
         node=paths.node,
@@ -144,27 +147,11 @@ def _attempt(find: Callable[[], str]) -> tuple[str, str]:
 
 
 def _headers() -> str:
-    from agent.capture.headers import find_headers
-
     return str(find_headers(platform.release(), os.environ).generated)
 
 
 def _cgroup() -> str:
-    from agent.capture.cgroup import cgroup_mount
-
     return str(cgroup_mount())
-
-
-def _has_bpffs() -> bool:
-    from agent.capture.features import is_bpffs
-
-    return is_bpffs()
-
-
-def _kernel_problems() -> tuple[str, ...]:
-    from agent.capture.probe import kernel_problems
-
-    return tuple(kernel_problems())
 
 
 def _has_library(name: str) -> bool:

@@ -9,6 +9,9 @@ from agent.cli.checks.result import Anchor, Check, Group
 
 KERNEL_FLOOR = (5, 15)
 
+_ASKED_WITHOUT_ROOT = frozenset({"root", "cgroup v2", "BPF file system", "kernel headers for bcc"})
+"""What the probe tries too; here it is found without root, with a hint of its own."""
+
 _MACHINE = Group("machine")
 _KERNEL = Group("kernel")
 
@@ -26,7 +29,7 @@ def machine_checks(facts: MachineFacts, *, agent_runs: bool) -> Iterator[Check]:
     yield _version(facts)
     yield _cgroup(facts)
     yield _bpffs(facts)
-    yield _features(facts)
+    yield from _features(facts)
 
 
 def _root(facts: MachineFacts) -> Check:
@@ -114,11 +117,20 @@ def _bpffs(facts: MachineFacts) -> Check:
     return _KERNEL.failed("bpffs", "not mounted at /sys/fs/bpf", hint, Anchor.BPFFS)
 
 
-def _features(facts: MachineFacts) -> Check:
-    if facts.kernel_problems is None:
-        return _KERNEL.skipped("hooks and helpers", "needs root")
-    if not facts.kernel_problems:
-        return _KERNEL.ok("hooks and helpers")
-    detail = "; ".join(facts.kernel_problems)
-    hint = "use a kernel that has them"
-    return _KERNEL.failed("hooks and helpers", detail, hint, Anchor.FEATURES)
+def _features(facts: MachineFacts) -> Iterator[Check]:
+    if facts.features is None:
+        yield _KERNEL.skipped("hooks and helpers", "needs root")
+        return
+    for one in facts.features:
+        if one.name in _ASKED_WITHOUT_ROOT:
+            continue
+        if one.present:
+            yield _KERNEL.ok(one.name)
+            continue
+        since = f"Linux {one.since} and later have it; " if one.since else ""
+        if one.required:
+            hint = f"{since}the agent does not start without it"
+            yield _KERNEL.failed(one.name, one.detail, hint, Anchor.FEATURES)
+        else:
+            hint = f"{since}the agent works without it"
+            yield _KERNEL.warning(one.name, one.detail, hint, Anchor.FEATURES)

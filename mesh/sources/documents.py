@@ -107,15 +107,18 @@ def load_documents(text: str) -> list[Document]:
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise _translate(error) from error
+        raise _translate(error, text) from error
     return documents
 
 
-def _translate(error: yaml.YAMLError) -> DocumentError:
+def _translate(error: yaml.YAMLError, text: str) -> DocumentError:
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         parts = [part for part in (error.context, error.problem) if part]
-        return DocumentError(mark.line + 1 if mark else 1, f"no valid YAML: {', '.join(parts)}")
+        # What is missing at the end is missed after it: name the last line there is.
+        last = max(text.rstrip("\n").count("\n") + 1, 1)
+        line = min(mark.line + 1, last) if mark else 1
+        return DocumentError(line, f"no valid YAML: {', '.join(parts)}")
     return DocumentError(1, f"no valid YAML: {str(error).splitlines()[0]}")
 
 

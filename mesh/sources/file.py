@@ -12,7 +12,8 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class FileSource:
                 f"{self._directory}: {error.strerror}; --source file:DIR needs a directory"
             ) from error
 
-    async def watch(self) -> AsyncIterator[ObjectSet]:
+    async def watch(self) -> AsyncGenerator[ObjectSet, None]:
         """Yield everything, then everything again after each change, until cancelled.
 
         Raises `ConfigError` if the directory is missing at the start.
@@ -70,15 +71,14 @@ class FileSource:
         current = await asyncio.to_thread(self.load_once)
         yield current
         while True:
-            async for _ in self._ticks():
-                found = await asyncio.to_thread(self._rescan)
-                if found != current:
-                    current = found
-                    yield current
-                if not self._directory.is_dir():
-                    break  # Its watch died with it.
+            async with aclosing(self._ticks()) as ticks:
+                async for _ in ticks:
+                    found = await asyncio.to_thread(self._rescan)
+                    if found != current:
+                        current = found
+                        yield current
 
-    async def _ticks(self) -> AsyncIterator[None]:
+    async def _ticks(self) -> AsyncGenerator[None, None]:
         """Yield on every change, and every `RESCAN_MS` without one."""
         identity = _identity(self._directory)
         if identity is None:
@@ -93,10 +93,11 @@ class FileSource:
             rust_timeout=RESCAN_MS,
             yield_on_timeout=True,
         )
-        async for _ in changes:
-            yield
-            if _identity(self._directory) != identity:
-                return  # Another directory has taken its place.
+        async with aclosing(changes):
+            async for _ in changes:
+                yield
+                if _identity(self._directory) != identity:
+                    return  # The watch follows the old directory, wherever it is now.
 
     def _rescan(self) -> ObjectSet:
         try:

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from mesh.identity.bootstrap import init_ca
-
 from agent.options import AgentOptions, CaJoin, CaServe
 from mesh.errors import ConfigError
+from mesh.identity.bootstrap import init_ca
 from mesh.identity.client import CaClient
 from mesh.identity.directory import SnapshotDirectory
 from mesh.identity.host import CaHost

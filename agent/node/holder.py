@@ -46,11 +46,15 @@ class HolderKeeper:
         async with self._turn:
             await asyncio.to_thread(self._close_pod, uid)
 
-    async def stray_pods(self, wanted: set[WorkloadUid]) -> list[WorkloadUid]:
-        """Pods the holder still has from an earlier agent that nobody wants now."""
+    async def known_pods(self) -> dict[WorkloadUid, int]:
+        """Pods the holder has (also from an earlier agent), with their netns cookies."""
         async with self._turn:
             records = await asyncio.to_thread(self._connected().pods)
-        return [WorkloadUid(r.uid) for r in records if r.uid not in wanted]
+        return {WorkloadUid(r.uid): r.cookie for r in records}
+
+    def sockets(self) -> dict[WorkloadUid, PodSockets]:
+        """Our copies of all listeners."""
+        return {uid: sockets for uid, (_, sockets) in self._pods.items()}
 
     def worker_channel(self) -> int:
         """A new channel with a worker's rights, as a descriptor the caller owns. Thread-safe."""

@@ -78,6 +78,13 @@ class LocalPods:
         self._wanted = {w.uid: w for w in workloads}
         self._wake.set()
 
+    def recall(self, cookies: Mapping[WorkloadUid, int]) -> None:
+        """Take over what an earlier agent captured, so that nothing is let go in between."""
+        for uid, cookie in cookies.items():
+            workload = self._wanted.get(uid)
+            if workload is not None:
+                self._pods[uid] = LocalPod(workload, cookie=cookie)
+
     def cookies(self) -> dict[WorkloadUid, int]:
         """Captured pods, with the cookies of their namespaces."""
         return {uid: pod.cookie for uid, pod in self._pods.items() if pod.cookie}
@@ -106,8 +113,8 @@ class LocalPods:
     async def run(self) -> None:
         """Keep the pods as wanted until cancelled."""
         await self._wake.wait()
-        for uid in await self._holder.stray_pods(set(self._wanted)):
-            await self._leave(uid)
+        for uid in set(await self._holder.known_pods()) - set(self._wanted):
+            await self._holder.close_pod(uid)
         while True:
             self._wake.clear()
             await self._reconcile()

@@ -11,6 +11,7 @@ import random
 import socket
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.holder.protocol import Family, SocketKind
@@ -126,7 +127,7 @@ class Outbound:
             case RefusePlan():
                 self._refuse(source, sock, client, dialled, plan)
 
-    def _choose(self, endpoints: object) -> Endpoint:
+    def _choose(self, endpoints: Sequence[Endpoint]) -> Endpoint:
         return choose_least_loaded(endpoints, lambda e: self._active[e.address], self._random)
 
     def _refuse(
@@ -209,7 +210,9 @@ class Outbound:
             )
             self.dial_failed(key, flag, str(error))
             return
-        self.context.engine.client(sock, credentials, key.expected, OutboundTunnel(self, key))
+        self.context.engine.client(
+            sock, credentials, key.expected, OutboundTunnel(self, self.pool, key)
+        )
 
     def tunnel_up(self, key: PoolKey, tunnel: Tunnel) -> None:
         """A dialled tunnel is ready: let the waiting connections in."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from agent.ztunnel.pool import PoolKey, TunnelPool
 from mesh.model.connection import ResponseFlag
 from mesh.tunnel.contract import Loss, LossReason, StreamRequest, Tunnel
 
 log = logging.getLogger(__name__)
+
+W = TypeVar("W")
 
 _FLAG_OF_LOSS = {
     LossReason.TLS: ResponseFlag.TLS_FAILURE,
@@ -21,18 +23,17 @@ _FLAG_OF_LOSS = {
 class TunnelUser(Protocol):
     """Whoever dialled; `Outbound` in practice."""
 
-    @property
-    def pool(self) -> TunnelPool[object]: ...
     def tunnel_up(self, key: PoolKey, tunnel: Tunnel) -> None: ...
     def serve_waiting(self, key: PoolKey) -> None: ...
     def dial_failed(self, key: PoolKey, flag: ResponseFlag, detail: str) -> None: ...
 
 
-class OutboundTunnel:
+class OutboundTunnel(Generic[W]):
     """`TunnelEvents` of one dialled tunnel."""
 
-    def __init__(self, user: TunnelUser, key: PoolKey) -> None:
+    def __init__(self, user: TunnelUser, pool: TunnelPool[W], key: PoolKey) -> None:
         self._user = user
+        self._pool = pool
         self._key = key
         self._up = False
 
@@ -41,7 +42,7 @@ class OutboundTunnel:
         self._user.tunnel_up(self._key, tunnel)
 
     def tunnel_draining(self, tunnel: Tunnel) -> None:
-        self._user.pool.lost(self._key, tunnel)
+        self._pool.lost(self._key, tunnel)
 
     def stream_requested(self, tunnel: Tunnel, request: StreamRequest) -> None:
         request.refuse(400)  # Servers do not open streams in HBONE.
@@ -53,7 +54,7 @@ class OutboundTunnel:
         detail = f"tunnel to {self._key.peer}: {loss.detail or loss.reason}"
         if self._up:
             log.info("%s ended (%s)", detail, loss.reason)
-            self._user.pool.lost(self._key, tunnel)
+            self._pool.lost(self._key, tunnel)
         else:
             log.warning("%s", detail)
             flag = _FLAG_OF_LOSS.get(loss.reason, ResponseFlag.CONNECT)

@@ -1,0 +1,190 @@
+"""Connections that the kernel let go directly, or refused: turned into records, and judged again.
+
+They never pass a worker. The kernel reports refused and ended ones through a ring buffer; open ones
+stand in a map, so that a policy change reaches them too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from agent.capture.flows import OpenFlow, destroy_flow, list_flows
+from agent.capture.ringbuf import RingReader
+from agent.capture.telemetry import ClosedConnection, DeniedConnect, KernelEvent, decode_event
+from agent.netns import open_netns
+from agent.node.kernel import KernelPlane
+from agent.ztunnel.recorder import party
+from bpf.layout import PathKind, Reason
+from mesh.errors import KernelError
+from mesh.model.address import SocketAddress
+from mesh.model.connection import ConnectionRecord, Path, Reporter, ResponseFlag
+from mesh.model.snapshot import MeshSnapshot
+from mesh.model.verdict import ConnectionFacts, Decision, Verdict
+from mesh.model.workload import Workload
+from mesh.policy.engine import PolicyIndex
+
+log = logging.getLogger(__name__)
+
+_PATHS = {PathKind.DIRECT: Path.DIRECT, PathKind.PASSTHROUGH: Path.PASSTHROUGH}
+_FLAGS = {
+    Reason.DENY_POLICY: ResponseFlag.DENY,
+    Reason.DENY_NO_ENDPOINT: ResponseFlag.NO_HEALTHY_UPSTREAM,
+}
+MAX_CUT_REMEMBERED = 4096
+
+
+class DirectConnections:
+    """The node's view of the kernel's own path."""
+
+    def __init__(self, kernel: KernelPlane, get_snapshot: Callable[[], MeshSnapshot]) -> None:
+        self._kernel = kernel
+        self._get_snapshot = get_snapshot
+        self._ring = RingReader(kernel.maps["mn_events"])
+        self._cut: dict[tuple[SocketAddress, SocketAddress], str] = {}
+
+    def close(self) -> None:
+        self._ring.close()
+
+    # -- records --------------------------------------------------------------------------------
+
+    def records(self) -> Iterator[ConnectionRecord]:
+        """Everything the kernel reported since the last call. Call it before policy changes:
+        the numbers of reasons mean something else afterwards."""
+        names = self._kernel.numbering.workload_names()
+        workloads = self._get_snapshot().workloads
+
+        def find(number: int) -> Workload | None:
+            uid = names.get(number)
+            return workloads.get(uid) if uid is not None else None
+
+        for raw in self._ring.read():
+            event = decode_event(raw)
+            yield self._record(event, find(event.src_workload), find(event.dst_workload))
+
+    def _record(
+        self, event: KernelEvent, src: Workload | None, dst: Workload | None
+    ) -> ConnectionRecord:
+        match event:
+            case DeniedConnect():
+                return self._denied(event, src, dst)
+            case ClosedConnection():
+                return self._closed(event, src, dst)
+
+    def _base(
+        self,
+        event: KernelEvent,
+        src: Workload | None,
+        dst: Workload | None,
+        src_addr: SocketAddress,
+    ) -> ConnectionRecord:
+        service = self._get_snapshot().by_vip.get(event.dialled.ip)
+        return ConnectionRecord(
+            reporter=Reporter.SOURCE,
+            path=Path.DIRECT,
+            flag=ResponseFlag.NONE,
+            src=party(src, src.identity if src else None),
+            dst=party(dst, dst.identity if dst and dst.enrolled else None),
+            src_addr=src_addr,
+            dst_addr=event.dst,
+            opened_at=time.time() - (time.monotonic_ns() - event.time_ns) / 1e9,
+            duration_s=0.0,
+            bytes_sent=0,
+            bytes_received=0,
+            service=service.key if service else "",
+        )
+
+    def _denied(
+        self, event: DeniedConnect, src: Workload | None, dst: Workload | None
+    ) -> ConnectionRecord:
+        same_family = [
+            a for a in (src.addresses if src else ()) if a.version == event.dst.ip.version
+        ]
+        src_addr = SocketAddress(same_family[0] if same_family else event.dst.ip, 0)
+        base = self._base(event, src, dst, src_addr)
+        flag = _FLAGS.get(event.reason, ResponseFlag.CONNECT)
+        if event.reason is not Reason.DENY_POLICY:
+            return replace(base, flag=flag, detail=event.reason.name.lower())
+        reasons = self._kernel.policy.reasons
+        if event.policy_reason >= len(reasons):
+            return replace(base, flag=flag, detail="denied by policy")
+        why = reasons[event.policy_reason]
+        verdict = Verdict(allowed=False, decision=why.decision, decided_by=why.decided_by)
+        return replace(base, flag=flag, policy=str(why.decided_by or ""), detail=str(verdict))
+
+    def _closed(
+        self, event: ClosedConnection, src: Workload | None, dst: Workload | None
+    ) -> ConnectionRecord:
+        base = self._base(event, src, dst, event.src)
+        cut = self._cut.pop((event.src, event.dst), "")
+        flag = ResponseFlag.NONE if event.established else ResponseFlag.CONNECT
+        return replace(
+            base,
+            path=_PATHS[event.path],
+            flag=ResponseFlag.POLICY_CHANGE if cut else flag,
+            detail=cut,
+            opened_at=base.opened_at - event.duration_s,
+            duration_s=event.duration_s,
+            bytes_sent=event.bytes_sent,
+            bytes_received=event.bytes_received,
+        )
+
+    # -- open ones ------------------------------------------------------------------------------
+
+    def open_flows(self) -> list[OpenFlow]:
+        """Direct connections that are open now."""
+        return list_flows(self._kernel.maps)
+
+    def judge_again(self, policies: PolicyIndex) -> int:
+        """End open direct connections that policy does not allow any more; how many."""
+        snapshot = self._get_snapshot()
+        names = self._kernel.numbering.workload_names()
+        cut = 0
+        for flow in self.open_flows():
+            src_uid, dst_uid = names.get(flow.src_workload), names.get(flow.dst_workload)
+            src = snapshot.workloads.get(src_uid) if src_uid else None
+            dst = snapshot.workloads.get(dst_uid) if dst_uid else None
+            verdict = _judge(policies, src, dst, flow)
+            if not verdict.allowed:
+                self._end(flow, src, dst, verdict)
+                cut += 1
+        return cut
+
+    def _end(
+        self, flow: OpenFlow, src: Workload | None, dst: Workload | None, verdict: Verdict
+    ) -> None:
+        if len(self._cut) < MAX_CUT_REMEMBERED:
+            self._cut[flow.src, flow.dst] = f"policy changed: {verdict}"
+        src_fd, dst_fd = _open(src), _open(dst)
+        try:
+            destroy_flow(flow, src_fd, dst_fd)
+        except KernelError as error:
+            log.error("%s to %s could not be cut: %s", flow.src, flow.dst, error)
+        finally:
+            for fd in (src_fd, dst_fd):
+                if fd is not None:
+                    os.close(fd)
+
+
+def _judge(
+    policies: PolicyIndex, src: Workload | None, dst: Workload | None, flow: OpenFlow
+) -> Verdict:
+    if src is None or dst is None or not dst.enrolled:
+        # Whose it was, nobody can tell any more: it may not go on unjudged.
+        return Verdict(allowed=False, decision=Decision.UNKNOWN_DESTINATION)
+    return policies.evaluate(
+        dst, ConnectionFacts(principal=src.identity, src=flow.src, dst=flow.dst)
+    )
+
+
+def _open(workload: Workload | None) -> int | None:
+    """The workload's namespace, if it can be found."""
+    if workload is None or workload.netns is None:
+        return None
+    try:
+        return open_netns(workload.netns)
+    except KernelError:
+        return None

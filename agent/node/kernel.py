@@ -1,0 +1,163 @@
+"""The node's hold on the kernel: programs loaded, maps as desired, pods captured, flows watched.
+
+Everything here is synchronous and quick; nothing compiles in this process (the loader is a child).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.capture import links
+from agent.capture.cgroup import agent_cgroup_path, cgroup_mount, make_agent_cgroup
+from agent.capture.desired import AgentCgroup, KernelState, desired_state, number_snapshot
+from agent.capture.enrolment import Enrolment, PodCapture
+from agent.capture.numbering import Numbering
+from agent.capture.pins import PinnedMaps, open_maps
+from agent.capture.reconcile import reconcile
+from agent.capture.transparent import make_transparent, undo_transparent
+from agent.holder.client import PodSockets
+from agent.holder.protocol import ListenerName
+from agent.netns import open_netns
+from agent.node.canary import with_canary
+from agent.paths import NodePaths
+from bpf.layout import Target
+from mesh.errors import KernelError, MeshnodeError
+from mesh.model.kernel import KernelPolicy
+from mesh.model.snapshot import MeshSnapshot
+from mesh.model.workload import Workload, WorkloadUid
+from mesh.policy.engine import PolicyIndex
+from mesh.policy.kernel import compile_kernel_policy
+
+log = logging.getLogger(__name__)
+
+LOADER_TIMEOUT_S = 120.0
+
+
+async def run_loader(paths: NodePaths) -> None:
+    """Compile if anything changed, load and pin, in a child. Raises `KernelError`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agent.capture.loader", "--node", paths.node,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(LOADER_TIMEOUT_S):
+            _, said = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode != 0:
+        raise KernelError("loading the kernel programs", hint=said.decode("utf-8", "replace"))
+
+
+class KernelPlane:
+    """Maps, links and enrolment of one node. Open it after the loader ran."""
+
+    def __init__(self, paths: NodePaths, pods_cgroup: Path | None) -> None:
+        self._paths = paths
+        self.maps: PinnedMaps = open_maps(paths)
+        self._enrolment = Enrolment(paths, self.maps)
+        self.agent_cgroup: AgentCgroup = make_agent_cgroup(paths)
+        links.attach_cgroup(paths, Target.AGENT_CGROUP, agent_cgroup_path(paths))
+        links.update_lookups(paths)
+        links.collect_defunct(paths)
+        self.pods_cgroup = pods_cgroup or cgroup_mount()
+        self._attached = False
+        self._captured: dict[WorkloadUid, tuple[int, Workload]] = {}
+        self.numbering = Numbering()
+        self.policy: KernelPolicy = KernelPolicy(
+            src_class={}, dst_class={}, verdicts={}, reasons=()
+        )
+        self.state: KernelState | None = None
+        self.problem = ""
+
+    def apply(
+        self,
+        snapshot: MeshSnapshot,
+        policies: PolicyIndex,
+        node: str,
+        cookies: Mapping[WorkloadUid, int],
+    ) -> None:
+        """Make the maps say what the snapshot says. A full map is kept as `problem`: what did not
+        fit goes to ztunnel."""
+        seen = with_canary(snapshot)
+        self.policy = compile_kernel_policy(policies, snapshot, node)
+        self.numbering = number_snapshot(seen, self.numbering)
+        self.state = desired_state(
+            snapshot=seen,
+            local=cookies,
+            policy=self.policy,
+            numbering=self.numbering,
+            agent=self.agent_cgroup,
+        )
+        try:
+            reconcile(self.maps, self.state)
+            self.problem = ""
+        except KernelError as error:
+            self.problem = str(error)
+            log.error("the kernel does not hold everything: %s", error)
+        if not self._attached:
+            links.attach_cgroup(self._paths, Target.PODS_CGROUP, self.pods_cgroup)
+            self._attached = True
+
+    def enrol(self, workload: Workload, netns: str, sockets: PodSockets) -> None:
+        """Capture a pod; `apply` must have run with its cookie."""
+        if self.state is None or sockets.cookie not in self.state.pods:
+            raise KernelError(f"enrolling {workload.uid}", hint="The mesh state is not there yet.")
+        plaintext = sockets.listeners[ListenerName.PLAINTEXT]
+        netns_fd = open_netns(netns)
+        try:
+            make_transparent(netns_fd)
+            self._enrolment.enrol(
+                PodCapture(
+                    netns_cookie=sockets.cookie,
+                    netns_fd=netns_fd,
+                    plaintext=dict.fromkeys(workload.addresses, plaintext),
+                    entry=self.state.pods[sockets.cookie],
+                )
+            )
+        finally:
+            os.close(netns_fd)
+        self._captured[workload.uid] = (sockets.cookie, workload)
+
+    def renew_listeners(self, uid: WorkloadUid, sockets: PodSockets) -> None:
+        """Steer a pod's inbound connections to the listener that a new holder has."""
+        captured = self._captured.get(uid)
+        if captured is not None:
+            for address in captured[1].addresses:
+                self._enrolment.set_listener(address, sockets.listeners[ListenerName.PLAINTEXT])
+
+    def leave(self, uid: WorkloadUid) -> None:
+        """Let a pod go; harmless if it is not captured."""
+        captured = self._captured.pop(uid, None)
+        if captured is None:
+            return
+        cookie, workload = captured
+        self._enrolment.leave(cookie, workload.addresses)
+        if workload.netns is not None:
+            try:
+                netns_fd = open_netns(workload.netns)
+            except KernelError:
+                return  # The namespace is gone, and its routes with it.
+            try:
+                undo_transparent(netns_fd)
+            except MeshnodeError as error:
+                log.warning("%s: routes were not removed: %s", uid, error)
+            finally:
+                os.close(netns_fd)
+
+    def leave_strangers(self, cookies: set[int]) -> None:
+        """Let go of namespaces that an earlier agent captured and that are gone or unwanted."""
+        for cookie in self._enrolment.enrolled() - cookies:
+            self._enrolment.leave(cookie, ())
+
+    def close(self) -> None:
+        """Close our descriptors; what is pinned stays in force."""
+        self.maps.close()

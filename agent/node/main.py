@@ -1,0 +1,151 @@
+"""`meshnode agent`: build the node from its options, run it, wind it up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack
+from typing import TextIO
+
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from agent.admin.server import serve_admin, serve_metrics
+from agent.admin.view import LogLevel
+from agent.capture.cgroup import agent_cgroup_path, make_agent_cgroup
+from agent.node.certificates import open_source
+from agent.node.holder import HolderKeeper
+from agent.node.kernel import KernelPlane, run_loader
+from agent.node.lock import node_lock
+from agent.node.node import Node
+from agent.node.view import View
+from agent.options import AgentOptions
+from agent.paths import NodePaths
+from mesh.errors import ConfigError, KernelError
+from mesh.identity.store import CertificateStore
+from mesh.sources.file import FileSource
+from mesh.sources.objects import ObjectSet
+from mesh.telemetry.access_log import AccessLog
+from mesh.telemetry.metrics import MeshMetrics
+from mesh.telemetry.node_metrics import NodeCollector
+
+log = logging.getLogger(__name__)
+
+
+def run_agent(options: AgentOptions) -> None:
+    """Run a node's agent until SIGTERM or SIGINT. Raises `MeshnodeError` if it cannot start."""
+    if os.geteuid() != 0:
+        raise KernelError("meshnode agent", hint="It needs root: run it with sudo.")
+    logging.basicConfig(
+        level=str(options.log_level).upper(), format="%(asctime)s %(levelname)s %(message)s"
+    )
+    paths = NodePaths(options.node)
+    with ExitStack() as stack:
+        stack.enter_context(node_lock(paths))
+        access_log = _open_access_log(options, stack)
+        uvloop.run(_serve(options, paths, access_log))
+
+
+def _open_access_log(options: AgentOptions, stack: ExitStack) -> AccessLog:
+    stream: TextIO = sys.stdout
+    if options.access_log_file is not None:
+        try:
+            stream = stack.enter_context(options.access_log_file.open("a", buffering=1))
+        except OSError as error:
+            raise ConfigError(f"{options.access_log_file}: {error.strerror}") from error
+
+    def write(line: str) -> None:
+        stream.write(line)
+        stream.flush()
+
+    access_log = AccessLog(write, options.access_log, now=time.monotonic)
+    stack.callback(access_log.close)
+    return access_log
+
+
+async def _serve(options: AgentOptions, paths: NodePaths, access_log: AccessLog) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await run_loader(paths)
+    make_agent_cgroup(paths)
+    async with AsyncExitStack() as stack:
+        holder = HolderKeeper(paths, agent_cgroup_path(paths))
+        stack.callback(holder.close)
+        await holder.ensure()
+        kernel = KernelPlane(paths, options.cgroup)
+        stack.callback(kernel.close)
+        registry = CollectorRegistry()
+        node = Node(
+            options=options,
+            paths=paths,
+            access_log=access_log,
+            kernel=kernel,
+            holder=holder,
+            metrics=MeshMetrics(registry, now=time.monotonic),
+        )
+        stack.callback(node.direct.close)
+        stack.push_async_callback(node.canary.aclose)
+        changes = FileSource(options.source.directory).watch()
+        node.reduce(await anext(changes))
+        await _run(node, changes, stop, stack, registry, paths)
+
+
+async def _run(
+    node: Node,
+    changes: AsyncIterator[ObjectSet],
+    stop: asyncio.Event,
+    stack: AsyncExitStack,
+    registry: CollectorRegistry,
+    paths: NodePaths,
+) -> None:
+    """Everything that needs the first snapshot; ends when `stop` is set."""
+    source, ca = await open_source(node.options, lambda: node.snapshot, stack)
+    store = CertificateStore(source, clock=time.time, random=random.random)
+    view = _view(node, store)
+    NodeCollector(registry, view.readings)
+    await stack.enter_async_context(serve_admin(view, paths.admin_socket))
+    await stack.enter_async_context(serve_metrics(view, registry, node.options.metrics))
+    node.pods.want(node.snapshot.local_workloads(node.options.node))
+    node.pods.recall(await node.holder.known_pods())
+    async with asyncio.TaskGroup() as tasks:
+        background = [
+            tasks.create_task(work)
+            for work in (
+                store.run(),
+                node.follow_certificates(store),
+                node.workers.run(),
+                node.enrol(),
+                node.clear_strangers(),
+                node.watch_holder(),
+                node.watch_kernel(),
+                _follow(node, changes),
+                *([ca.run()] if ca is not None else []),
+            )
+        ]
+        node.apply()
+        await stop.wait()
+        log.info("stopping: open connections have %.0f s", node.options.drain_timeout_s)
+        await node.workers.drain(node.options.drain_timeout_s)
+        for task in background:
+            task.cancel()
+
+
+async def _follow(node: Node, changes: AsyncIterator[ObjectSet]) -> None:
+    async for objects in changes:
+        if node.reduce(objects):
+            node.apply()
+
+
+def _view(node: Node, store: CertificateStore) -> View:
+    def set_level(level: LogLevel) -> None:
+        logging.getLogger().setLevel(str(level).upper())
+        node.workers.set_log_level(str(level))
+
+    return View(node=node, store=store, set_level=set_level)

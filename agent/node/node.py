@@ -1,0 +1,193 @@
+"""The node, put together: what happens when the mesh changes, and who keeps what running.
+
+A change is applied where it forbids first: kernel maps, then workers, then certificates and pods;
+then open direct connections are judged again (workers judge theirs).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from agent.capture.cgroup import agent_cgroup_path
+from agent.capture.numbering import dump_numbering, numbering_file
+from agent.node.canary import Canary
+from agent.node.direct import DirectConnections
+from agent.node.holder import HolderKeeper
+from agent.node.kernel import KernelPlane
+from agent.node.pods import LocalPods
+from agent.node.workers import WorkerOptions, WorkerSupervisor, drain_strangers
+from agent.options import AgentOptions
+from agent.paths import NodePaths
+from agent.privilege import worker_ids
+from mesh.errors import MeshnodeError
+from mesh.identity.rotation import Priority
+from mesh.identity.store import CertificateStore
+from mesh.model.connection import ConnectionRecord, Path, Reporter
+from mesh.model.snapshot import MeshSnapshot
+from mesh.policy.engine import PolicyIndex
+from mesh.sources.objects import ObjectSet
+from mesh.state.reducer import reduce
+from mesh.telemetry.access_log import AccessLog
+from mesh.telemetry.metrics import MeshMetrics
+
+log = logging.getLogger(__name__)
+
+HOLDER_CHECK_S = 0.5
+KERNEL_POLL_S = 0.25
+
+
+class Node:
+    """One node's agent: everything that reacts to a change of the mesh."""
+
+    def __init__(
+        self,
+        *,
+        options: AgentOptions,
+        paths: NodePaths,
+        access_log: AccessLog,
+        kernel: KernelPlane,
+        holder: HolderKeeper,
+        metrics: MeshMetrics,
+    ) -> None:
+        self.options = options
+        self.snapshot = MeshSnapshot(revision=0)
+        self.kernel = kernel
+        self.holder = holder
+        self._paths = paths
+        self.access_log = access_log
+        self._metrics = metrics
+        self._policies = PolicyIndex.compile(self.snapshot)
+        self.direct = DirectConnections(kernel, lambda: self.snapshot)
+        self.canary = Canary(kernel.pods_cgroup, options.node)
+        self.pods = LocalPods(holder, kernel, self.canary, self._apply_kernel)
+        uid, gid = worker_ids()
+        self.workers = WorkerSupervisor(
+            WorkerOptions(
+                paths=paths,
+                count=options.workers,
+                cgroup=agent_cgroup_path(paths),
+                uid=uid,
+                gid=gid,
+                log_level=str(options.log_level),
+                drain_timeout_s=options.drain_timeout_s,
+            ),
+            holder.worker_channel,
+            self._take_records,
+        )
+        self._store: CertificateStore | None = None
+
+    # -- the mesh changes -----------------------------------------------------------------------
+
+    def reduce(self, objects: ObjectSet) -> bool:
+        """Take in a new set of objects. False if it changes nothing."""
+        # The first snapshot has revision 1 even if it is empty: revision 0 means "not read yet".
+        previous = self.snapshot if self.snapshot.revision else None
+        snapshot = reduce(objects, previous)
+        if self.options.trust_domain is not None:
+            snapshot = _in_trust_domain(snapshot, self.options.trust_domain)
+        if snapshot is previous:
+            return False
+        for problem in set(snapshot.problems) - set(self.snapshot.problems):
+            log.warning("%s: %s %s", problem.where, problem.subject, problem.message)
+        self._policies = PolicyIndex.compile(snapshot, self._policies)
+        self._take_direct_records()
+        self.snapshot = snapshot
+        return True
+
+    def apply(self) -> None:
+        """Carry out the newest snapshot."""
+        self._apply_kernel()
+        self.workers.update_snapshot(self.snapshot)
+        local = self.snapshot.local_workloads(self.options.node)
+        if self._store is not None:
+            self._store.set_wanted({w.identity: Priority.NOW for w in local})
+        self.pods.want(local)
+        cut = self.direct.judge_again(self._policies)
+        log.info(
+            "revision %d: %d workloads, %d services, %d policies, %d direct connections cut",
+            self.snapshot.revision,
+            len(self.snapshot.workloads),
+            len(self.snapshot.services),
+            len(self.snapshot.policies),
+            cut,
+        )
+
+    def _apply_kernel(self) -> None:
+        self._take_direct_records()
+        self.kernel.apply(self.snapshot, self._policies, self.options.node, self.pods.cookies())
+        saved = numbering_file(self._paths)
+        saved.with_suffix(".new").write_text(dump_numbering(self.kernel.numbering))
+        saved.with_suffix(".new").replace(saved)
+
+    # -- background -----------------------------------------------------------------------------
+
+    async def follow_certificates(self, store: CertificateStore) -> None:
+        """Hand every new certificate to the workers."""
+        self._store = store
+        async for update in store.updates():
+            self.workers.update_credentials(update.valid, update.gone)
+
+    async def enrol(self) -> None:
+        """Take pods in once workers serve; send the workers of an earlier agent home."""
+        await self.workers.wait_ready()
+        drain_strangers(self._paths, [w.pid for w in self.workers.workers.values()])
+        await self.pods.run()
+
+    async def clear_strangers(self) -> None:
+        """Let go of namespaces that an earlier agent captured and nobody wants now."""
+        await self.pods.settled.wait()
+        self.kernel.leave_strangers(set(self.pods.cookies().values()))
+
+    async def watch_holder(self) -> None:
+        """Bring a holder back that died; steer to its listeners; give workers new channels."""
+        while True:
+            await asyncio.sleep(HOLDER_CHECK_S)
+            try:
+                replaced = await self.holder.ensure()
+            except MeshnodeError as error:
+                log.error("no holder: %s", error)
+                continue
+            if replaced:
+                for uid, sockets in self.holder.sockets().items():
+                    self.kernel.renew_listeners(uid, sockets)
+                self.workers.roll()
+
+    async def watch_kernel(self) -> None:
+        """Collect what the kernel reports of direct and refused connections."""
+        while True:
+            await asyncio.sleep(KERNEL_POLL_S)
+            self._take_direct_records()
+
+    def _take_direct_records(self) -> None:
+        for record in self.direct.records():
+            self._metrics.record(record, also_opened=True)
+            self.access_log.record(record)
+            if record.path is Path.DIRECT:
+                # The kernel watched both ends: the destination's share of the metrics is known.
+                reported = replace(record, reporter=Reporter.DESTINATION)
+                self._metrics.record(reported, also_opened=True)
+
+    def _take_records(
+        self, opened: Sequence[ConnectionRecord], closed: Sequence[ConnectionRecord]
+    ) -> None:
+        for record in opened:
+            self._metrics.opened(record)
+        for record in closed:
+            self._metrics.record(record)
+            self.access_log.record(record)
+
+
+def _in_trust_domain(snapshot: MeshSnapshot, trust_domain: str) -> MeshSnapshot:
+    """The snapshot with every workload in the trust domain given on the command line."""
+    if snapshot.settings.trust_domain == trust_domain:
+        return snapshot
+    return replace(
+        snapshot,
+        settings=replace(snapshot.settings, trust_domain=trust_domain),
+        workloads={
+            uid: replace(w, trust_domain=trust_domain) for uid, w in snapshot.workloads.items()
+        },
+    )

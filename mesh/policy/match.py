@@ -45,6 +45,12 @@ class Peer:
     dst_value: int
     port: int
 
+    def strings(self, field: str) -> tuple[str, ...]:
+        """Return what the peer is called: its `principals`, `namespaces` or `trust_domains`."""
+        if field == "principals":
+            return self.principals
+        return self.namespaces if field == "namespaces" else self.trust_domains
+
 
 def peer_of(facts: ConnectionFacts, trust_domains: TrustDomains) -> Peer:
     """Take the facts apart."""
@@ -142,11 +148,7 @@ class StringTest:
 
     def holds(self, peer: Peer) -> bool:
         """See `Test`."""
-        if self.field == "principals":
-            values = peer.principals
-        else:
-            values = peer.namespaces if self.field == "namespaces" else peer.trust_domains
-        return self.values.hits(values) is self.wanted
+        return self.values.hits(peer.strings(self.field)) is self.wanted
 
 
 @dataclass(frozen=True, slots=True)

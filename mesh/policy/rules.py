@@ -9,7 +9,7 @@ fields have no key and are always looked at.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mesh.model.policy import L4Match, Rule, StringMatch
@@ -18,6 +18,7 @@ from mesh.policy.match import CompiledRule, Peer, network_key
 
 Key = tuple[object, ...]
 Keys = tuple[Key, ...]
+Table = Mapping[object, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,18 @@ class FiledRule:
 class RuleList:
     """Rules in the order in which they are reported. Immutable after construction."""
 
-    __slots__ = ("_affixes", "_always", "_by_key", "_rules", "_shifts")
+    __slots__ = (
+        "_accounts",
+        "_affixes",
+        "_always",
+        "_any",
+        "_domains",
+        "_namespaces",
+        "_networks",
+        "_ports",
+        "_principals",
+        "_rules",
+    )
 
     def __init__(self, rules: Sequence[FiledRule]) -> None:
         self._rules = tuple(rules)
@@ -44,12 +56,28 @@ class RuleList:
                 continue
             for key in dict.fromkeys(keys):
                 by_key.setdefault(key, []).append(ordinal)
-        self._by_key = by_key
         self._always = tuple(always)
-        self._shifts = tuple(
-            sorted({key[:3] for key in by_key if key[0] in ("src", "dst")}, key=str)
-        )
-        self._affixes = tuple(sorted({key[:3] for key in by_key if key[0] == "affix"}, key=str))
+        self._file(by_key)
+
+    def _file(self, by_key: Mapping[Key, list[int]]) -> None:
+        # One table per kind of key: a lookup then makes no tuple, and skips kinds nobody uses.
+        tables: dict[Key, dict[object, list[int]]] = {}
+        for key, ordinals in by_key.items():
+            tables.setdefault(key[:-1], {})[key[-1]] = ordinals
+        self._ports = tables.get(("port",), {})
+        self._principals = tables.get(("principals",), {})
+        self._namespaces = tables.get(("namespaces",), {})
+        self._accounts = tables.get(("account",), {})
+        self._domains = tables.get(("trust_domains",), {})
+        self._any = by_key.get(("any",), ())
+        self._networks: list[tuple[bool, int, int, Table]] = []
+        self._affixes: list[tuple[str, int, Table]] = []
+        for kind, table in tables.items():
+            match kind:
+                case ("src" | "dst" as end, int(version), int(shift)):
+                    self._networks.append((end == "src", version, shift, table))
+                case ("affix", str(field), int(length)):
+                    self._affixes.append((field, length, table))
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -81,48 +109,24 @@ class RuleList:
         }
         return tuple(self._rules[ordinal].ref for ordinal in sorted(found))
 
-    def _candidates(self, peer: Peer) -> Iterator[Sequence[int]]:
-        by_key = self._by_key
-        if self._always:
-            yield self._always
-        if by_key:
-            for key in self._keys_of(peer):
-                ordinals = by_key.get(key)
-                if ordinals is not None:
-                    yield ordinals
-
-    def _keys_of(self, peer: Peer) -> Iterator[Key]:
-        yield ("port", peer.port)
-        for kind, version, shift in self._shifts:
-            own, value = (
-                (peer.src_version, peer.src_value)
-                if kind == "src"
-                else (peer.dst_version, peer.dst_value)
-            )
-            if own == version and isinstance(shift, int):
-                yield (kind, version, shift, value >> shift)
-        for principal in peer.principals:
-            yield ("principals", principal)
-        for account in peer.accounts:
-            yield ("account", account)
-            yield ("namespaces", account[0])
-            yield ("any",)
-        for domain in peer.trust_domains:
-            yield ("trust_domains", domain)
-        for key in self._affixes:
-            yield from _affix_keys(peer, key)
-
-
-def _affix_keys(peer: Peer, key: Key) -> Iterator[Key]:
-    _, field, length = key
-    if not isinstance(length, int):
-        return
-    values = peer.principals
-    if field != "principals":
-        values = peer.namespaces if field == "namespaces" else peer.trust_domains
-    for value in values:
-        affix = value[:length] if length >= 0 else value[length:]
-        yield ("affix", field, length, affix)
+    def _candidates(self, peer: Peer) -> list[Sequence[int]]:
+        """Collect the ordinals filed under any key that the connection shows."""
+        found: list[Sequence[int] | None] = [self._always, self._ports.get(peer.port)]
+        for src, version, shift, table in self._networks:
+            if src and version == peer.src_version:
+                found.append(table.get(peer.src_value >> shift))
+            elif not src and version == peer.dst_version:
+                found.append(table.get(peer.dst_value >> shift))
+        if peer.principals:
+            found.append(self._any)
+            found.append(self._accounts.get(peer.accounts[0]))
+            found.append(self._namespaces.get(peer.namespaces[0]))
+            found += map(self._principals.get, peer.principals)
+            found += map(self._domains.get, peer.trust_domains)
+            for field, length, table in self._affixes:
+                for value in peer.strings(field):
+                    found.append(table.get(value[:length] if length >= 0 else value[length:]))
+        return [ordinals for ordinals in found if ordinals]
 
 
 def _choose_keys(rules: Sequence[Rule]) -> Iterator[Keys | None]:

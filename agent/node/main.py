@@ -45,6 +45,8 @@ def run_agent(options: AgentOptions) -> None:
     logging.basicConfig(
         level=str(options.log_level).upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
+    # At debug level it writes several kilobytes for every message.
+    logging.getLogger("pyroute2").setLevel(logging.WARNING)
     paths = NodePaths(options.node)
     with ExitStack() as stack:
         stack.enter_context(node_lock(paths))
@@ -108,6 +110,7 @@ async def _run(
     """Everything that needs the first snapshot; ends when `stop` is set."""
     source, ca = await open_source(node.options, lambda: node.snapshot, stack)
     store = CertificateStore(source, clock=time.time, random=random.random)
+    node.use_store(store)
     view = _view(node, store)
     NodeCollector(registry, view.readings)
     await stack.enter_async_context(serve_admin(view, paths.admin_socket))

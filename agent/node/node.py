@@ -79,6 +79,10 @@ class Node:
         )
         self._store: CertificateStore | None = None
 
+    def use_store(self, store: CertificateStore) -> None:
+        """Keep certificates of local identities in `store` from now on."""
+        self._store = store
+
     # -- the mesh changes -----------------------------------------------------------------------
 
     def reduce(self, objects: ObjectSet) -> bool:
@@ -126,7 +130,6 @@ class Node:
 
     async def follow_certificates(self, store: CertificateStore) -> None:
         """Hand every new certificate to the workers."""
-        self._store = store
         async for update in store.updates():
             self.workers.update_credentials(update.valid, update.gone)
 

@@ -36,8 +36,6 @@ def parse_arguments() -> argparse.Namespace:
 async def serve(channels: Channels) -> None:
     """Run one worker to its end."""
     engine = PythonTunnelEngine(asyncio.get_running_loop(), TunnelSettings(), "nghttp2")
-    # From here on no new socket and no new program: all of them are handed in.
-    install_seccomp()
     async with asyncio.TaskGroup() as tasks:
         await Worker(channels, engine, tasks).run()
 
@@ -59,6 +57,8 @@ def main() -> int:
         )
         for channel in (channels.control, channels.holder):
             channel.setblocking(False)
+        # From here on no new socket and no new program: all of them are handed in.
+        install_seccomp()
         # Objects of start-up live for ever: keep the collector from walking them again.
         gc.freeze()
         uvloop.run(serve(channels))

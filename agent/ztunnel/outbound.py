@@ -118,6 +118,7 @@ class Outbound:
         if dialled.ip in CANARY_ADDRESSES:
             _answer_canary(sock)
             return
+        client = _own_address(source, dialled, client.port)
         plan = plan_outbound(self.context.state.snapshot, source, dialled, self._choose)
         match plan:
             case TunnelPlan():
@@ -276,6 +277,14 @@ class Outbound:
         self.context.recorder.opened(record)
         self.count_relay(1)
         self.context.engine.relay(sock, upstream, PassthroughConnection(self, record))
+
+
+def _own_address(source: Workload, dialled: SocketAddress, port: int) -> SocketAddress:
+    """The client as the destination will see it: redirected connections come from loopback."""
+    for address in source.addresses:
+        if address.version == dialled.ip.version:
+            return SocketAddress(address, port)
+    return SocketAddress(source.addresses[0], port)
 
 
 def _answer_canary(sock: socket.socket) -> None:

@@ -86,6 +86,14 @@ def _of_kernel(error: KernelError) -> Failure:
     return Failure(exit=Exit.NEGATIVE, code="kernel", message=str(error))
 
 
+def expected_error(group: ExceptionGroup[Exception]) -> MeshnodeError | None:
+    """The first error of tasks that ended together; None if one of them is a defect of ours."""
+    expected, rest = group.split(MeshnodeError)
+    while isinstance(expected, BaseExceptionGroup):
+        expected = expected.exceptions[0]
+    return expected if rest is None and isinstance(expected, MeshnodeError) else None
+
+
 def report(failure: Failure, *, as_json: bool) -> None:
     """Print one line on standard error and, in JSON mode, an object on standard output."""
     hint = f"; {failure.hint}" if failure.hint else ""

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from agent.cli.exits import Exit, Failure, failure_of, report
+from agent.cli.exits import Exit, Failure, expected_error, failure_of, report
 from agent.cli.shared import JSON_MODE
 from mesh.errors import MeshnodeError
 
@@ -89,6 +89,11 @@ class Root(click.Group):
             return super().invoke(ctx)
         except (MeshnodeError, PermissionError) as error:
             failure = failure_of(error)
+        except ExceptionGroup as group:
+            expected = expected_error(group)
+            if expected is None:
+                raise
+            failure = failure_of(expected)
         except click.ClickException as error:
             if not ctx.meta.get(JSON_MODE):
                 error.show()

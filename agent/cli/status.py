@@ -10,7 +10,7 @@ from agent.admin.view import NodeStatus, PodState, PodStatus
 from agent.cli.exits import Exit
 from agent.cli.live import admin
 from agent.cli.shared import Output, answer, node_option, output_option, paths_of
-from agent.cli.table import age, clean, columns, counted, size, table
+from agent.cli.table import Coloured, age, clean, columns, counted, size, table
 from mesh.model.snapshot import Severity
 
 _COLOURS = {PodState.ACTIVE: "green", PodState.PENDING: "yellow", PodState.FAILED: "red"}
@@ -76,8 +76,8 @@ def _pods(status: NodeStatus, now: float) -> str:
     return table(heads, rows, footer)
 
 
-def _pod_row(pod: PodStatus, now: float) -> tuple[str, ...]:
-    state = click.style(str(pod.state), fg=_COLOURS[pod.state])
+def _pod_row(pod: PodStatus, now: float) -> tuple[str | Coloured, ...]:
+    state = Coloured(pod.state, _COLOURS[pod.state])
     since = age(now - pod.since)
     addresses = ",".join(pod.addresses)
     return (pod.namespace, pod.name, state, since, addresses, pod.identity, pod.reason)

@@ -21,13 +21,20 @@ def columns(text: str) -> tuple[Column, ...]:
     return tuple(Column(word.removeprefix(">"), word.startswith(">")) for word in text.split())
 
 
-def table(heads: Sequence[Column], rows: Sequence[Sequence[str]], footer: str = "") -> str:
+@dataclass(frozen=True, slots=True)
+class Coloured:
+    """A cell of our own words in a colour; the only way for a colour into a table."""
+
+    text: str
+    colour: str
+
+
+def table(
+    heads: Sequence[Column], rows: Sequence[Sequence[str | Coloured]], footer: str = ""
+) -> str:
     """Lay out rows under their headings; empty cells become `-`."""
-    lines = [
-        [head.title for head in heads],
-        *([clean(cell) or "-" for cell in row] for row in rows),
-    ]
-    widths = [max(len(click.unstyle(line[i])) for line in lines) for i in range(len(heads))]
+    lines = [[head.title for head in heads], *rows]
+    widths = [max(len(_text(line[i])) for line in lines) for i in range(len(heads))]
     text = [
         "  ".join(
             _pad(cell, width, head.right)
@@ -40,17 +47,19 @@ def table(heads: Sequence[Column], rows: Sequence[Sequence[str]], footer: str = 
 
 def clean(text: str) -> str:
     """Escape control characters: names come from files, a terminal must not obey them."""
-    if text.isprintable():
-        return text
-    plain = click.unstyle(text)
-    if plain.isprintable():
-        return text  # nothing but our own colours
-    return plain.encode("unicode_escape").decode()
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
-def _pad(cell: str, width: int, right: bool) -> str:
-    space = " " * (width - len(click.unstyle(cell)))
-    return space + cell if right else cell + space
+def _text(cell: str | Coloured) -> str:
+    return clean(cell.text if isinstance(cell, Coloured) else cell) or "-"
+
+
+def _pad(cell: str | Coloured, width: int, right: bool) -> str:
+    text = _text(cell)
+    space = " " * (width - len(text))
+    if isinstance(cell, Coloured):
+        text = click.style(text, fg=cell.colour)
+    return space + text if right else text + space
 
 
 def age(seconds: float) -> str:

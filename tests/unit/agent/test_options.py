@@ -1,0 +1,114 @@
+"""The agent's options: what is accepted, and what the refusal of the rest says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from agent.options import (
+    CaJoin,
+    CaServe,
+    parse_ca,
+    parse_cgroup,
+    parse_duration,
+    parse_listen,
+    parse_source,
+    parse_trust_domain,
+    parse_workers,
+)
+from mesh.errors import ConfigError
+from mesh.model.address import parse_socket_address
+
+
+def test_a_source(tmp_path: Path) -> None:
+    source = parse_source(f"file:{tmp_path}")
+    assert source.directory == tmp_path
+    assert str(source) == f"file:{tmp_path}"
+
+
+@pytest.mark.parametrize("text", ["", "file", "file:", "http://x", "kubernetes"])
+def test_a_source_of_another_form(text: str) -> None:
+    with pytest.raises(ConfigError, match="write file:DIR"):
+        parse_source(text)
+
+
+def test_a_source_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a directory"):
+        parse_source(f"file:{tmp_path}/none")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("30s", 30), ("5m", 300), ("1h", 3600), ("1.5", 1.5)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1s", "1d", "1 s", "s", "1e3", "٣s"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a duration"):
+        parse_duration(text)
+
+
+def test_workers() -> None:
+    assert parse_workers(None) == len(os.sched_getaffinity(0))
+    assert parse_workers(3) == 3
+    for wrong in (0, -1, 257):
+        with pytest.raises(ConfigError, match="use 1 to 256"):
+            parse_workers(wrong)
+
+
+def test_a_directory_that_is_no_cgroup(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a cgroup v2 directory"):
+        parse_cgroup(str(tmp_path))
+    (tmp_path / "cgroup.procs").touch()
+    assert parse_cgroup(str(tmp_path)) == tmp_path
+
+
+def test_a_trust_domain() -> None:
+    assert parse_trust_domain("example.org") == "example.org"
+    with pytest.raises(ConfigError, match="--trust-domain"):
+        parse_trust_domain("Example/org")
+
+
+def test_an_address_to_listen_on() -> None:
+    assert parse_listen("--metrics", "[::1]:80") == parse_socket_address("[::1]:80")
+    with pytest.raises(ConfigError, match="--metrics: 'localhost' is not an IP"):
+        parse_listen("--metrics", "localhost:80")
+
+
+def test_serving_a_ca(tmp_path: Path) -> None:
+    assert parse_ca(str(tmp_path), None, None, None) == CaServe(state_dir=tmp_path)
+    listening = parse_ca(str(tmp_path), "127.0.0.1:15012", None, None)
+    assert listening == CaServe(state_dir=tmp_path, listen=parse_socket_address("127.0.0.1:15012"))
+
+
+def test_joining_a_ca(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.touch()
+    for address, host in (("ca.example:15012", "ca.example"), ("[fd00::1]:15012", "fd00::1")):
+        joined = parse_ca(None, None, address, str(token))
+        assert joined == CaJoin(host=host, port=15012, token_file=token)
+
+
+@pytest.mark.parametrize(
+    ("ca", "listen", "address", "token", "message"),
+    [
+        (None, None, None, None, "give --ca DIR"),
+        ("d", None, "h:1", None, "exclude each other"),
+        ("d", None, None, "t", "belongs to --ca-address"),
+        ("d", "nowhere", None, None, "--ca-listen: 'nowhere'"),
+        (None, "127.0.0.1:1", None, None, "--ca-listen needs --ca"),
+        (None, None, "h:1", None, "needs --join-token-file"),
+        (None, None, "h:1", "/none", "there is no such file"),
+        (None, None, "h", __file__, "write HOST:PORT"),
+        (None, None, "h:0", __file__, "write HOST:PORT"),
+    ],
+)
+def test_ca_options_that_do_not_fit(
+    ca: str | None, listen: str | None, address: str | None, token: str | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_ca(ca, listen, address, token)

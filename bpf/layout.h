@@ -18,7 +18,7 @@
 /* SO_MARK of sockets that ztunnel opens towards the application of a pod. */
 #define MN_ZTUNNEL_MARK 0x539
 
-/* An address of either family; IPv4 as ::ffff:a.b.c.d (RFC 4291 §2.5.5.2). */
+/* An address of either family; IPv4 as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2). */
 struct mn_addr {
 	__be32 word[4];
 };

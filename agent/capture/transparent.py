@@ -25,6 +25,8 @@ PRIORITY = 32000
 """Of the rule: before the main table (32766)."""
 _SYSCTL = Path("/proc/sys/net/ipv4/tcp_fwmark_accept")
 _FAMILIES = ((socket.AF_INET, "0.0.0.0/0"), (socket.AF_INET6, "::/0"))
+_PRESENT = frozenset({errno.EEXIST})
+_ABSENT = frozenset({errno.ENOENT, errno.ESRCH})
 _RTN_LOCAL = 2
 _RT_SCOPE_HOST = 254
 
@@ -43,9 +45,9 @@ def _make() -> None:
     with IPRoute() as ip:
         loopback = ip.link_lookup(ifname="lo")[0]
         for family, everywhere in _families():
-            _apply(partial(ip.rule, "add", **_rule(family)), errno.EEXIST)
+            _apply(partial(ip.rule, "add", **_rule(family)), _PRESENT)
             route = _route(family, everywhere, loopback)
-            _apply(partial(ip.route, "add", **route), errno.EEXIST)
+            _apply(partial(ip.route, "add", **route), _PRESENT)
     _write_sysctl("1")
 
 
@@ -54,9 +56,9 @@ def _undo() -> bool:
     with IPRoute() as ip:
         loopback = ip.link_lookup(ifname="lo")[0]
         for family, everywhere in _families():
-            found |= _apply(partial(ip.rule, "del", **_rule(family)), errno.ENOENT)
+            found |= _apply(partial(ip.rule, "del", **_rule(family)), _ABSENT)
             route = _route(family, everywhere, loopback)
-            found |= _apply(partial(ip.route, "del", **route), errno.ESRCH)
+            found |= _apply(partial(ip.route, "del", **route), _ABSENT)
     if found:
         _write_sysctl("0")
     return found
@@ -85,12 +87,12 @@ def _route(family: int, everywhere: str, loopback: int) -> dict[str, int | str]:
     return route
 
 
-def _apply(step: Callable[[], object], harmless: int) -> bool:
-    """Whether the step changed something; `harmless` is the error for "already so"."""
+def _apply(step: Callable[[], object], harmless: frozenset[int]) -> bool:
+    """Whether the step changed something; `harmless` are the errors for "already so"."""
     try:
         step()
     except NetlinkError as error:
-        if error.code != harmless:
+        if error.code not in harmless:
             raise KernelError("transparent routing", int(error.code)) from error
         return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ class Echo:
                 peer, _ = self.listener.accept()
             except OSError:
                 return
-            with peer:
+            with peer, contextlib.suppress(ConnectionError):
                 peer.sendall(self._name)
                 while data := peer.recv(65536):
                     peer.sendall(data)

@@ -17,6 +17,7 @@ from mesh.tunnel.tls import MAX_RECORD_BYTES, TlsChannel, TlsFailure
 _READ_BYTES = 128 * 1024
 _FEED_BYTES = 64 * 1024  # a memory BIO keeps its largest size for good, so it is fed in slices
 _LINGER_S = 1.0
+_LAST_READS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,21 +124,31 @@ class TlsLink:
             self._loop.call_soon(self._owner.link_closed)
 
     def port_readable(self) -> None:
+        self._read_once()
+
+    def _read_once(self) -> bool:
+        """Read and pass on what one call gives; False if there is nothing more to read."""
         try:
             count = self._port.receive_into(self._buffers.cipher)
         except OSError as error:
-            self.port_failed(error)
-            return
+            if self._linger_timer is not None:
+                self._close_port()
+            self._lose(LossReason.RESET, describe_os_error(error))
+            return False
         if count < 0:
-            return
+            return False
         if self._linger_timer is not None:
             if count == 0:
                 self._close_port()
-            return
+            return count > 0
         if count == 0:
             self._port.pause()
             self._lose(LossReason.PEER_CLOSED, self._closed_detail())
-            return
+            return False
+        self._process(count)
+        return True
+
+    def _process(self, count: int) -> None:
         for start in range(0, count, _FEED_BYTES):
             self._channel.feed(self._buffers.cipher[start : min(start + _FEED_BYTES, count)])
             if not self._up and not self._shake_hands():
@@ -155,8 +166,12 @@ class TlsLink:
     def port_failed(self, error: OSError) -> None:
         if self._linger_timer is not None:
             self._close_port()
-        else:
-            self._lose(LossReason.RESET, describe_os_error(error))
+            return
+        # A peer that refuses us closes first: the alert that says why may still be unread.
+        for _ in range(_LAST_READS):
+            if self._over or not self._read_once():
+                break
+        self._lose(LossReason.RESET, describe_os_error(error))
 
     def _shake_hands(self) -> bool:
         try:

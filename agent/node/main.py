@@ -45,8 +45,9 @@ def run_agent(options: AgentOptions) -> None:
     logging.basicConfig(
         level=str(options.log_level).upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
-    # At debug level it writes several kilobytes for every message.
-    logging.getLogger("pyroute2").setLevel(logging.WARNING)
+    # They write several kilobytes for every netlink message, and a line for every file event.
+    for library in ("pyroute2", "watchfiles"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     paths = NodePaths(options.node)
     with ExitStack() as stack:
         stack.enter_context(node_lock(paths))

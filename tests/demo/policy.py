@@ -78,7 +78,7 @@ def revocation(tell: Narrator, stage: Stage) -> None:
     for server, how in ((stage.orders, "tunnelled"), (stage.web, "direct")):
         name = f"cut-{server.name}"
         with tell.claim(f"a {how} download is cut when a policy forbids it") as claim:
-            argv = ["curl", "-sS", "--limit-rate", "500k", "-o", "/dev/null", url4(server, "/big")]
+            argv = ["curl", "-sS", "--limit-rate", "4M", "-o", "/dev/null", url4(server, "/big")]
             download = stage.client.start(argv)
             _wait_moving(stage, server)
             assert download.running, f"the download ended by itself:\n{download.output}"

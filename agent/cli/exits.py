@@ -89,9 +89,10 @@ def _of_kernel(error: KernelError) -> Failure:
 def expected_error(group: ExceptionGroup[Exception]) -> MeshnodeError | None:
     """The first error of tasks that ended together; None if one of them is a defect of ours."""
     expected, rest = group.split(MeshnodeError)
-    while isinstance(expected, BaseExceptionGroup):
-        expected = expected.exceptions[0]
-    return expected if rest is None and isinstance(expected, MeshnodeError) else None
+    found: MeshnodeError | ExceptionGroup[MeshnodeError] | None = expected
+    while isinstance(found, ExceptionGroup):
+        found = found.exceptions[0]
+    return found if rest is None else None
 
 
 def report(failure: Failure, *, as_json: bool) -> None:

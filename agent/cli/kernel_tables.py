@@ -99,7 +99,7 @@ def _port(port: int) -> str:
 
 def _percent(view: MapView) -> str:
     full = view.full_percent
-    if full is None:
+    if full is None or view.type.endswith("array"):  # an array is always full
         return ""
     return f"{full:.0f}%" + (" !" if full > 80 else "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -122,6 +123,11 @@ def test_a_map_that_is_nearly_full_is_marked() -> None:
     assert "81% !" in format_entries(kernel_tables.MAPS, [map_view(81)], NAMES)
     assert "!" not in format_entries(kernel_tables.MAPS, [map_view(80)], NAMES)
     assert "%" not in format_entries(kernel_tables.MAPS, [map_view(None)], NAMES)
+
+
+def test_an_array_is_always_full_and_never_marked() -> None:
+    array = replace(map_view(100), type="percpu_array")
+    assert "%" not in format_entries(kernel_tables.MAPS, [array], NAMES)
 
 
 def test_rows_are_sorted() -> None:

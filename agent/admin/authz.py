@@ -54,10 +54,12 @@ def check_authz(snapshot: MeshSnapshot, question: AuthzQuestion) -> AuthzAnswer:
         src=SocketAddress(src_ip or _UNKNOWN[dst_ip.version], 0),
         dst=SocketAddress(dst_ip, dst.port),
     )
-    verdict, steps = _NOT_ENROLLED, (_step_not_enrolled(dst.workload),)
+    verdict = _NOT_ENROLLED
+    steps: tuple[AuthzStep, ...] = (_step_not_enrolled(dst.workload),)
     if dst.workload.enrolled:
         explanation = explain_facts(PolicyIndex.compile(snapshot), dst.workload, facts)
-        verdict, steps = explanation.verdict, tuple(_step(step) for step in explanation.steps)
+        verdict = explanation.verdict
+        steps = tuple(_step(step) for step in explanation.steps)
     return AuthzAnswer(
         allowed=verdict.allowed,
         decision=verdict.decision,

@@ -61,8 +61,9 @@ class NodePaths:
 
     @property
     def pin_root(self) -> Path:
-        """All schema versions of this node."""
-        return BPF_ROOT / self.node
+        """All schema versions of this node. The BPF file system refuses names with a dot (EPERM);
+        a node name has no underscore, so the two stand for each other."""
+        return BPF_ROOT / self.node.replace(".", "_")
 
     @property
     def pin_dir(self) -> Path:
@@ -78,6 +79,9 @@ class NodePaths:
 def known_nodes() -> list[str]:
     """Nodes that have run-time files or pins on this machine."""
     names = {
-        entry.name for root in (RUN_ROOT, BPF_ROOT) if root.is_dir() for entry in root.iterdir()
+        entry.name.replace("_", ".")
+        for root in (RUN_ROOT, BPF_ROOT)
+        if root.is_dir()
+        for entry in root.iterdir()
     }
     return sorted(name for name in names if _NODE_NAME.fullmatch(name))

@@ -13,7 +13,7 @@ from agent.capture.transparent import make_transparent, undo_transparent
 from bpf.layout import ZTUNNEL_MARK
 from mesh.model.snapshot import MeshSettings
 from mesh.model.workload import Exclusions
-from tests.netns.capture.world import Node, PodNs, run_in, workload
+from tests.netns.capture.world import Node, PodNs, inside, run_in, workload
 
 pytestmark = pytest.mark.root
 
@@ -151,12 +151,8 @@ def test_agent_reaches_the_application_as_the_client(
     node, outsider, pod = enrolled
     make_transparent(pod.fd)
     make_transparent(pod.fd)
-    home = cgroup.cgroup_mount()
-    cgroup.join_cgroup(cgroup.agent_cgroup_path(node.paths))
-    try:
+    with inside(cgroup.agent_cgroup_path(node.paths)):
         leg = pod.tcp()
-    finally:
-        cgroup.join_cgroup(home)
     with pod.listen(str(pod.v4), 8080) as app, leg:
         leg.settimeout(5)
         leg.setsockopt(socket.SOL_SOCKET, SO_MARK, ZTUNNEL_MARK)

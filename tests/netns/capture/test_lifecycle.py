@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.capture import fsck, inspect, pins, probe
+from agent.capture import cgroup, fsck, inspect, pins, probe, syscalls
 from agent.capture.table import create_table
 from agent.capture.uninstall import uninstall
-from agent.paths import NodePaths
+from agent.paths import NodePaths, known_nodes
 from bpf.layout import MAPS, PROGRAMS, MapSpec
 from mesh.errors import KernelError
-from tests.netns.capture.world import PodNs, eventually, node, run_in, workload
+from tests.netns.capture.world import Node, PodNs, eventually, node, run_in, workload
 
 pytestmark = pytest.mark.root
 
@@ -42,10 +42,11 @@ def test_this_kernel_has_what_is_needed() -> None:
 
 def test_second_start_compiles_nothing(name: str) -> None:
     assert '"compiled": true' in loaded(name).stdout
-    before = [(view.name, view.id) for view in (*inspect.maps(name), *inspect.progs(name))]
+    maps, progs = inspect.maps(name), inspect.progs(name)
     assert '"compiled": false' in loaded(name).stdout
-    assert before == [(view.name, view.id) for view in (*inspect.maps(name), *inspect.progs(name))]
-    assert len(before) == len(MAPS) + len(PROGRAMS)
+    assert [view.id for view in inspect.maps(name)] == [view.id for view in maps]
+    assert [view.id for view in inspect.progs(name)] == [view.id for view in progs]
+    assert (len(maps), len(progs)) == (len(MAPS), len(PROGRAMS))
     assert not any(view.problem for view in inspect.maps(name))
 
 
@@ -61,6 +62,17 @@ def test_loader_killed_half_way_is_made_good(name: str) -> None:
     assert result.returncode == 0, result.stderr
     assert (f'"compiled": {"false" if complete else "true"}') in result.stdout
     assert {view.name for view in inspect.progs(name)} == {spec.name for spec in PROGRAMS}
+
+
+def test_node_name_with_dots(name: str) -> None:
+    dotted = f"{name}.example.org"
+    try:
+        result = loaded(dotted)
+        assert result.returncode == 0, result.stderr
+        assert dotted in known_nodes()
+        assert inspect.progs(dotted)
+    finally:
+        uninstall(dotted)
 
 
 def test_missing_program_is_compiled_again(name: str) -> None:
@@ -87,7 +99,7 @@ def test_map_of_another_layout_is_refused(name: str) -> None:
     spec = next(spec for spec in MAPS if spec.name == "mn_probe")
     odd = MapSpec(spec.index, spec.name, spec.type, spec.key_size, 8, 16, spec.flags)
     with create_table(odd) as table:
-        pins.syscalls.obj_pin(table.fd, str(pin))
+        syscalls.obj_pin(table.fd, str(pin))
     result = loaded(name)
     assert result.returncode == 1
     assert "meshnode uninstall" in result.stderr
@@ -137,13 +149,38 @@ def test_links_outlive_their_maker_and_are_updated_in_place(name: str, pods: lis
         assert {v.name: (v.id, v.prog_id) for v in inspect.links(name)} == before
 
 
+def test_processes_of_the_agent_are_not_captured(name: str, pods: list[PodNs]) -> None:
+    pod, other = pods[0], pods[1]
+    with node(name) as made:
+        own = made.pods_cgroup / "agent"
+        own.mkdir()
+        made.agent = cgroup.describe_cgroup(own)
+        made.local = {pod.uid: pod.cookie}
+        made.apply(workload(pod), workload(other, node="n2"))
+        made.enrol(pod)
+        code = f"print(errno_of({str(other.v4)!r}, 8080))"
+        try:
+            with other.listen(str(other.v4), 8080):
+                assert run_in(pod, made.pods_cgroup, code) == "ECONNREFUSED"
+                assert run_in(pod, own, code) == "connected"
+        finally:
+            own.rmdir()
+        counts = {view.reason: view.count for view in inspect.drops(name)}
+        assert (counts["pass_agent"], counts["captured"]) == (1, 1)
+
+
 def fill_up(made: Node, name: str) -> None:
     """Put junk into a map until the kernel says it is full."""
     table = made.maps[name]
     value = bytes(table.value_size)
+    keys = (b"\xfe" + n.to_bytes(table.spec.key_size - 1, "big") for n in itertools.count())
+
+    def fill() -> None:
+        for key in keys:
+            table.update(key, value)
+
     with pytest.raises(KernelError, match="full"):
-        for number in itertools.count():
-            table.update(b"\xfe" + number.to_bytes(table.spec.key_size - 1, "big"), value)
+        fill()
 
 
 def test_full_map_closes_instead_of_opening(name: str, pods: list[PodNs]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.capture import cgroup
-from tests.netns.capture.world import Node, PodNs, process, run_in, workload
+from tests.netns.capture.world import Node, PodNs, inside, process, run_in, workload
 
 pytestmark = pytest.mark.root
 
@@ -29,12 +29,8 @@ def orig_dst(sock: socket.socket, level: int = socket.IPPROTO_IP) -> tuple[str, 
 @pytest.fixture(scope="module")
 def listeners(node: Node, pods: list[PodNs]) -> Iterator[dict[str, socket.socket]]:
     """ztunnel's outbound listeners in pod 1, made inside the agent's cgroup."""
-    here = cgroup.cgroup_mount()
-    cgroup.join_cgroup(cgroup.agent_cgroup_path(node.paths))
-    try:
+    with inside(cgroup.agent_cgroup_path(node.paths)):
         made = {"v4": pods[0].listen("127.0.0.1", 15001), "v6": pods[0].listen("::1", 15001)}
-    finally:
-        cgroup.join_cgroup(here)
     yield made
     for listener in made.values():
         listener.close()

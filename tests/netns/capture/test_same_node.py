@@ -228,3 +228,23 @@ def test_pod_reaches_itself(pair: tuple[Node, PodNs, PodNs]) -> None:
         assert run_in(dst, node.pods_cgroup, TALK.format(dst=address, port=port)) == address
     hairpin = TALK.format(dst="10.96.0.12", port=80)
     assert run_in(dst, node.pods_cgroup, hairpin) == "10.96.0.12"
+
+
+def test_nothing_piles_up(pair: tuple[Node, PodNs, PodNs]) -> None:
+    node, src, dst = pair
+    apply(pair, verdicts((src, dst, 0, ALLOW)))
+    before = reason_counts(node)
+    code = f"""
+        for i in range(300):
+            s = dial({str(dst.v4)!r}, 8080)
+            if i % 3 == 0: s.setsockopt(1, 13, struct.pack("ii", 1, 0))  # ends with a reset
+            s.close()
+        print(errno_of({str(dst.v4)!r}, 9999))"""
+    assert run_in(src, node.pods_cgroup, code) == "ECONNREFUSED"
+    eventually(lambda: not list_flows(node.maps))
+    assert not list(node.maps["mn_grant"].keys())
+    counts = reason_counts(node)
+    assert counts["granted"] == before["granted"] + 301
+    assert counts["in_granted"] == before["in_granted"] + 301
+    row = next(row for row in inspect.stats(node.paths.node) if row.port == 9999)
+    assert (row.opened, row.failed) == (0, 1)

@@ -175,6 +175,18 @@ def verdicts(*rows: tuple[PodNs, PodNs, int, KernelVerdict]) -> KernelPolicy:
 NO_POLICY = KernelPolicy(src_class={}, dst_class={}, verdicts={}, reasons=())
 
 
+@contextlib.contextmanager
+def inside(path: Path) -> Iterator[None]:
+    """Make sockets as a member of a cgroup, then go back where this process was."""
+    lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    home = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
+    cgroup.join_cgroup(path)
+    try:
+        yield
+    finally:
+        cgroup.join_cgroup(cgroup.cgroup_mount() / home)
+
+
 @dataclass
 class Node:
     """A loaded and attached node."""

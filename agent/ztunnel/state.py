@@ -26,7 +26,7 @@ class WorkerState:
 
     def replace_snapshot(self, snapshot: MeshSnapshot) -> None:
         """Take a new snapshot and compile its policies; both change together."""
-        policies = PolicyIndex.compile(snapshot)
+        policies = PolicyIndex.compile(snapshot, self.policies)
         self.snapshot, self.policies = snapshot, policies
 
     def change_credentials(self, valid: Iterable[Credentials], gone: Iterable[SpiffeId]) -> None:

@@ -124,6 +124,8 @@ class Worker:
                 self._state.replace_snapshot(snapshot)
                 cut = self._live.judge_again(self._state)
                 log.debug("revision %d; %d connections cut", snapshot.revision, cut)
+                # At once: somebody may be waiting until the change is in force everywhere.
+                self._tell(self._stats())
                 if self._pods is None:
                     self._open_doors()
             case CredentialsChange(valid=valid, gone=gone):

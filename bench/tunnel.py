@@ -117,8 +117,9 @@ async def warm_tunnel(http2: Engine) -> AsyncIterator[Bench]:
         await engine.aclose()
 
 
-async def throughput(bench: Bench, streams: int, total_bytes: int) -> float:
-    """Gb/s from one application to the other, over `streams` streams at once."""
+async def throughput(bench: Bench, streams: int, total_bytes: int) -> tuple[float, float]:
+    """Gb/s from one application to the other over `streams` streams at once, and the CPU seconds
+    per GB of everything in this process, which depend less on what else the machine does."""
     pairs = [await bench.connect() for _ in range(streams)]
     chunk = bytes(256 * 1024)
     share = total_bytes // streams
@@ -136,15 +137,16 @@ async def throughput(bench: Bench, streams: int, total_bytes: int) -> float:
         sock.close()
         return count
 
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     async with asyncio.TaskGroup() as group:
         for near, _ in pairs:
             group.create_task(send(near))
         results = [group.create_task(receive(far)) for _, far in pairs]
-    elapsed = time.perf_counter() - begin
+    elapsed, cpu = time.perf_counter() - begin, time.process_time() - cpu
     for near, _ in pairs:
         near.close()
-    return sum(result.result() for result in results) * 8 / elapsed / 1e9
+    moved = sum(result.result() for result in results) / 1e9
+    return moved * 8 / elapsed, cpu / moved
 
 
 async def round_trips(bench: Bench, count: int) -> list[float]:
@@ -198,8 +200,8 @@ async def run(http2: Engine, total_bytes: int) -> None:
             f" p99 {statistics.quantiles(trips, n=100)[98]:.0f} us"
         )
         for streams in (1, 8):
-            rate = await throughput(bench, streams, total_bytes)
-            print(f"throughput, {streams} streams: {rate:.2f} Gb/s")
+            rate, cpu = await throughput(bench, streams, total_bytes)
+            print(f"throughput, {streams} streams: {rate:.2f} Gb/s, {cpu:.2f} CPU s/GB")
 
 
 def main() -> int:

@@ -8,9 +8,21 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv6Address
 
+from bpf.enums import AttachType as AttachType
+from bpf.enums import ConfigFlag as ConfigFlag
+from bpf.enums import EventKind as EventKind
+from bpf.enums import Exclusion as Exclusion
+from bpf.enums import MapType as MapType
+from bpf.enums import PathKind as PathKind
+from bpf.enums import PodFlag as PodFlag
+from bpf.enums import ProgType as ProgType
+from bpf.enums import Reason as Reason
+from bpf.enums import ServiceFlag as ServiceFlag
+from bpf.enums import SockFlag as SockFlag
+from bpf.enums import Target as Target
+from bpf.enums import WorkloadFlag as WorkloadFlag
 from mesh.model.address import IPAddress, canonical_ip
 
 SOURCE_HASH_BYTES = 32
@@ -39,125 +51,6 @@ def pack_ip(ip: IPAddress) -> bytes:
     if isinstance(ip, IPv4Address):
         return bytes(10) + b"\xff\xff" + ip.packed
     return ip.packed
-
-
-class Reason(IntEnum):
-    """`enum mn_reason`: why a hook did what it did. `label` is the metric label."""
-
-    NONE = 0
-    PASS_AGENT = 1
-    PASS_NOT_ENROLLED = 2
-    PASS_EXCLUDED_UID = 3
-    PASS_EXCLUDED_PORT = 4
-    PASS_EXCLUDED_CIDR = 5
-    PASS_LOOPBACK = 6
-    PASS_SELF = 7
-    PASS_UNKNOWN = 8
-    PASS_OUTSIDE = 9
-    SERVICE_OUTSIDE = 10
-    DIRECT = 11
-    DIRECT_SERVICE = 12
-    CAPTURED = 13
-    CAPTURED_SERVICE = 14
-    DENY_POLICY = 15
-    DENY_NO_ENDPOINT = 16
-    DENY_BACKEND_MISSING = 17
-    DENY_NO_CONFIG = 18
-    DENY_STORAGE = 19
-    DENY_BOUND_DEVICE = 20
-    DENY_CAPTURE_PORT = 21
-    GRANTED = 22
-    GRANT_FAILED = 23
-    ORIG_DST_FAILED = 24
-    FLOW_FULL = 25
-    STATS_FULL = 26
-    EVENT_LOST = 27
-    ORIG_DST_FOUND = 28
-    ORIG_DST_MISSING = 29
-    IN_LOCAL = 30
-    IN_HBONE = 31
-    IN_PROBE = 32
-    IN_EXCLUDED = 33
-    IN_GRANTED = 34
-    IN_ZTUNNEL = 35
-    IN_GRANT_EXPIRED = 36
-    DROP_CAPTURE_PORT = 37
-    DROP_NO_LISTENER = 38
-    DROP_ASSIGN = 39
-    DROP_NO_CONFIG = 40
-    ZT_GRANTED = 41
-    ZT_GRANT_FAILED = 42
-
-    @property
-    def label(self) -> str:
-        return self.name.lower()
-
-    @property
-    def is_refusal(self) -> bool:
-        """The connection was refused or dropped."""
-        return self.name.startswith(("DENY_", "DROP_"))
-
-
-class PathKind(IntEnum):
-    """`enum mn_path`."""
-
-    NONE = 0
-    DIRECT = 1
-    PASSTHROUGH = 2
-    CAPTURED = 3
-
-
-class EventKind(IntEnum):
-    """`enum mn_event_kind`."""
-
-    DENIED = 1
-    CLOSED = 2
-
-
-class Exclusion(IntEnum):
-    """`enum mn_exclusion`."""
-
-    PORT = 1
-    UID = 2
-    INBOUND = 3
-
-
-class ConfigFlag(IntFlag):
-    """`enum mn_config_flag`."""
-
-    ENCRYPT = 1
-    INCOMPLETE = 2
-
-
-class PodFlag(IntFlag):
-    """`enum mn_pod_flag`."""
-
-    EXCLUDES_PORT = 1
-    EXCLUDES_UID = 2
-    EXCLUDES_CIDR = 4
-
-
-class WorkloadFlag(IntFlag):
-    """`enum mn_workload_flag`."""
-
-    ENROLLED = 1
-    WAYPOINT = 2
-    EXCLUDES_INBOUND = 4
-
-
-class ServiceFlag(IntFlag):
-    """`enum mn_service_flag`."""
-
-    WAYPOINT = 1
-
-
-class SockFlag(IntFlag):
-    """`enum mn_sock_flag`."""
-
-    REWRITTEN = 1
-    ESTABLISHED = 2
-    FIN_SENT = 4
-    PEER_FIN = 8
 
 
 class Config(ctypes.Structure):
@@ -356,20 +249,6 @@ class Event(ctypes.Structure):
     ]
 
 
-class MapType(IntEnum):
-    """`enum bpf_map_type` of linux/bpf.h, the ones used here."""
-
-    HASH = 1
-    ARRAY = 2
-    PERCPU_HASH = 5
-    PERCPU_ARRAY = 6
-    LRU_HASH = 9
-    LPM_TRIE = 11
-    SOCKHASH = 18
-    SK_STORAGE = 24
-    RINGBUF = 27
-
-
 NO_PREALLOC = 1
 """BPF_F_NO_PREALLOC: memory grows with the entries."""
 
@@ -427,35 +306,6 @@ MAPS: tuple[MapSpec, ...] = (
     MapSpec(17, "mn_reason", MapType.PERCPU_ARRAY, _U32, _U64, max(Reason) + 1),
     MapSpec(18, "mn_events", MapType.RINGBUF, 0, 0, 262144),
 )
-
-
-class ProgType(IntEnum):
-    """`enum bpf_prog_type`, the ones used here."""
-
-    SOCK_OPS = 13
-    SOCK_ADDR = 18
-    CGROUP_SOCKOPT = 25
-    SK_LOOKUP = 30
-
-
-class AttachType(IntEnum):
-    """`enum bpf_attach_type`, the ones used here."""
-
-    SOCK_OPS = 3
-    INET4_CONNECT = 10
-    INET6_CONNECT = 11
-    GETSOCKOPT = 21
-    INET4_GETPEERNAME = 29
-    INET6_GETPEERNAME = 30
-    SK_LOOKUP = 36
-
-
-class Target(IntEnum):
-    """What a program is attached to."""
-
-    PODS_CGROUP = 1
-    AGENT_CGROUP = 2
-    POD_NETNS = 3
 
 
 @dataclass(frozen=True, slots=True)

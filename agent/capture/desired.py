@@ -139,11 +139,7 @@ def desired_state(
     return KernelState(
         config=ConfigEntry(agent=agent, flags=ConfigFlag.ENCRYPT if encrypt else ConfigFlag(0)),
         pods={
-            cookie: PodEntry(
-                workload=numbering.workloads[uid],
-                src_class=policy.src_class.get(uid, 0),
-                flags=_pod_flags(excluded[cookie]),
-            )
+            cookie: _pod_entry(snapshot.workloads[uid], policy, numbering)
             for uid, cookie in known.items()
         },
         workloads={
@@ -161,6 +157,14 @@ def desired_state(
             for network in what.outbound_cidrs
         ),
         probes=frozenset(snapshot.settings.probe_sources),
+    )
+
+
+def _pod_entry(workload: Workload, policy: KernelPolicy, numbering: Numbering) -> PodEntry:
+    return PodEntry(
+        workload=numbering.workloads[workload.uid],
+        src_class=policy.src_class.get(workload.uid, 0),
+        flags=_pod_flags(workload.exclusions),
     )
 
 

@@ -14,6 +14,8 @@ from mesh.model.identity import SpiffeId
 _LENGTH = struct.Struct("!I")
 MAX_TO_WORKER_BYTES = 1 << 30
 MAX_TO_NODE_BYTES = 4 << 20
+MAX_LISTED = 5000
+"""Records of one `OpenConnections`: at some 300 bytes each it stays below the limit."""
 
 
 class SnapshotChange(msgspec.Struct, frozen=True, tag="snapshot"):
@@ -39,6 +41,12 @@ class SetLogLevel(msgspec.Struct, frozen=True, tag="log_level"):
     level: str
 
 
+class ListConnections(msgspec.Struct, frozen=True, tag="list_connections"):
+    """Ask for `OpenConnections` with the same `request`."""
+
+    request: int
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The worker has state and listeners of revision `revision`."""
 
@@ -57,6 +65,13 @@ class Closed(msgspec.Struct, frozen=True, tag="closed"):
     records: list[WireRecord]
 
 
+class OpenConnections(msgspec.Struct, frozen=True, tag="open_connections"):
+    """What is open at this moment, at most `MAX_LISTED`, longest first."""
+
+    request: int
+    records: list[WireRecord]
+
+
 class WorkerStats(msgspec.Struct, frozen=True, tag="stats", kw_only=True):
     """Sent every few seconds."""
 
@@ -68,8 +83,8 @@ class WorkerStats(msgspec.Struct, frozen=True, tag="stats", kw_only=True):
     lost_records: int
 
 
-ToWorker = SnapshotChange | CredentialsChange | Drain | SetLogLevel
-ToNode = Ready | Opened | Closed | WorkerStats
+ToWorker = SnapshotChange | CredentialsChange | Drain | SetLogLevel | ListConnections
+ToNode = Ready | Opened | Closed | OpenConnections | WorkerStats
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -29,7 +29,7 @@ from agent.node.node import Node
 from bpf.layout import Reason
 from mesh.errors import KernelError
 from mesh.identity.store import CertificateStore
-from mesh.model.connection import Path, Reporter
+from mesh.model.connection import ConnectionRecord, Path, Reporter
 from mesh.model.snapshot import MeshSnapshot, Problem
 from mesh.telemetry.node_metrics import MapFill, NodeReadings
 
@@ -90,8 +90,9 @@ class View:
         )
 
     async def connections(self) -> Sequence[LiveConnection]:
-        """Open direct connections; tunnelled ones are counted by the workers only."""
-        return await asyncio.to_thread(self._direct_connections)
+        """Open connections: the workers' and the direct ones."""
+        relayed = [_live(record) for record in await self._workers.connections()]
+        return [*relayed, *await asyncio.to_thread(self._direct_connections)]
 
     async def bpf_diff(self) -> BpfDiff:
         return await asyncio.to_thread(self._diff)
@@ -234,6 +235,21 @@ class View:
             compared=compared,
             entries=entries,
         )
+
+
+def _live(record: ConnectionRecord) -> LiveConnection:
+    return LiveConnection(
+        reporter=record.reporter,
+        path=record.path,
+        src_addr=str(record.src_addr),
+        dst_addr=str(record.dst_addr),
+        opened_at=record.opened_at,
+        src=record.src.workload,
+        dst=record.dst.workload,
+        src_identity=record.src.identity,
+        dst_identity=record.dst.identity,
+        service=record.service,
+    )
 
 
 def _diff_kind(desired: str, actual: str) -> DiffKind:

@@ -22,7 +22,9 @@ from agent.feed.messages import (
     Closed,
     CredentialsChange,
     Drain,
+    ListConnections,
     NodeReader,
+    OpenConnections,
     Opened,
     Ready,
     SetLogLevel,
@@ -46,6 +48,7 @@ log = logging.getLogger(__name__)
 RESTART_BACKOFF_S = (0.0, 0.2, 1.0, 5.0)
 STABLE_AFTER_S = 10.0
 READ_BYTES = 256 * 1024
+ANSWER_TIMEOUT_S = 2.0
 RecordSink = Callable[[Sequence[ConnectionRecord], Sequence[ConnectionRecord]], None]
 
 
@@ -77,6 +80,8 @@ class Worker:
     retired: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it ended, or was told to end: another takes its place."""
     ended: bool = False
+    questions: dict[int, asyncio.Future[list[ConnectionRecord]]] = field(default_factory=dict)
+    """Questions for open connections that wait for an answer."""
 
     @property
     def pid(self) -> int:
@@ -111,6 +116,7 @@ class WorkerSupervisor:
         self.workers: dict[int, Worker] = {}
         self.restarts = 0
         self._changed = asyncio.Event()
+        self._last_question = 0
 
     # -- what workers are told ----------------------------------------------------------------
 
@@ -137,6 +143,19 @@ class WorkerSupervisor:
     def _broadcast(self, message: ToWorker) -> None:
         for worker in self.workers.values():
             worker.send(message)
+
+    async def connections(self) -> list[ConnectionRecord]:
+        """What is open in all workers; a worker that does not answer in time is left out."""
+        self._last_question += 1
+        answers = []
+        for worker in self.workers.values():
+            answer = asyncio.get_running_loop().create_future()
+            worker.questions[self._last_question] = answer
+            worker.send(ListConnections(request=self._last_question))
+            answers.append(answer)
+        if answers:
+            await asyncio.wait(answers, timeout=ANSWER_TIMEOUT_S)
+        return [r for answer in answers if answer.done() for r in answer.result()]
 
     # -- life cycle ---------------------------------------------------------------------------
 
@@ -280,6 +299,10 @@ class WorkerSupervisor:
                 self._sink([], [from_wire(r) for r in records])
             case WorkerStats():
                 worker.stats = message
+            case OpenConnections(request=request, records=records):
+                waiting = worker.questions.pop(request, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result([from_wire(r) for r in records])
 
 
 def process_start_ticks(pid: int) -> int:

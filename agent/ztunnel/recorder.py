@@ -55,6 +55,7 @@ class Recorder:
         self, emit: Callable[[list[ConnectionRecord], list[ConnectionRecord]], None]
     ) -> None:
         self._emit = emit
+        self._open: dict[int, OpenRecord] = {}
         self._opened: list[ConnectionRecord] = []
         self._closed: list[ConnectionRecord] = []
 
@@ -96,6 +97,7 @@ class Recorder:
 
     def opened(self, connection: OpenRecord) -> None:
         """The connection is established end to end."""
+        self._open[id(connection)] = connection
         self._opened.append(connection.record)
 
     def failed(self, connection: OpenRecord, flag: ResponseFlag, detail: str) -> None:
@@ -113,6 +115,7 @@ class Recorder:
     ) -> None:
         """An opened connection ended. `towards_destination`: which count of `end` went from
         source to destination."""
+        self._open.pop(id(connection), None)
         back = end.bytes_out + end.bytes_in - towards_destination
         self._close(
             connection, flag or _FLAG_OF_END[end.reason], end.detail, towards_destination, back
@@ -131,6 +134,11 @@ class Recorder:
                 bytes_received=received,
             )
         )
+
+    def open_records(self) -> list[ConnectionRecord]:
+        """Connections that are open now; byte counts are zero until they end."""
+        now = time.monotonic()
+        return [replace(c.record, duration_s=now - c.began_s) for c in self._open.values()]
 
     def flush(self) -> None:
         """Hand on what was collected."""

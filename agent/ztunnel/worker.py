@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.feed.messages import (
+    MAX_LISTED,
     Closed,
     CredentialsChange,
     Drain,
+    ListConnections,
+    OpenConnections,
     Opened,
     Ready,
     SetLogLevel,
@@ -135,6 +138,10 @@ class Worker:
                 logging.getLogger().setLevel(level.upper())
             case Drain(timeout_s=timeout_s):
                 self._start_drain(timeout_s)
+            case ListConnections(request=request):
+                oldest = sorted(self._recorder.open_records(), key=lambda r: r.opened_at)
+                records = [to_wire(r) for r in oldest[:MAX_LISTED]]
+                self._tell(OpenConnections(request=request, records=records))
 
     def _open_doors(self) -> None:
         """The first snapshot is here: serve the pods."""

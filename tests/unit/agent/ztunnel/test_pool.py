@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 
 from agent.ztunnel.pool import IDLE_TIMEOUT_S, STREAMS_PER_TUNNEL, PoolKey, TunnelPool
 from mesh.model.address import parse_socket_address
-from mesh.model.identity import parse_spiffe_id
+from mesh.model.identity import SpiffeId, parse_spiffe_id
 from mesh.model.workload import WorkloadUid
-from mesh.tunnel.contract import Tunnel
+from mesh.tunnel.contract import Headers, Stream, StreamEvents
 
 ALICE = parse_spiffe_id("spiffe://cluster.local/ns/default/sa/alice")
 KEY = PoolKey(
@@ -15,11 +16,21 @@ KEY = PoolKey(
 
 
 @dataclass(eq=False)
-class LoadedTunnel(Tunnel):
-    """A tunnel that is only its numbers: the pool looks at nothing else."""
+class LoadedTunnel:
+    """A tunnel that is only its numbers: the pool never calls it."""
 
     active_streams: int = 0
     can_open: bool = True
+    peer: SpiffeId | None = None
+
+    def open_stream(self, headers: Headers, sock: socket.socket, events: StreamEvents) -> Stream:
+        raise AssertionError("the pool opens no streams")
+
+    def drain(self, timeout_s: float) -> None:
+        raise AssertionError("the pool drains nothing")
+
+    def abort(self, detail: str = "") -> None:
+        raise AssertionError("the pool aborts nothing")
 
 
 class Clock:

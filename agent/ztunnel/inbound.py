@@ -22,6 +22,7 @@ from agent.ztunnel.plan_inbound import (
     resolve_authority,
 )
 from agent.ztunnel.recorder import OpenRecord, party
+from agent.ztunnel.sockets import NoHolderError
 from mesh.errors import ConfigError, MeshnodeError, UpstreamError
 from mesh.hbone.connect import parse_connect
 from mesh.model.address import SocketAddress, parse_socket_address
@@ -33,6 +34,9 @@ from mesh.tunnel.contract import End, Loss, LossReason, Stream, StreamRequest, T
 log = logging.getLogger(__name__)
 
 CREDENTIALS_WAIT_S = 5.0
+SEND_AWAY_S = 3600.0
+"""Time that open streams have left without a holder. The node process, if it lives, drains this
+worker much sooner; if it does not, nothing is gained by cutting them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -137,6 +141,11 @@ class Inbound:
             if trusted and tunnel.peer.trust_domain not in trusted:
                 tunnel.abort(f"trust domain {tunnel.peer.trust_domain} is not accepted any more")
 
+    def send_away(self) -> None:
+        """Tell all clients to dial again: another worker can serve what this one cannot."""
+        for tunnel in list(self.tunnels):
+            tunnel.drain(SEND_AWAY_S)
+
     def refused_handshake(self, tunnel: InboundTunnel, loss: Loss) -> None:
         """Record a peer that failed the handshake; the log line says which check."""
         workload = self.context.state.snapshot.workloads.get(tunnel.uid)
@@ -220,7 +229,10 @@ class Inbound:
             )
         except UpstreamError as error:
             context.live.remove(admitted)
-            request.refuse(UNAVAILABLE)
+            if isinstance(error, NoHolderError):
+                request.decline()
+            else:
+                request.refuse(UNAVAILABLE)
             context.recorder.failed(admitted.record, ResponseFlag.CONNECT, str(error))
             return
         if admitted.denied is not None:

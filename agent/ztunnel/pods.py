@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 
 from agent.holder.client import PodSockets
 from agent.holder.feed import HolderFeed
-from agent.holder.protocol import Family, HolderError, ListenerName, SocketKind
-from agent.ztunnel.sockets import name_to_address
+from agent.holder.protocol import Family, HolderError, HolderLostError, ListenerName, SocketKind
+from agent.ztunnel.sockets import NoHolderError, name_to_address
 from mesh.errors import UpstreamError
 from mesh.model.address import SocketAddress
 from mesh.model.workload import WorkloadUid
@@ -34,7 +34,7 @@ class ServedPods:
     """Accepts on the listeners of every pod, and gives out sockets made in the pods.
 
     `paths` says who takes the connections of each kind of listener; `synced` is called once all
-    pods that exist at the start are served.
+    pods that exist at the start are served, `lost` when no sockets can be had any more.
     """
 
     def __init__(
@@ -42,10 +42,12 @@ class ServedPods:
         channel: socket.socket,
         paths: Mapping[ListenerName, Accepted],
         synced: Callable[[], None],
+        lost: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._paths = paths
         self._synced = synced
+        self._lost = lost
         self._pods: dict[WorkloadUid, PodSockets] = {}
         self._accepting = True
         self._feed = HolderFeed(channel, self, self._loop)
@@ -56,6 +58,8 @@ class ServedPods:
         """A fresh socket in the pod's namespace; raises `UpstreamError`."""
         try:
             return await self._feed.get(uid, family, kind)
+        except HolderLostError as error:
+            raise NoHolderError(f"no socket in the namespace of {uid}: {error}") from error
         except HolderError as error:
             raise UpstreamError(f"no socket in the namespace of {uid}: {error}") from error
 
@@ -86,6 +90,7 @@ class ServedPods:
         if self._accepting:
             self.stop_accepting()
             self._loop.call_later(ORPHAN_GRACE_S, self._resume)
+        self._lost()
 
     # -- accepting ------------------------------------------------------------------------------
 

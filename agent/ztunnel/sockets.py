@@ -19,12 +19,16 @@ CONNECT_TIMEOUT_S = 10.0
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
+class NoHolderError(UpstreamError):
+    """This worker gets no sockets any more; one that is started with a new holder does."""
+
+
 class SocketSource(Protocol):
     """Fresh sockets made in a pod's network namespace."""
 
     async def get(self, uid: WorkloadUid, family: Family, kind: SocketKind) -> socket.socket:
-        """A non-blocking TCP socket. Raises `UpstreamError` if the pod is gone or the holder
-        does not answer."""
+        """A non-blocking TCP socket. Raises `UpstreamError` if the pod is gone, and
+        `NoHolderError` if the holder is."""
 
 
 def name_to_address(name: tuple[str, int] | tuple[str, int, int, int]) -> SocketAddress:

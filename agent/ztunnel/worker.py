@@ -154,6 +154,7 @@ class Worker:
                 ListenerName.HBONE: self._inbound.accepted,
             },
             lambda: self._tell(Ready(revision=self._state.snapshot.revision)),
+            self._inbound.send_away,
         )
 
     async def get(self, uid: WorkloadUid, family: Family, kind: SocketKind) -> socket.socket:

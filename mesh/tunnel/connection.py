@@ -173,6 +173,11 @@ class TunnelConnection:
         self.stream_done(stream)
         self._refuse(stream.id, status, headers)
 
+    def decline_stream(self, stream: TunnelStream) -> None:
+        stream.done = True
+        self.session.reset(stream.id, _REFUSED_STREAM)
+        self.stream_done(stream)
+
     # --- events of the link -------------------------------------------------------------------
 
     def link_up(self, peer: SpiffeId) -> None:

@@ -174,6 +174,10 @@ class StreamRequest(Protocol):
     def refuse(self, status: int, headers: Headers = ()) -> None:
         """Answer `status` with END_STREAM. Nothing happens if the stream is gone already."""
 
+    def decline(self) -> None:
+        """Say that nothing was done with the request (REFUSED_STREAM, RFC 9113 §8.7): the client
+        may try it on another tunnel. Nothing happens if the stream is gone already."""
+
 
 class TunnelEvents(Protocol):
     """Reports of one tunnel, to whoever dialled or accepted it."""

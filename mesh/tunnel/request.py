@@ -15,6 +15,9 @@ class RequestHost(StreamHost, Protocol):
     def refuse_stream(self, stream: TunnelStream, status: int, headers: Headers) -> None:
         """Answer with END_STREAM and forget the stream."""
 
+    def decline_stream(self, stream: TunnelStream) -> None:
+        """Reset with REFUSED_STREAM and forget the stream."""
+
 
 class PendingRequest:
     """See `mesh.tunnel.contract.StreamRequest`."""
@@ -57,6 +60,11 @@ class PendingRequest:
         self._answer()
         if not self._stream.done:
             self._host.refuse_stream(self._stream, status, headers)
+
+    def decline(self) -> None:
+        self._answer()
+        if not self._stream.done:
+            self._host.decline_stream(self._stream)
 
     def _answer(self) -> None:
         if self._answered:

@@ -123,6 +123,24 @@ def test_refusal_gives_the_socket_back_untouched(factory: EngineFactory) -> None
     run(main())
 
 
+def test_a_declined_request_can_be_tried_elsewhere(factory: EngineFactory) -> None:
+    async def main() -> None:
+        async with tunnel_pair(factory) as pair:
+            pair.connect()
+            near, engine_end = tcp_pair()
+            log = StreamLog()
+            (await pair.client.up).open_stream(CONNECT, engine_end, log)
+            (await pair.server.requests.get()).decline()
+            status, _, detail = await log.refused
+            assert status == 0
+            assert "REFUSED_STREAM" in detail
+            near.close()
+            engine_end.close()
+            await pair.join()  # the tunnel goes on
+
+    run(main())
+
+
 def test_abort_resets_both_ends(factory: EngineFactory) -> None:
     async def main() -> None:
         async with tunnel_pair(factory) as pair:

@@ -97,9 +97,9 @@ class Agent:
         """The records of its access log so far, when it was started with the JSON form."""
         return parse_access_log(self._process.output)
 
-    def log_tail(self) -> str:
+    def log_tail(self, lines: int = LOG_TAIL_LINES) -> str:
         """The last lines it said, for a failure's text."""
-        tail = self._process.output.splitlines()[-LOG_TAIL_LINES:]
+        tail = self._process.output.splitlines()[-lines:]
         return "\n".join([f"--- log of the agent of {self.paths.node}:", *tail])
 
     def stop(self, deadline_s: float = 15.0) -> int:

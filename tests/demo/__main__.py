@@ -21,7 +21,7 @@ from tests.demo.policy import crash, denials, farewell, revocation, strictness
 from tests.demo.stage import LAB_NAME, VIPS, Stage, set_stage
 from tests.lab import Lab, LabError
 from tests.lab.agent import REPOSITORY
-from tests.lab.leaks import take_inventory
+from tests.lab.leaks import Session, find_leaks, take_inventory
 
 INTERRUPTED = 130
 PLAIN_WIDTH = 200
@@ -61,7 +61,8 @@ def main(keep: bool, name: str) -> None:
 
 
 def _perform(tell: Narrator, keep: bool, name: str) -> None:
-    before = take_inventory().named
+    session = Session.begin()
+    before, was_alone = take_inventory(), session.is_alone()
     tell.title(
         "meshnode demo",
         "Two nodes and five pods, as network namespaces of this machine; nothing else is touched.",
@@ -83,8 +84,10 @@ def _perform(tell: Narrator, keep: bool, name: str) -> None:
             tell.say("Clearing up …")
             raise
     with tell.claim("nothing is left: no namespace, cgroup, process, pin, socket or file"):
-        left = sorted(take_inventory().named - before)
-        assert not left, "\n".join(left)
+        left = {entry for entry in take_inventory().named - before.named if lab.name in entry}
+        left |= set(find_leaks(before, session, was_alone))
+        session.end()
+        assert not left, "\n".join(sorted(left))
 
 
 def _tell_cast(tell: Narrator, stage: Stage) -> None:

@@ -14,7 +14,14 @@ from dataclasses import replace
 
 from agent.capture.flows import OpenFlow, destroy_flow, list_flows
 from agent.capture.ringbuf import RingReader
-from agent.capture.telemetry import ClosedConnection, DeniedConnect, KernelEvent, decode_event
+from agent.capture.telemetry import (
+    ClosedConnection,
+    DeniedConnect,
+    KernelEvent,
+    TrafficKey,
+    TrafficReader,
+    decode_event,
+)
 from agent.netns import open_netns
 from agent.node.kernel import KernelPlane
 from agent.ztunnel.recorder import party
@@ -35,6 +42,7 @@ _FLAGS = {
     Reason.DENY_NO_ENDPOINT: ResponseFlag.NO_HEALTHY_UPSTREAM,
 }
 MAX_CUT_REMEMBERED = 4096
+TRAFFIC_IDLE_S = 600.0
 
 
 class DirectConnections:
@@ -45,6 +53,8 @@ class DirectConnections:
         self._get_snapshot = get_snapshot
         self._ring = RingReader(kernel.maps["mn_events"])
         self._cut: dict[tuple[SocketAddress, SocketAddress], str] = {}
+        self._traffic = TrafficReader(kernel.maps["mn_stats"])
+        self._active_at: dict[TrafficKey, float] = {}
 
     def close(self) -> None:
         self._ring.close()
@@ -131,6 +141,15 @@ class DirectConnections:
             bytes_sent=event.bytes_sent,
             bytes_received=event.bytes_received,
         )
+
+    def forget_idle_traffic(self, now: float) -> None:
+        """Make room in the kernel's traffic counters (`meshnode bpf stats`): entries without a
+        connection for ten minutes go. `now`: monotonic seconds."""
+        self._active_at.update(dict.fromkeys(self._traffic.read(), now))
+        idle = [key for key, at in self._active_at.items() if now - at > TRAFFIC_IDLE_S]
+        self._traffic.forget(idle)
+        for key in idle:
+            del self._active_at[key]
 
     # -- open ones ------------------------------------------------------------------------------
 

@@ -76,6 +76,8 @@ class KernelPlane:
             src_class={}, dst_class={}, verdicts={}, reasons=()
         )
         self.state: KernelState | None = None
+        self._snapshot: MeshSnapshot | None = None
+        self._seen = MeshSnapshot(revision=0)
         self.problem = ""
 
     def apply(
@@ -87,11 +89,12 @@ class KernelPlane:
     ) -> None:
         """Make the maps say what the snapshot says. A full map is kept as `problem`: what did not
         fit goes to ztunnel."""
-        seen = with_canary(snapshot)
-        self.policy = compile_kernel_policy(policies, snapshot, node)
-        self.numbering = number_snapshot(seen, self.numbering)
+        if snapshot is not self._snapshot:
+            self._snapshot, self._seen = snapshot, with_canary(snapshot)
+            self.policy = compile_kernel_policy(policies, snapshot, node)
+            self.numbering = number_snapshot(self._seen, self.numbering)
         self.state = desired_state(
-            snapshot=seen,
+            snapshot=self._seen,
             local=cookies,
             policy=self.policy,
             numbering=self.numbering,

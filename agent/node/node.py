@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 HOLDER_CHECK_S = 0.5
 KERNEL_POLL_S = 0.25
+TIDY_INTERVAL_S = 30.0
 
 
 class Node:
@@ -54,6 +56,8 @@ class Node:
     ) -> None:
         self.options = options
         self.snapshot = MeshSnapshot(revision=0)
+        self._reduced: MeshSnapshot | None = None
+        """The snapshot as the objects say it, before settings of the command line."""
         self.kernel = kernel
         self.holder = holder
         self._paths = paths
@@ -87,13 +91,12 @@ class Node:
 
     def reduce(self, objects: ObjectSet) -> bool:
         """Take in a new set of objects. False if it changes nothing."""
-        # The first snapshot has revision 1 even if it is empty: revision 0 means "not read yet".
-        previous = self.snapshot if self.snapshot.revision else None
-        snapshot = reduce(objects, previous)
-        if self.options.trust_domain is not None:
-            snapshot = _in_trust_domain(snapshot, self.options.trust_domain)
-        if snapshot is previous:
+        reduced = reduce(objects, self._reduced)
+        if reduced is self._reduced:
             return False
+        self._reduced = snapshot = reduced
+        if self.options.trust_domain is not None:
+            snapshot = _in_trust_domain(reduced, self.options.trust_domain)
         for problem in set(snapshot.problems) - set(self.snapshot.problems):
             log.warning("%s: %s %s", problem.where, problem.subject, problem.message)
         self._policies = PolicyIndex.compile(snapshot, self._policies)
@@ -160,9 +163,13 @@ class Node:
 
     async def watch_kernel(self) -> None:
         """Collect what the kernel reports of direct and refused connections."""
+        tidied_at = time.monotonic()
         while True:
             await asyncio.sleep(KERNEL_POLL_S)
             self._take_direct_records()
+            if time.monotonic() - tidied_at > TIDY_INTERVAL_S:
+                tidied_at = time.monotonic()
+                self.direct.forget_idle_traffic(tidied_at)
 
     def _take_direct_records(self) -> None:
         for record in self.direct.records():

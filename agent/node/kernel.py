@@ -12,20 +12,21 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.capture import links
+from agent.capture import inspect, links
 from agent.capture.cgroup import agent_cgroup_path, cgroup_mount, make_agent_cgroup
 from agent.capture.desired import AgentCgroup, KernelState, desired_state, number_snapshot
 from agent.capture.enrolment import Enrolment, PodCapture
+from agent.capture.guard import PinGuard, is_attached
 from agent.capture.numbering import Numbering
 from agent.capture.pins import PinnedMaps, open_maps
 from agent.capture.reconcile import reconcile
 from agent.capture.transparent import make_transparent, undo_transparent
 from agent.holder.client import PodSockets
 from agent.holder.protocol import ListenerName
-from agent.netns import open_netns
+from agent.netns import netns_cookie, open_netns
 from agent.node.canary import with_canary
 from agent.paths import NodePaths
-from bpf.layout import Target
+from bpf.layout import PROGRAMS, Target
 from mesh.errors import KernelError, MeshnodeError
 from mesh.model.kernel import KernelPolicy
 from mesh.model.snapshot import MeshSnapshot
@@ -68,10 +69,13 @@ class KernelPlane:
         links.attach_cgroup(paths, Target.AGENT_CGROUP, agent_cgroup_path(paths))
         links.update_lookups(paths)
         links.collect_defunct(paths)
+        self._guard = PinGuard(paths)
+        self._guard.hold()
         self.pods_cgroup = pods_cgroup or cgroup_mount()
         self._attached = False
         self._captured: dict[WorkloadUid, tuple[int, Workload]] = {}
-        self.numbering = Numbering()
+        # Open flows and counters carry numbers that an earlier agent gave.
+        self.numbering: Numbering = inspect.saved_numbering(paths.node)
         self.policy: KernelPolicy = KernelPolicy(
             src_class={}, dst_class={}, verdicts={}, reasons=()
         )
@@ -109,6 +113,7 @@ class KernelPlane:
         if not self._attached:
             links.attach_cgroup(self._paths, Target.PODS_CGROUP, self.pods_cgroup)
             self._attached = True
+            self._guard.hold()
 
     def enrol(self, workload: Workload, netns: str, sockets: PodSockets) -> None:
         """Capture a pod; `apply` must have run with its cookie."""
@@ -129,6 +134,7 @@ class KernelPlane:
         finally:
             os.close(netns_fd)
         self._captured[workload.uid] = (sockets.cookie, workload)
+        self._guard.hold()
 
     def renew_listeners(self, uid: WorkloadUid, sockets: PodSockets) -> None:
         """Steer a pod's inbound connections to the listener that a new holder has."""
@@ -161,6 +167,56 @@ class KernelPlane:
         for cookie in self._enrolment.enrolled() - cookies:
             self._enrolment.leave(cookie, ())
 
+    # -- what others took away ------------------------------------------------------------------
+
+    def repair(self, sockets: Mapping[WorkloadUid, PodSockets]) -> list[str]:
+        """Put back pins, attachments, captured pods and listeners that are gone; their names.
+
+        Raises `KernelError` for the first that cannot be put back.
+        """
+        repaired = [f"pin {name}" for name in self._guard.restore()]
+        repaired += self._attach_again()
+        for uid, (cookie, workload) in self._captured.items():
+            if self.state is not None and cookie in self.state.pods and uid in sockets:
+                listener = sockets[uid].listeners[ListenerName.PLAINTEXT]
+                entry = self.state.pods[cookie]
+                again = self._enrolment.restore(cookie, entry, workload.addresses, listener)
+                repaired += [f"{what} of {uid}" for what in again]
+        if repaired:
+            self._guard.hold()
+        return repaired
+
+    def _attach_again(self) -> list[str]:
+        repaired = []
+        cgroups = {Target.AGENT_CGROUP: agent_cgroup_path(self._paths)}
+        if self._attached:
+            cgroups[Target.PODS_CGROUP] = self.pods_cgroup
+        for target, cgroup in cgroups.items():
+            names = [spec.name for spec in PROGRAMS if spec.target is target]
+            lost = [name for name in names if not is_attached(self._paths, name)]
+            if lost:
+                links.attach_cgroup(self._paths, target, cgroup)
+                repaired += [f"link {name}" for name in lost]
+        for cookie, workload in self._captured.values():
+            name = f"{links.LOOKUP_PREFIX}{cookie}"
+            if not is_attached(self._paths, name) and self._attach_lookup(cookie, workload):
+                repaired.append(f"link {name}")
+        return repaired
+
+    def _attach_lookup(self, cookie: int, workload: Workload) -> bool:
+        """False if the namespace was replaced: the pod is then enrolled anew."""
+        if workload.netns is None or not Path(workload.netns).exists():
+            return False
+        netns_fd = open_netns(workload.netns)
+        try:
+            if netns_cookie(netns_fd) != cookie:
+                return False
+            links.attach_lookup(self._paths, cookie, netns_fd)
+        finally:
+            os.close(netns_fd)
+        return True
+
     def close(self) -> None:
         """Close our descriptors; what is pinned stays in force."""
+        self._guard.close()
         self.maps.close()

@@ -129,6 +129,7 @@ async def _run(
                 node.clear_strangers(),
                 node.watch_holder(),
                 node.watch_kernel(),
+                node.guard_kernel(),
                 _follow(node, changes),
                 *([ca.run()] if ca is not None else []),
             )

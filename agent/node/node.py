@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 HOLDER_CHECK_S = 0.5
 KERNEL_POLL_S = 0.25
+KERNEL_GUARD_S = 1.0
 TIDY_INTERVAL_S = 30.0
 
 
@@ -160,6 +161,16 @@ class Node:
                 for uid, sockets in self.holder.sockets().items():
                     self.kernel.renew_listeners(uid, sockets)
                 self.workers.roll()
+
+    async def guard_kernel(self) -> None:
+        """Put back what somebody takes away from our state in the kernel."""
+        while True:
+            await asyncio.sleep(KERNEL_GUARD_S)
+            try:
+                for what in self.kernel.repair(self.holder.sockets()):
+                    log.error("%s was gone: put back", what)
+            except MeshnodeError as error:
+                log.error("the kernel's state cannot be repaired: %s", error)
 
     async def watch_kernel(self) -> None:
         """Collect what the kernel reports of direct and refused connections."""

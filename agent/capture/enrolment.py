@@ -67,6 +67,25 @@ class Enrolment:
         """Steer inbound connections of an address to another listener."""
         self._maps["mn_listener"].update(pack_ip(address), struct.pack("=Q", listener.fileno()))
 
+    def restore(
+        self,
+        netns_cookie: int,
+        entry: PodEntry,
+        addresses: Iterable[IPAddress],
+        listener: socket.socket,
+    ) -> list[str]:
+        """Write what is missing of a captured pod's entries; says what that was."""
+        restored = []
+        for address in addresses:
+            if self._maps["mn_listener"].lookup(pack_ip(address)) is None:
+                self.set_listener(address, listener)
+                restored.append(f"listener for {address}")
+        key = encode_cookie(netns_cookie)
+        if self._maps["mn_enrolled"].lookup(key) is None:
+            self._maps["mn_enrolled"].update(key, encode_pod(entry))
+            restored.append("capture")
+        return restored
+
     def enrolled(self) -> set[int]:
         """Netns cookies that are captured now."""
         return {decode_cookie(key) for key in self._maps["mn_enrolled"].keys()}  # noqa: SIM118

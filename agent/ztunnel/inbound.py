@@ -7,6 +7,7 @@ The application is connected *before* the answer, so that a client learns of a d
 from __future__ import annotations
 
 import logging
+import math
 import socket
 from dataclasses import dataclass, field
 
@@ -27,6 +28,7 @@ from mesh.errors import ConfigError, MeshnodeError, UpstreamError
 from mesh.hbone.connect import parse_connect
 from mesh.model.address import SocketAddress, parse_socket_address
 from mesh.model.connection import Path, Reporter, ResponseFlag
+from mesh.model.credentials import Credentials
 from mesh.model.verdict import ConnectionFacts, Verdict
 from mesh.model.workload import WorkloadUid
 from mesh.tunnel.contract import End, Loss, LossReason, Stream, StreamRequest, Tunnel
@@ -35,8 +37,8 @@ log = logging.getLogger(__name__)
 
 CREDENTIALS_WAIT_S = 5.0
 SEND_AWAY_S = 3600.0
-"""Time that open streams have left without a holder. The node process, if it lives, drains this
-worker much sooner; if it does not, nothing is gained by cutting them."""
+"""Time that open streams have left on a tunnel that takes no new ones: without a holder, or past
+the end of its certificate. Nothing is gained by cutting them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +80,8 @@ class InboundTunnel:
     owner: Inbound
     uid: WorkloadUid
     client: SocketAddress
+    expires_at: float = math.inf
+    """End of the certificate we showed, epoch seconds."""
 
     def tunnel_up(self, tunnel: Tunnel) -> None:
         self.owner.tunnels[tunnel] = self
@@ -113,7 +117,7 @@ class Inbound:
         credentials = self.context.state.credentials(workload.identity, self.context.epoch_s())
         events = InboundTunnel(self, uid, client)
         if credentials is not None:
-            self.context.engine.server(sock, credentials, events)
+            self._serve_tunnel(sock, credentials, events)
         else:
             self.context.spawn(self._accept_late(sock, events))
 
@@ -129,6 +133,12 @@ class Inbound:
             sock.close()
             log.warning("%s: no valid certificate, refused tunnel of %s", events.uid, events.client)
             return
+        self._serve_tunnel(sock, credentials, events)
+
+    def _serve_tunnel(
+        self, sock: socket.socket, credentials: Credentials, events: InboundTunnel
+    ) -> None:
+        events.expires_at = credentials.svid.not_after
         self.context.engine.server(sock, credentials, events)
 
     def drop_untrusted(self) -> None:
@@ -145,6 +155,13 @@ class Inbound:
         """Tell all clients to dial again: another worker can serve what this one cannot."""
         for tunnel in list(self.tunnels):
             tunnel.drain(SEND_AWAY_S)
+
+    def retire_expired(self) -> None:
+        """Let clients dial again where the certificate they were shown has ended."""
+        now = self.context.epoch_s()
+        for tunnel, events in list(self.tunnels.items()):
+            if events.expires_at <= now:
+                tunnel.drain(SEND_AWAY_S)
 
     def refused_handshake(self, tunnel: InboundTunnel, loss: Loss) -> None:
         """Record a peer that failed the handshake; the log line says which check."""

@@ -42,6 +42,8 @@ CANARY_ADDRESSES = frozenset({parse_ip("192.0.0.8"), parse_ip("100::1")})
 destinations. A captured connection to them is answered by ztunnel itself, which proves capture."""
 CANARY_ANSWER = b"meshnode canary\n"
 CREDENTIALS_WAIT_S = 5.0
+EXPIRED_DRAIN_S = 3600.0
+"""Connections proved their identity when they were opened: they may outlive the certificate."""
 MAX_TRIES = 3
 """A stream that ended unanswered is tried on another tunnel: nothing was read from the client."""
 
@@ -212,12 +214,15 @@ class Outbound:
             self.dial_failed(key, flag, str(error))
             return
         self.context.engine.client(
-            sock, credentials, key.expected, OutboundTunnel(self, self.pool, key)
+            sock,
+            credentials,
+            key.expected,
+            OutboundTunnel(self, self.pool, key, credentials.svid.not_after),
         )
 
-    def tunnel_up(self, key: PoolKey, tunnel: Tunnel) -> None:
+    def tunnel_up(self, key: PoolKey, tunnel: Tunnel, expires_at: float) -> None:
         """A dialled tunnel is ready: let the waiting connections in."""
-        self.pool.dialled(key, tunnel)
+        self.pool.dialled(key, tunnel, expires_at)
         self.serve_waiting(key)
 
     def serve_waiting(self, key: PoolKey) -> None:
@@ -251,6 +256,11 @@ class Outbound:
         """End tunnels that nobody used for five minutes."""
         for tunnel in self.pool.idle():
             tunnel.drain(0.0)
+
+    def retire_expired(self) -> None:
+        """Use no tunnel for new connections once its certificate has ended; open ones go on."""
+        for tunnel in self.pool.expired(self.context.epoch_s()):
+            tunnel.drain(EXPIRED_DRAIN_S)
 
     # -- plain ------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ While a tunnel is being dialled, connections wait for it instead of dialling aga
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,7 +40,8 @@ class PoolKey:
 class _Line(Generic[W]):
     """Tunnels and waiting connections of one key."""
 
-    tunnels: list[Tunnel] = field(default_factory=list)
+    tunnels: dict[Tunnel, float] = field(default_factory=dict)
+    """With the end of the certificate that each was made with."""
     waiting: deque[W] = field(default_factory=deque)
     dialling: int = 0
     last_used_s: float = 0.0
@@ -80,11 +82,11 @@ class TunnelPool(Generic[W]):
         if line is not None and waiter in line.waiting:
             line.waiting.remove(waiter)
 
-    def dialled(self, key: PoolKey, tunnel: Tunnel) -> None:
-        """A dial succeeded: the tunnel is up."""
+    def dialled(self, key: PoolKey, tunnel: Tunnel, expires_at: float = math.inf) -> None:
+        """A dial succeeded: the tunnel is up; our certificate ends at `expires_at`, epoch s."""
         line = self._lines[key]
         line.dialling -= 1
-        line.tunnels.append(tunnel)
+        line.tunnels[tunnel] = expires_at
 
     def pop_waiter(self, key: PoolKey) -> W | None:
         """Next connection that a tunnel with room should take."""
@@ -109,9 +111,20 @@ class TunnelPool(Generic[W]):
         line = self._lines.get(key)
         if line is None:
             return
-        if tunnel in line.tunnels:
-            line.tunnels.remove(tunnel)
+        line.tunnels.pop(tunnel, None)
         self._drop_if_unused(key, line)
+
+    def expired(self, now: float) -> list[Tunnel]:
+        """Tunnels whose certificate has ended at `now` (epoch s); they are handed out no more."""
+        ended = [
+            (key, tunnel)
+            for key, line in self._lines.items()
+            for tunnel, expires_at in line.tunnels.items()
+            if expires_at <= now
+        ]
+        for key, tunnel in ended:
+            self.lost(key, tunnel)
+        return [tunnel for _, tunnel in ended]
 
     def idle(self) -> list[Tunnel]:
         """Tunnels without streams whose key was not asked for in the last five minutes."""

@@ -23,23 +23,26 @@ _FLAG_OF_LOSS = {
 class TunnelUser(Protocol):
     """Whoever dialled; `Outbound` in practice."""
 
-    def tunnel_up(self, key: PoolKey, tunnel: Tunnel) -> None: ...
+    def tunnel_up(self, key: PoolKey, tunnel: Tunnel, expires_at: float) -> None: ...
     def serve_waiting(self, key: PoolKey) -> None: ...
     def dial_failed(self, key: PoolKey, flag: ResponseFlag, detail: str) -> None: ...
 
 
 class OutboundTunnel(Generic[W]):
-    """`TunnelEvents` of one dialled tunnel."""
+    """`TunnelEvents` of one dialled tunnel; `expires_at`: end of our certificate, epoch s."""
 
-    def __init__(self, user: TunnelUser, pool: TunnelPool[W], key: PoolKey) -> None:
+    def __init__(
+        self, user: TunnelUser, pool: TunnelPool[W], key: PoolKey, expires_at: float
+    ) -> None:
         self._user = user
         self._pool = pool
         self._key = key
+        self._expires_at = expires_at
         self._up = False
 
     def tunnel_up(self, tunnel: Tunnel) -> None:
         self._up = True
-        self._user.tunnel_up(self._key, tunnel)
+        self._user.tunnel_up(self._key, tunnel, self._expires_at)
 
     def tunnel_draining(self, tunnel: Tunnel) -> None:
         self._pool.lost(self._key, tunnel)

@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.1
 STATS_EVERY_FLUSHES = 20
+EXPIRY_EVERY_FLUSHES = 5
 DRAIN_POLL_S = 0.05
 ORPHAN_DRAIN_S = 30.0
 """Drain time when SIGTERM comes from a new node process, which has no channel to us."""
@@ -185,6 +186,9 @@ class Worker:
             await asyncio.sleep(FLUSH_INTERVAL_S)
             self._recorder.flush()
             turn += 1
+            if turn % EXPIRY_EVERY_FLUSHES == 0:
+                self._outbound.retire_expired()
+                self._inbound.retire_expired()
             if turn % STATS_EVERY_FLUSHES == 0:
                 self._outbound.close_idle()
                 self._tell(self._stats())

@@ -122,3 +122,16 @@ def test_idle_tunnels_are_those_unused_for_five_minutes() -> None:
     assert pool.idle() == [tunnel]
     assert pool.take(KEY) is busy
     assert pool.idle() == []
+
+
+def test_a_tunnel_past_its_certificate_is_handed_out_no_more() -> None:
+    pool, _ = make_pool()
+    old, new = LoadedTunnel(), LoadedTunnel()
+    for tunnel, expires_at in ((old, 100.0), (new, 200.0)):
+        pool.wait(KEY, "x")
+        pool.dialled(KEY, tunnel, expires_at)
+        pool.pop_waiter(KEY)
+    assert pool.expired(99.0) == []
+    assert pool.expired(100.0) == [old]
+    assert pool.take(KEY) is new
+    assert pool.expired(100.0) == []

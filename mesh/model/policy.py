@@ -1,8 +1,8 @@
 """Policies as typed values, with the meaning of Istio's objects of the same name.
 
-Only the L4 part is evaluated by a ztunnel. Whatever needs L7 is kept as `L7Match` so that an
-evaluation point without L7 can deny, and say so (Istio AuthorizationPolicy reference;
-`docs/policy.md`).
+Only the L4 part is evaluated by a ztunnel. Whatever needs L7 is kept as `RequestMatch`, for
+waypoints, and named in `Rule.l7_fields`, so that an evaluation point without L7 can deny, and say
+so (Istio AuthorizationPolicy reference).
 """
 
 from __future__ import annotations
@@ -36,12 +36,34 @@ class PolicyAction(StrEnum):
     CUSTOM = "CUSTOM"
 
 
+class TargetKind(StrEnum):
+    """What `targetRefs` may point at."""
+
+    SERVICE = "Service"
+    SERVICE_ENTRY = "ServiceEntry"
+    GATEWAY = "Gateway"
+    GATEWAY_CLASS = "GatewayClass"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyTarget:
+    """One of `targetRefs`; `namespace` is the policy's own, and empty for a GatewayClass."""
+
+    kind: TargetKind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        path = f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return f"{self.kind} {path}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StringMatch:
     """One string of a policy: exact, `prefix*`, `*suffix` or `*` (present and not empty)."""
 
     kind: str
-    """`exact`, `prefix`, `suffix` or `present`."""
+    """`exact`, `prefix`, `suffix` or `present`; for paths also `template`."""
     value: str = ""
 
 
@@ -54,10 +76,50 @@ class ServiceAccountMatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamedMatch:
+    """Strings wanted of a named part of a request.
+
+    `name` is one header (lower case), or the way to a claim: `("realm", "roles")`.
+    """
+
+    name: tuple[str, ...]
+    values: tuple[StringMatch, ...] = ()
+    not_values: tuple[StringMatch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestMatch:
+    """The part of one source, operation or condition that only an HTTP proxy can judge.
+
+    Lists mean what they mean in `L4Match`. Hosts are lower case.
+    """
+
+    request_principals: tuple[StringMatch, ...] = ()
+    not_request_principals: tuple[StringMatch, ...] = ()
+    remote_ips: tuple[IPNetwork, ...] = ()
+    not_remote_ips: tuple[IPNetwork, ...] = ()
+    hosts: tuple[StringMatch, ...] = ()
+    not_hosts: tuple[StringMatch, ...] = ()
+    methods: tuple[StringMatch, ...] = ()
+    not_methods: tuple[StringMatch, ...] = ()
+    paths: tuple[StringMatch, ...] = ()
+    not_paths: tuple[StringMatch, ...] = ()
+    audiences: tuple[StringMatch, ...] = ()
+    not_audiences: tuple[StringMatch, ...] = ()
+    presenters: tuple[StringMatch, ...] = ()
+    not_presenters: tuple[StringMatch, ...] = ()
+    snis: tuple[StringMatch, ...] = ()
+    not_snis: tuple[StringMatch, ...] = ()
+    header: NamedMatch | None = None
+    claim: NamedMatch | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class L4Match:
     """A conjunction over the facts of a connection.
 
     Each positive list must hold a hit unless it is empty; no negative list may hold a hit.
+    `request` is the rest of the same conjunction, for points that see requests.
     """
 
     principals: tuple[StringMatch, ...] = ()
@@ -74,6 +136,7 @@ class L4Match:
     not_dst_ips: tuple[IPNetwork, ...] = ()
     dst_ports: frozenset[int] = frozenset()
     not_dst_ports: frozenset[int] = frozenset()
+    request: RequestMatch | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,19 +144,24 @@ class Rule:
     """from AND to AND when.
 
     Sources and operations are alternatives, every condition must hold (Istio: "at least one
-    source, one operation and all conditions"). An empty clause holds always. `l7_fields` names the fields of this rule that need L7
-    (dotted, as in the object); a rule with any cannot be decided here.
+    source, one operation and all conditions"). An empty clause holds always. `l7_fields` names the
+    fields of this rule that need L7 (dotted, as in the object); a rule with any cannot be decided
+    by a ztunnel. `unsupported` names those that no point of ours can decide.
     """
 
     sources: tuple[L4Match, ...] = ()
     operations: tuple[L4Match, ...] = ()
     conditions: tuple[L4Match, ...] = ()
     l7_fields: tuple[str, ...] = ()
+    unsupported: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizationPolicy:
-    """ALLOW, DENY, AUDIT or CUSTOM rules on a set of workloads."""
+    """ALLOW, DENY, AUDIT or CUSTOM rules on a set of workloads.
+
+    `targets` goes with scope TARGET; `provider` names who decides a CUSTOM policy.
+    """
 
     key: PolicyKey
     namespace: str
@@ -103,6 +171,8 @@ class AuthorizationPolicy:
     rules: tuple[Rule, ...]
     selector: Mapping[str, str] = field(default_factory=dict)
     dry_run: bool = False
+    targets: tuple[PolicyTarget, ...] = ()
+    provider: str = ""
 
 
 class MtlsMode(StrEnum):

@@ -6,7 +6,7 @@ are no SPIFFE ID and ports or networks that do not parse are errors, not silence
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 from mesh.model.policy import (
@@ -22,7 +22,6 @@ from mesh.model.policy import (
 from mesh.sources.fields import (
     FieldError,
     FieldPath,
-    format_path,
     parse_network,
     parse_port,
     parse_principal,
@@ -30,6 +29,14 @@ from mesh.sources.fields import (
     parse_string_form,
 )
 from mesh.sources.objects import Metadata
+from mesh.sources.security_request import (
+    EMPTY_LIST,
+    Notes,
+    condition_request,
+    each,
+    operation_request,
+    source_request,
+)
 from mesh.sources.security_schema import (
     AuthorizationPolicyObject,
     AuthorizationPolicySpec,
@@ -40,15 +47,14 @@ from mesh.sources.security_schema import (
     Strings,
     When,
 )
-from mesh.sources.suggest import did_you_mean
+from mesh.sources.security_targets import check_targets, read_targets
 
 Parsed = TypeVar("Parsed")
 Parser = Callable[[str, FieldPath], Parsed]
 
 DRY_RUN_ANNOTATIONS = ("meshnode.io/dry-run", "istio.io/dry-run")
-# Istio's limits (AuthorizationPolicy reference).
 _MAX_SERVICE_ACCOUNTS = 16
-_MAX_TARGETS = 16
+"""Istio's limit (AuthorizationPolicy reference)."""
 
 
 def peer_authentication(body: PeerAuthenticationObject) -> PeerAuthentication:
@@ -78,10 +84,12 @@ def authorization_policy(body: AuthorizationPolicyObject) -> AuthorizationPolicy
     Scope MESH is left to the reducer, who knows the root namespace.
     """
     spec, meta = body.spec, body.metadata
-    _check_combination(spec)
+    check_targets(spec.selector, spec.target_ref, spec.target_refs)
+    _check_provider(spec)
     selector = dict(spec.selector.match_labels) if spec.selector else {}
     scope = PolicyScope.SELECTOR if selector else PolicyScope.NAMESPACE
-    if spec.target_ref or spec.target_refs:
+    targets = read_targets(spec.target_ref, spec.target_refs, meta.namespace)
+    if targets:
         scope = PolicyScope.TARGET
     return AuthorizationPolicy(
         key=PolicyKey(f"{meta.namespace}/{meta.name}"),
@@ -95,19 +103,12 @@ def authorization_policy(body: AuthorizationPolicyObject) -> AuthorizationPolicy
         ),
         selector=selector,
         dry_run=_dry_run(meta),
+        targets=targets,
+        provider=spec.provider.name if spec.provider else "",
     )
 
 
-def _check_combination(spec: AuthorizationPolicySpec) -> None:
-    at_selector: FieldPath = ("spec", "selector")
-    if spec.selector and (spec.target_ref or spec.target_refs):
-        other = "targetRef" if spec.target_ref else "targetRefs"
-        raise FieldError(at_selector, f"selector and {other} exclude each other", at_key=True)
-    if spec.target_ref and spec.target_refs:
-        at: FieldPath = ("spec", "targetRef")
-        raise FieldError(at, "targetRef and targetRefs exclude each other", at_key=True)
-    if len(spec.target_refs) > _MAX_TARGETS:
-        raise FieldError(("spec", "targetRefs"), f"at most {_MAX_TARGETS} targets are allowed")
+def _check_provider(spec: AuthorizationPolicySpec) -> None:
     custom = spec.action is PolicyAction.CUSTOM
     if custom and spec.provider is None:
         raise FieldError(("spec", "action"), "CUSTOM needs a provider")
@@ -127,69 +128,34 @@ def _dry_run(meta: Metadata) -> bool:
 def _rule(spec: RuleSpec, namespace: str, at: FieldPath) -> Rule:
     for name, clause in (("from", spec.from_), ("to", spec.to), ("when", spec.when)):
         if clause == ():
-            raise FieldError((*at, name), _EMPTY_LIST, at_key=True)
-    l7: list[str] = []
+            raise FieldError((*at, name), EMPTY_LIST, at_key=True)
+    notes = Notes()
     return Rule(
         sources=tuple(
-            _source(item.source, namespace, (*at, "from", number, "source"), l7)
+            _source(item.source, namespace, (*at, "from", number, "source"), notes)
             for number, item in enumerate(spec.from_ or ())
         ),
         operations=tuple(
-            _operation(item.operation, (*at, "to", number, "operation"), l7)
+            _operation(item.operation, (*at, "to", number, "operation"), notes)
             for number, item in enumerate(spec.to or ())
         ),
         conditions=tuple(
-            _condition(item, namespace, (*at, "when", number), l7)
+            _condition(item, namespace, (*at, "when", number), notes)
             for number, item in enumerate(spec.when or ())
         ),
-        l7_fields=tuple(l7),
+        l7_fields=tuple(notes.l7),
+        unsupported=tuple(notes.unsupported),
     )
 
 
-_EMPTY_LIST = "the list is empty: it would match everything. Leave the field out, or fill it"
-
-
-def _each(
-    values: Sequence[str | int] | None, at: FieldPath, parse: Parser[Parsed]
-) -> tuple[Parsed, ...]:
-    if values is None:
-        return ()
-    if not values:
-        raise FieldError(at, _EMPTY_LIST, at_key=True)
-    return tuple(parse(str(value), (*at, number)) for number, value in enumerate(values))
-
-
-def _note_l7(fields: Mapping[str, Strings], at: FieldPath, l7: list[str]) -> None:
-    """Check the string forms of fields that need L7, and remember their names."""
-    for name, values in fields.items():
-        if _each(values, (*at, name), _check_l7):
-            l7.append(format_path((*at[3:], name)))
-
-
-def _check_l7(text: str, at: FieldPath) -> str:
-    if not text:
-        raise FieldError(at, "an empty string matches nothing")
-    return text
-
-
-def _source(source: Source, namespace: str, at: FieldPath, l7: list[str]) -> L4Match:
+def _source(source: Source, namespace: str, at: FieldPath, notes: Notes) -> L4Match:
     _check_source(source, at)
-    _note_l7(
-        {
-            "requestPrincipals": source.request_principals,
-            "notRequestPrincipals": source.not_request_principals,
-            "remoteIpBlocks": source.remote_ip_blocks,
-            "notRemoteIpBlocks": source.not_remote_ip_blocks,
-        },
-        at,
-        l7,
-    )
 
     def account(text: str, own: FieldPath) -> ServiceAccountMatch:
         return parse_service_account(text, namespace, own)
 
     def read(name: str, values: Strings, parse: Parser[Parsed]) -> tuple[Parsed, ...]:
-        return _each(values, (*at, name), parse)
+        return each(values, (*at, name), parse)
 
     string, network = parse_string_form, parse_network
     return L4Match(
@@ -203,6 +169,7 @@ def _source(source: Source, namespace: str, at: FieldPath, l7: list[str]) -> L4M
         not_trust_domains=read("notTrustDomains", source.not_trust_domains, string),
         src_ips=read("ipBlocks", source.ip_blocks, network),
         not_src_ips=read("notIpBlocks", source.not_ip_blocks, network),
+        request=source_request(source, at, notes),
     )
 
 
@@ -223,46 +190,17 @@ def _check_source(source: Source, at: FieldPath) -> None:
                 )
 
 
-def _operation(operation: Operation, at: FieldPath, l7: list[str]) -> L4Match:
+def _operation(operation: Operation, at: FieldPath, notes: Notes) -> L4Match:
     if operation == Operation():
         raise FieldError(at, "operation is empty: it would match everything", at_key=True)
-    _note_l7(
-        {
-            "hosts": operation.hosts,
-            "notHosts": operation.not_hosts,
-            "methods": operation.methods,
-            "notMethods": operation.not_methods,
-            "paths": operation.paths,
-            "notPaths": operation.not_paths,
-        },
-        at,
-        l7,
-    )
     return L4Match(
-        dst_ports=frozenset(_each(operation.ports, (*at, "ports"), parse_port)),
-        not_dst_ports=frozenset(_each(operation.not_ports, (*at, "notPorts"), parse_port)),
+        dst_ports=frozenset(each(operation.ports, (*at, "ports"), parse_port)),
+        not_dst_ports=frozenset(each(operation.not_ports, (*at, "notPorts"), parse_port)),
+        request=operation_request(operation, at, notes),
     )
 
 
-_L4_KEYS = (
-    "source.ip",
-    "source.namespace",
-    "source.principal",
-    "source.serviceAccount",
-    "destination.ip",
-    "destination.port",
-)
-_L7_KEYS = (
-    "remote.ip",
-    "connection.sni",
-    "request.auth.principal",
-    "request.auth.audiences",
-    "request.auth.presenter",
-)
-_L7_PREFIXES = ("request.headers[", "request.auth.claims[", "experimental.envoy.filters.")
-
-
-def _condition(when: When, namespace: str, at: FieldPath, l7: list[str]) -> L4Match:
+def _condition(when: When, namespace: str, at: FieldPath, notes: Notes) -> L4Match:
     if when.values is None and when.not_values is None:
         raise FieldError((*at, "key"), "a condition needs values or notValues")
     at_values, at_not = (*at, "values"), (*at, "notValues")
@@ -270,7 +208,7 @@ def _condition(when: When, namespace: str, at: FieldPath, l7: list[str]) -> L4Ma
     def both(
         parse: Parser[Parsed],
     ) -> tuple[tuple[Parsed, ...], tuple[Parsed, ...]]:
-        return _each(when.values, at_values, parse), _each(when.not_values, at_not, parse)
+        return each(when.values, at_values, parse), each(when.not_values, at_not, parse)
 
     match when.key:
         case "source.ip":
@@ -292,16 +230,4 @@ def _condition(when: When, namespace: str, at: FieldPath, l7: list[str]) -> L4Ma
             ports, not_ports = both(parse_port)
             return L4Match(dst_ports=frozenset(ports), not_dst_ports=frozenset(not_ports))
         case _:
-            _check_l7_key(when.key, (*at, "key"))
-            both(_check_l7)
-            l7.append(f"{format_path(at[3:])}.{when.key}")
-            return L4Match()
-
-
-def _check_l7_key(key: str, at: FieldPath) -> None:
-    if key in _L7_KEYS:
-        return
-    if key.startswith(_L7_PREFIXES) and (key.endswith("]") or "[" not in key):
-        return
-    hint = did_you_mean(key, (*_L4_KEYS, *_L7_KEYS, *_L7_PREFIXES))
-    raise FieldError(at, f"unknown key {key!r}{hint}")
+            return L4Match(request=condition_request(when, at, notes))

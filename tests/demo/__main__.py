@@ -112,9 +112,13 @@ def _stay(tell: Narrator, stage: Stage) -> None:
         f"tail -f {stage.lab.directory}/logs/*-agent.log",
     ):
         tell.say(f"  {text}")
-    tell.say("Press Enter or Ctrl-C to uninstall and clear up.")
+    at_terminal = sys.stdin.isatty()
+    tell.say(f"Press {'Enter or ' if at_terminal else ''}Ctrl-C to uninstall and clear up.")
     try:
-        sys.stdin.readline()
+        if at_terminal:
+            sys.stdin.readline()
+        else:
+            signal.pause()
     except KeyboardInterrupt:
         tell.say("")
 

@@ -1,7 +1,8 @@
 """Open short connections at a steady rate until SIGTERM: `churn.py ADDRESS PORT PER_SECOND`.
 
-It makes 200 at least. Every connection sends a few bytes and wants them back within 20 s. At the end one JSON object
-tells how each of them ended; `bad` holds those that were not served, with the second they began.
+It makes 200 at least. Every connection sends a few bytes and wants them back within 20 s. At the
+end one JSON object tells how each of them ended; `bad` holds those that were not served, with the
+second they began.
 """
 
 import asyncio

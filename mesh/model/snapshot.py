@@ -9,6 +9,8 @@ from functools import cached_property
 
 from mesh.model.address import IPAddress
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication, PolicyKey
+from mesh.model.routing import GrantKey, ReferenceGrant, Route, RouteKey
+from mesh.model.traffic import TrafficPolicy
 from mesh.model.workload import Service, ServiceKey, Workload, WorkloadUid
 
 
@@ -64,6 +66,9 @@ class MeshSnapshot:
     services: Mapping[ServiceKey, Service] = field(default_factory=dict)
     policies: Mapping[PolicyKey, AuthorizationPolicy] = field(default_factory=dict)
     peer_authentications: Mapping[PolicyKey, PeerAuthentication] = field(default_factory=dict)
+    routes: Mapping[RouteKey, Route] = field(default_factory=dict)
+    grants: Mapping[GrantKey, ReferenceGrant] = field(default_factory=dict)
+    traffic_policies: Mapping[PolicyKey, TrafficPolicy] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
     @cached_property

@@ -24,6 +24,13 @@ from mesh.sources.fields import (
     parse_port,
     parse_trust_domain,
 )
+from mesh.sources.gateway import grpc_route, http_route, l4_route, reference_grant
+from mesh.sources.gateway_schema import (
+    GrantObject,
+    GrpcRouteObject,
+    HttpRouteObject,
+    L4RouteObject,
+)
 from mesh.sources.objects import (
     Body,
     EndpointSliceObject,
@@ -38,9 +45,12 @@ from mesh.sources.objects import (
 from mesh.sources.security import authorization_policy, peer_authentication
 from mesh.sources.security_schema import AuthorizationPolicyObject, PeerAuthenticationObject
 from mesh.sources.suggest import did_you_mean
+from mesh.sources.traffic import traffic_policy
+from mesh.sources.traffic_schema import TrafficPolicyObject
 
 DEFAULT_NAMESPACE = "default"
 _OURS = "meshnode.io/v1alpha1"
+_GATEWAY = "gateway.networking.k8s.io"
 _ISTIO = ("security.istio.io/v1", "security.istio.io/v1beta1")
 
 
@@ -120,6 +130,14 @@ def _mesh_config(raw: object) -> Body:
     return body
 
 
+def _gateway_versions(*versions: str) -> tuple[str, ...]:
+    return tuple(f"{_GATEWAY}/{version}" for version in versions)
+
+
+def _l4_route(raw: object) -> Body:
+    return l4_route(msgspec.convert(raw, L4RouteObject))
+
+
 KINDS: Mapping[str, Kind] = {
     "Namespace": Kind(
         ("v1",), NamespaceObject, lambda raw: msgspec.convert(raw, NamespaceObject), False
@@ -141,6 +159,28 @@ KINDS: Mapping[str, Kind] = {
         (_OURS, *_ISTIO),
         PeerAuthenticationObject,
         lambda raw: peer_authentication(msgspec.convert(raw, PeerAuthenticationObject)),
+    ),
+    "HTTPRoute": Kind(
+        _gateway_versions("v1", "v1beta1"),
+        HttpRouteObject,
+        lambda raw: http_route(msgspec.convert(raw, HttpRouteObject)),
+    ),
+    "GRPCRoute": Kind(
+        _gateway_versions("v1"),
+        GrpcRouteObject,
+        lambda raw: grpc_route(msgspec.convert(raw, GrpcRouteObject)),
+    ),
+    "TLSRoute": Kind(_gateway_versions("v1", "v1alpha3", "v1alpha2"), L4RouteObject, _l4_route),
+    "TCPRoute": Kind(_gateway_versions("v1", "v1alpha2"), L4RouteObject, _l4_route),
+    "ReferenceGrant": Kind(
+        _gateway_versions("v1", "v1beta1"),
+        GrantObject,
+        lambda raw: reference_grant(msgspec.convert(raw, GrantObject)),
+    ),
+    "TrafficPolicy": Kind(
+        (_OURS,),
+        TrafficPolicyObject,
+        lambda raw: traffic_policy(msgspec.convert(raw, TrafficPolicyObject)),
     ),
 }
 """Every kind a source takes."""

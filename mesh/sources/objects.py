@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import msgspec
 
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication
+from mesh.model.routing import ReferenceGrant, Route
 from mesh.model.snapshot import Problem
+from mesh.model.traffic import TrafficPolicy
 
 
 class Lenient(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -39,6 +41,7 @@ class Metadata(Lenient, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
     creation_timestamp: str = ""
+    generation: int = 0
     owner_references: tuple[OwnerReference, ...] = ()
 
 
@@ -234,6 +237,9 @@ Body = (
     | MeshConfigObject
     | AuthorizationPolicy
     | PeerAuthentication
+    | Route
+    | ReferenceGrant
+    | TrafficPolicy
 )
 
 

@@ -14,7 +14,9 @@ import msgspec
 
 from mesh.errors import ConfigError
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication, PolicyKey
+from mesh.model.routing import GrantKey, ReferenceGrant, Route, RouteKey
 from mesh.model.snapshot import MeshSettings, MeshSnapshot, Problem
+from mesh.model.traffic import TrafficPolicy
 from mesh.model.workload import Service, ServiceKey, Workload, WorkloadUid
 from mesh.state.codec import from_plain, to_plain
 
@@ -37,10 +39,16 @@ class SnapshotDelta:
     services: Mapping[ServiceKey, Service]
     policies: Mapping[PolicyKey, AuthorizationPolicy]
     peer_authentications: Mapping[PolicyKey, PeerAuthentication]
+    routes: Mapping[RouteKey, Route]
+    grants: Mapping[GrantKey, ReferenceGrant]
+    traffic_policies: Mapping[PolicyKey, TrafficPolicy]
     gone_workloads: tuple[WorkloadUid, ...] = ()
     gone_services: tuple[ServiceKey, ...] = ()
     gone_policies: tuple[PolicyKey, ...] = ()
     gone_peer_authentications: tuple[PolicyKey, ...] = ()
+    gone_routes: tuple[RouteKey, ...] = ()
+    gone_grants: tuple[GrantKey, ...] = ()
+    gone_traffic_policies: tuple[PolicyKey, ...] = ()
 
 
 def diff(old: MeshSnapshot, new: MeshSnapshot) -> SnapshotDelta:
@@ -54,10 +62,16 @@ def diff(old: MeshSnapshot, new: MeshSnapshot) -> SnapshotDelta:
         services=_changed(old.services, new.services),
         policies=_changed(old.policies, new.policies),
         peer_authentications=_changed(old.peer_authentications, new.peer_authentications),
+        routes=_changed(old.routes, new.routes),
+        grants=_changed(old.grants, new.grants),
+        traffic_policies=_changed(old.traffic_policies, new.traffic_policies),
         gone_workloads=_gone(old.workloads, new.workloads),
         gone_services=_gone(old.services, new.services),
         gone_policies=_gone(old.policies, new.policies),
         gone_peer_authentications=_gone(old.peer_authentications, new.peer_authentications),
+        gone_routes=_gone(old.routes, new.routes),
+        gone_grants=_gone(old.grants, new.grants),
+        gone_traffic_policies=_gone(old.traffic_policies, new.traffic_policies),
     )
 
 
@@ -74,6 +88,11 @@ def apply_delta(old: MeshSnapshot, delta: SnapshotDelta) -> MeshSnapshot:
         policies=_merged(old.policies, delta.policies, delta.gone_policies),
         peer_authentications=_merged(
             old.peer_authentications, delta.peer_authentications, delta.gone_peer_authentications
+        ),
+        routes=_merged(old.routes, delta.routes, delta.gone_routes),
+        grants=_merged(old.grants, delta.grants, delta.gone_grants),
+        traffic_policies=_merged(
+            old.traffic_policies, delta.traffic_policies, delta.gone_traffic_policies
         ),
     )
 

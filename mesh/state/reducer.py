@@ -22,6 +22,7 @@ from mesh.sources.objects import (
     SourceObject,
 )
 from mesh.state.policies import read_policies
+from mesh.state.routes import read_routing
 from mesh.state.services import read_services
 from mesh.state.workloads import Context, read_members
 
@@ -46,6 +47,7 @@ def reduce(objects: ObjectSet, previous: MeshSnapshot | None) -> MeshSnapshot:
     members = read_members(kept, context, previous)
     services = read_services(kept, members, context)
     policies, authentications = read_policies(kept, settings.root_namespace, context)
+    routing = read_routing(kept, context)
     old = previous or MeshSnapshot(revision=0)
     built = MeshSnapshot(
         revision=old.revision + 1,
@@ -54,6 +56,9 @@ def reduce(objects: ObjectSet, previous: MeshSnapshot | None) -> MeshSnapshot:
         services=_keep(old.services, services),
         policies=_keep(old.policies, policies),
         peer_authentications=_keep(old.peer_authentications, authentications),
+        routes=_keep(old.routes, routing.routes),
+        grants=_keep(old.grants, routing.grants),
+        traffic_policies=_keep(old.traffic_policies, routing.traffic_policies),
         problems=(*objects.problems, *context.problems),
     )
     if previous is not None and replace(built, revision=previous.revision) == previous:

@@ -1,0 +1,209 @@
+"""TrafficPolicy: how traffic to a service or through a route is balanced, limited and protected.
+
+What the Gateway API has no field for. Every part is optional; a part that is absent leaves the
+data path's default, which never limits, delays or retries by surprise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mesh.model.policy import PolicyKey
+from mesh.model.routing import SessionPersistence, ValueMatch
+
+
+class Algorithm(StrEnum):
+    """How an endpoint is chosen."""
+
+    LEAST_REQUEST = "LeastRequest"
+    ROUND_ROBIN = "RoundRobin"
+    RANDOM = "Random"
+    PEAK_EWMA = "PeakEWMA"
+    RING_HASH = "RingHash"
+    MAGLEV = "Maglev"
+
+
+class HashSource(StrEnum):
+    """What a request is hashed on."""
+
+    HEADER = "header"
+    COOKIE = "cookie"
+    QUERY = "queryParam"
+    SOURCE_IP = "sourceIP"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashKey:
+    """One ingredient of the hash.
+
+    Attributes:
+        ttl_s: a missing cookie is made, with this Max-Age; None = it is not made.
+        terminal: when it yields a value, later keys are not asked.
+    """
+
+    source: HashSource
+    name: str = ""
+    ttl_s: float | None = None
+    path: str = "/"
+    terminal: bool = False
+
+
+class Locality(StrEnum):
+    """Which endpoints are preferred while any of them is able to serve."""
+
+    NONE = "None"
+    NODE = "Node"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowStart:
+    """A new endpoint's weight grows over `window_s`: max(minimum, (age/window)^(1/aggression))."""
+
+    window_s: float
+    aggression: float = 1.0
+    min_weight_percent: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadBalancing:
+    """Choice of an endpoint. Ring and table sizes, RTT and decay as Envoy's and Linkerd's."""
+
+    algorithm: Algorithm = Algorithm.LEAST_REQUEST
+    choices: int = 2
+    hash_keys: tuple[HashKey, ...] = ()
+    min_ring_size: int = 1024
+    max_ring_size: int = 8 << 20
+    table_size: int = 65537
+    default_rtt_s: float = 0.03
+    decay_s: float = 10.0
+    locality: Locality = Locality.NONE
+    slow_start: SlowStart | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutlierDetection:
+    """When an endpoint is taken out, and how it comes back: one live request as a probe.
+
+    Attributes:
+        consecutive_failures: in a row; 0 turns this judge off.
+        failure_percent: share of failures within `window_s` with at least `min_requests`;
+            None turns this judge off.
+        base_ejection_s: first wait before a probe; doubled per failed probe, up to
+            `max_ejection_s`, each with a random extra of up to `jitter` of itself.
+        max_ejected_percent: of a service's endpoints; one may always be ejected, never the last.
+    """
+
+    consecutive_failures: int = 7
+    failure_percent: float | None = None
+    window_s: float = 10.0
+    min_requests: int = 5
+    base_ejection_s: float = 1.0
+    max_ejection_s: float = 60.0
+    jitter: float = 0.5
+    max_ejected_percent: float = 50.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitLimits:
+    """Most there may be at once towards a service, per proxy; None = no limit."""
+
+    max_connections: int | None = None
+    max_pending: int | None = None
+    max_requests: int | None = None
+    max_retries: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryBudget:
+    """Retries allowed: a share of requests in a sliding interval, plus a floor (GEP-3388)."""
+
+    percent: float = 20.0
+    interval_s: float = 10.0
+    min_per_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hedging:
+    """A second try of an idempotent request that has no response after `after_s`."""
+
+    after_s: float
+    attempts: int = 1
+
+
+class RateLimitKey(StrEnum):
+    """Who shares a bucket."""
+
+    TOTAL = "Total"
+    IDENTITY = "Identity"
+    HEADER = "Header"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """A token bucket per key: `requests` every `per_s`, at most `burst` at once.
+
+    `shadow` counts what would have been refused, and refuses nothing.
+    """
+
+    requests: int
+    per_s: float
+    burst: int
+    key: RateLimitKey = RateLimitKey.TOTAL
+    header: str = ""
+    shadow: bool = False
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """An injected delay or abort for a share of the requests that carry all `headers`.
+
+    `http_status` and `grpc_status` exclude each other.
+    """
+
+    headers: tuple[ValueMatch, ...] = ()
+    delay_s: float | None = None
+    delay_percent: float = 0.0
+    http_status: int | None = None
+    grpc_status: int | None = None
+    abort_percent: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bandwidth:
+    """Bytes per second of bodies, each way; None = no limit."""
+
+    request_bytes_per_s: int | None = None
+    response_bytes_per_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyTarget:
+    """spec.targetRefs[]: a Service (a port of it by `section_name`) or a route (a rule of it)."""
+
+    group: str
+    kind: str
+    name: str
+    section_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficPolicy:
+    """The object: targets in its own namespace, and the parts that are set."""
+
+    key: PolicyKey
+    namespace: str
+    name: str
+    targets: tuple[PolicyTarget, ...]
+    load_balancing: LoadBalancing | None = None
+    outlier_detection: OutlierDetection | None = None
+    limits: CircuitLimits | None = None
+    retry_budget: RetryBudget | None = None
+    hedging: Hedging | None = None
+    rate_limits: tuple[RateLimit, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    bandwidth: Bandwidth | None = None
+    session: SessionPersistence | None = None
+    created: str = ""
+    generation: int = 0

@@ -20,7 +20,11 @@ from mesh.errors import KernelError
 from mesh.model.address import SocketAddress
 
 _NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
 _SOCK_DESTROY = 21
+_TCP_LISTEN = 10
+_STATE_OFFSET, _COOKIE_OFFSET = 16 + 1, 16 + 44
+"""Behind the netlink header, in `struct inet_diag_msg` (linux/inet_diag.h)."""
 _NLMSG_ERROR = 2
 _NLM_F_REQUEST, _NLM_F_ACK = 1, 4
 _ALL_STATES = 0xFFFFFFFF
@@ -78,7 +82,7 @@ def destroy_flow(flow: OpenFlow, src_netns_fd: int | None, dst_netns_fd: int | N
             src_netns_fd, lambda: _destroy(flow.src, flow.dst, flow.socket_cookie)
         )
     if dst_netns_fd is not None:
-        found |= call_in_netns(dst_netns_fd, lambda: _destroy(flow.dst, flow.src, _NO_COOKIE))
+        found |= call_in_netns(dst_netns_fd, lambda: _destroy_found(flow.dst, flow.src))
     return found
 
 
@@ -87,27 +91,50 @@ def forget_flow(maps: PinnedMaps, flow: OpenFlow) -> None:
     maps["mn_flow"].delete(struct.pack("=Q", flow.socket_cookie))
 
 
+def _destroy_found(local: SocketAddress, remote: SocketAddress) -> bool:
+    """End the connection's socket, found by its addresses.
+
+    Where the connection has gone (the other end's reset was quicker), the kernel's lookup goes on
+    to listening sockets, those that `sk_lookup` chooses included: without a look at the state,
+    SOCK_DESTROY would end the pod's own listener.
+    """
+    answer = _ask(_SOCK_DIAG_BY_FAMILY, local, remote, _NO_COOKIE)
+    _, kind = struct.unpack_from("=IH", answer)
+    if kind == _NLMSG_ERROR:
+        return False
+    (state,) = struct.unpack_from("=B", answer, _STATE_OFFSET)
+    low, high = struct.unpack_from("=II", answer, _COOKIE_OFFSET)
+    return state != _TCP_LISTEN and _destroy(local, remote, high << 32 | low)
+
+
 def _destroy(local: SocketAddress, remote: SocketAddress, cookie: int) -> bool:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-        netlink.settimeout(5)
-        netlink.send(_destroy_request(local, remote, cookie))
-        answer = netlink.recv(8192)
+    answer = _ask(_SOCK_DESTROY, local, remote, cookie)
     _, kind = struct.unpack_from("=IH", answer)
     if kind != _NLMSG_ERROR:
         raise KernelError("SOCK_DESTROY", errno.EPROTO)
     (result,) = struct.unpack_from("=i", answer, 16)
-    if result in (0, -errno.ENOENT):
+    # ESTALE: the addresses belong to another socket by now.
+    if result in (0, -errno.ENOENT, -errno.ESTALE):
         return bool(result == 0)
     hint = "The kernel lacks CONFIG_INET_DIAG_DESTROY." if result == -errno.EOPNOTSUPP else ""
     raise KernelError("SOCK_DESTROY", -int(result), hint)
 
 
-def _destroy_request(local: SocketAddress, remote: SocketAddress, cookie: int) -> bytes:
+def _ask(kind: int, local: SocketAddress, remote: SocketAddress, cookie: int) -> bytes:
+    """One sock_diag request about one socket, and the kernel's answer."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
+        netlink.settimeout(5)
+        netlink.send(_request(kind, local, remote, cookie))
+        return netlink.recv(8192)
+
+
+def _request(kind: int, local: SocketAddress, remote: SocketAddress, cookie: int) -> bytes:
     """`struct nlmsghdr` and `struct inet_diag_req_v2` (linux/inet_diag.h)."""
     family = socket.AF_INET if local.ip.version == 4 else socket.AF_INET6
     body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES)
     body += struct.pack("!HH16s16s", local.port, remote.port, local.ip.packed, remote.ip.packed)
     body += struct.pack("=III", 0, cookie & 0xFFFFFFFF, cookie >> 32)
     size = 16 + len(body)
-    header = struct.pack("=IHHII", size, _SOCK_DESTROY, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0)
+    flags = _NLM_F_REQUEST | (_NLM_F_ACK if kind == _SOCK_DESTROY else 0)
+    header = struct.pack("=IHHII", size, kind, flags, 1, 0)
     return header + body

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from agent.capture.telemetry import (
     TrafficReader,
     decode_event,
 )
+from agent.netns import call_in_netns
 from bpf.layout import PathKind, Reason
 from mesh.model.kernel import KernelPolicy, KernelVerdict
 from mesh.model.snapshot import MeshSettings, SameNode
@@ -175,6 +177,7 @@ def test_policy_change_reaches_an_open_connection(pair: tuple[Node, PodNs, PodNs
         print("up", flush=True)
         try: s.recv(1)
         except OSError as e: print(errno.errorcode[e.errno])"""
+    listening = listeners(dst)
     with process(src, node.pods_cgroup, code) as child:
         assert child.stdout is not None
         assert child.stdout.readline().strip() == "up"
@@ -186,6 +189,22 @@ def test_policy_change_reaches_an_open_connection(pair: tuple[Node, PodNs, PodNs
         assert child.stdout.readline().strip() == "ECONNABORTED"
     assert list_flows(node.maps) == []
     assert not destroy_flow(flow, src.fd, dst.fd)
+    # The kernel's lookup of a connection that has gone goes on to listeners: those must live.
+    assert listeners(dst) == listening
+
+
+def listeners(pod: PodNs) -> list[str]:
+    """Listening sockets of a pod's namespace: local address and inode."""
+
+    def read() -> list[str]:
+        lines = [
+            line.split()
+            for name in ("tcp", "tcp6")
+            for line in Path(f"/proc/thread-self/net/{name}").read_text().splitlines()[1:]
+        ]
+        return sorted(f"{line[1]} {line[9]}" for line in lines if line[3] == "0A")
+
+    return call_in_netns(pod.fd, read)
 
 
 def test_cluster_ip_is_spread_and_hidden(pair: tuple[Node, PodNs, PodNs]) -> None:

@@ -231,8 +231,11 @@ struct mn_exclude_net {
 };
 
 /* mn_orig_dst: who dialled what, from TCP_CONNECT_CB until ztunnel has asked for it. */
-struct mn_port_key {
+/* The source address is part of the key: a port alone may be in use by one socket of each family,
+ * and by sockets bound to different addresses. */
+struct mn_client_key {
 	__u64 netns_cookie;
+	struct mn_addr addr;
 	__u32 port;
 	__u32 pad;
 };

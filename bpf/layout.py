@@ -145,10 +145,10 @@ class ExcludeNet(ctypes.Structure):
     ]
 
 
-class PortKey(ctypes.Structure):
-    """`struct mn_port_key`."""
+class ClientKey(ctypes.Structure):
+    """`struct mn_client_key`."""
 
-    _fields_ = [("netns_cookie", _u64), ("port", _u32), ("pad", _u32)]
+    _fields_ = [("netns_cookie", _u64), ("addr", Addr), ("port", _u32), ("pad", _u32)]
 
 
 class OrigDst(ctypes.Structure):
@@ -297,7 +297,7 @@ MAPS: tuple[MapSpec, ...] = (
     MapSpec(8, "mn_exclude", MapType.HASH, _size(ExcludeKey), _U32, 65536, NO_PREALLOC),
     MapSpec(9, "mn_exclude_net", MapType.LPM_TRIE, _size(ExcludeNet), _U32, 65536, NO_PREALLOC),
     MapSpec(10, "mn_probe", MapType.HASH, _size(Addr), _U32, 1024, NO_PREALLOC),
-    MapSpec(11, "mn_orig_dst", MapType.LRU_HASH, _size(PortKey), _size(OrigDst), 65536),
+    MapSpec(11, "mn_orig_dst", MapType.LRU_HASH, _size(ClientKey), _size(OrigDst), 65536),
     MapSpec(12, "mn_grant", MapType.LRU_HASH, _size(Tuple), _U64, 65536),
     MapSpec(13, "mn_listener", MapType.SOCKHASH, _size(Addr), _U64, 8192),
     MapSpec(14, "mn_sock", MapType.SK_STORAGE, _U32, _size(Sock), 0, NO_PREALLOC),
@@ -343,7 +343,7 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "mn_verdict_value": VerdictValueStruct,
     "mn_exclude_key": ExcludeKey,
     "mn_exclude_net": ExcludeNet,
-    "mn_port_key": PortKey,
+    "mn_client_key": ClientKey,
     "mn_orig_dst": OrigDst,
     "mn_tuple": Tuple,
     "mn_sock": Sock,

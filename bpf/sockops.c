@@ -23,9 +23,12 @@ enum mn_tcp_state {
 
 MN_INLINE void mn_file_orig_dst(struct bpf_sock_ops *ctx, const struct mn_sock *sock)
 {
-	struct mn_port_key key = {.netns_cookie = sock->netns_cookie, .port = ctx->local_port};
+	struct mn_client_key key = {.netns_cookie = sock->netns_cookie, .port = ctx->local_port};
 	struct mn_orig_dst value = {.addr = sock->orig, .port = sock->orig_port};
+	struct mn_tuple tuple = {};
 
+	mn_tuple_of(ctx, &tuple);
+	key.addr = tuple.src;
 	if (bpf_map_update_elem(MAP(mn_orig_dst), &key, &value, BPF_ANY))
 		mn_count(MN_R_ORIG_DST_FAILED);
 }

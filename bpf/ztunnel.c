@@ -57,13 +57,27 @@ MN_PROG(mn_zt_sockops)(struct bpf_sock_ops *ctx)
 	return 1;
 }
 
+MN_INLINE void mn_client_addr(const struct bpf_sock *sk, struct mn_addr *addr)
+{
+	if (sk->family == MN_AF_INET6) {
+		addr->word[0] = sk->dst_ip6[0];
+		addr->word[1] = sk->dst_ip6[1];
+		addr->word[2] = sk->dst_ip6[2];
+		addr->word[3] = sk->dst_ip6[3];
+		MN_KEEP_APART();
+	} else {
+		mn_addr_v4(addr, sk->dst_ip4);
+		MN_KEEP_APART();
+	}
+}
+
 /* Original destination of an accepted socket. The map entry is consumed by the first question and
  * kept with the socket for the next ones. */
 MN_INLINE int mn_find_orig_dst(struct bpf_sockopt *ctx, struct bpf_sock *sk,
 			       struct mn_orig_dst *found)
 {
 	struct mn_sock *kept = bpf_sk_storage_get(MAP(mn_sock), sk, 0, 0);
-	struct mn_port_key key = {};
+	struct mn_client_key key = {};
 	struct mn_orig_dst *value;
 
 	if (kept && kept->path == MN_PATH_CAPTURED) {
@@ -73,6 +87,7 @@ MN_INLINE int mn_find_orig_dst(struct bpf_sockopt *ctx, struct bpf_sock *sk,
 	}
 	key.netns_cookie = bpf_get_netns_cookie(ctx);
 	key.port = mn_ntohs(sk->dst_port);
+	mn_client_addr(sk, &key.addr);
 	value = bpf_map_lookup_elem(MAP(mn_orig_dst), &key);
 	if (!value)
 		return 0;

@@ -39,7 +39,7 @@ from agent.capture.views import (
     StatsView,
 )
 from agent.paths import NodePaths
-from bpf.layout import MAPS, AttachType, Exclusion, MapType, OrigDst, PortKey
+from bpf.layout import MAPS, AttachType, ClientKey, Exclusion, MapType, OrigDst
 from mesh.errors import KernelError
 
 
@@ -131,12 +131,13 @@ def origdst(node: str) -> list[OrigDstView]:
     """Captured connections that ztunnel has not asked about yet."""
     with pins.open_map(NodePaths(node), "mn_orig_dst") as table:
         rows = [
-            (PortKey.from_buffer_copy(key), OrigDst.from_buffer_copy(raw))
+            (ClientKey.from_buffer_copy(key), OrigDst.from_buffer_copy(raw))
             for key, raw in table.items()
         ]
     return [
         OrigDstView(
             netns_cookie=key.netns_cookie,
+            src=str(key.addr.ip),
             src_port=key.port,
             dst=str(value.addr.ip),
             dst_port=value.port,

@@ -81,6 +81,7 @@ class OrigDstView:
     """A captured connection that ztunnel has not asked about yet."""
 
     netns_cookie: int
+    src: str
     src_port: int
     dst: str
     dst_port: int

@@ -156,11 +156,13 @@ ENROLLED: Layout[EnrolledView] = Layout(
     noun="namespace",
 )  # fmt: skip
 ORIG_DST: Layout[OrigDstView] = Layout(
-    heads=">NETNS-COOKIE >SOURCE-PORT DESTINATION >PORT",
-    row=lambda v, _: (str(v.netns_cookie), str(v.src_port), v.dst, str(v.dst_port)),
-    order=lambda v: (v.netns_cookie, v.src_port),
+    heads=">NETNS-COOKIE SOURCE DESTINATION",
+    row=lambda v, _: (
+        str(v.netns_cookie), _address(v.src, v.src_port), _address(v.dst, v.dst_port),
+    ),
+    order=lambda v: (v.netns_cookie, v.src, v.src_port),
     noun="connection",
-)
+)  # fmt: skip
 IDENTITY: Layout[IdentityView] = Layout(
     heads="ADDRESS WORKLOAD >NETNS-COOKIE >CLASS FLAGS",
     row=lambda v, names: (

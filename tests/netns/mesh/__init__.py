@@ -1,0 +1,1 @@
+"""The whole mesh under real traffic: two nodes, unmodified programs, real agents."""

@@ -1,0 +1,1 @@
+"""Programs that run inside pods, by path and with the standard library alone."""

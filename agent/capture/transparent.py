@@ -1,8 +1,10 @@
 """Routing inside a pod that lets ztunnel speak to the application from the client's address.
 
 Marked packets are delivered locally whatever their addresses are: `ip rule fwmark 0x539 lookup
-100`, a local default route on lo in table 100, and `tcp_fwmark_accept`, so that the answers of an
-accepted connection carry the mark too. Both families; repeating it changes nothing.
+100`, a local default route on lo in table 100, `tcp_fwmark_accept`, so that the answers of an
+accepted connection carry the mark too, and `fwmark_reflect`, so that a refusal (RST of a port
+without listener, which no socket sends) does and ztunnel hears it. Both families; repeating it
+changes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from mesh.errors import KernelError
 TABLE = 100
 PRIORITY = 32000
 """Of the rule: before the main table (32766)."""
-_SYSCTL = Path("/proc/sys/net/ipv4/tcp_fwmark_accept")
+_SYSCTLS = tuple(
+    Path("/proc/sys/net", name)
+    for name in ("ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect")
+)
 _FAMILIES = ((socket.AF_INET, "0.0.0.0/0"), (socket.AF_INET6, "::/0"))
 _PRESENT = frozenset({errno.EEXIST})
 _ABSENT = frozenset({errno.ENOENT, errno.ESRCH})
@@ -48,7 +53,7 @@ def _make() -> None:
             _apply(partial(ip.rule, "add", **_rule(family)), _PRESENT)
             route = _route(family, everywhere, loopback)
             _apply(partial(ip.route, "add", **route), _PRESENT)
-    _write_sysctl("1")
+    _write_sysctls("1")
 
 
 def _undo() -> bool:
@@ -60,7 +65,7 @@ def _undo() -> bool:
             route = _route(family, everywhere, loopback)
             found |= _apply(partial(ip.route, "del", **route), _ABSENT)
     if found:
-        _write_sysctl("0")
+        _write_sysctls("0")
     return found
 
 
@@ -98,8 +103,11 @@ def _apply(step: Callable[[], object], harmless: frozenset[int]) -> bool:
     return True
 
 
-def _write_sysctl(value: str) -> None:
-    try:
-        _SYSCTL.write_text(value, encoding="ascii")
-    except OSError as error:
-        raise KernelError(f"sysctl {_SYSCTL}", error.errno or 0) from error
+def _write_sysctls(value: str) -> None:
+    """IPv6's is left out where the namespace has no IPv6."""
+    for path in _SYSCTLS:
+        if path.parent.is_dir():
+            try:
+                path.write_text(value, encoding="ascii")
+            except OSError as error:
+                raise KernelError(f"sysctl {path}", error.errno or 0) from error

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from pathlib import Path
 
 from agent.holder.client import HolderClient, PodSockets
 from agent.holder.launch import ensure_holder
 from agent.holder.protocol import HolderLostError
+from agent.holder.sockets import BACKLOG
 from agent.paths import NodePaths
 from mesh.model.workload import WorkloadUid
 
@@ -55,6 +57,19 @@ class HolderKeeper:
     def sockets(self) -> dict[WorkloadUid, PodSockets]:
         """Our copies of all listeners."""
         return {uid: sockets for uid, (_, sockets) in self._pods.items()}
+
+    def revive(self) -> list[str]:
+        """Make listeners listen again that were shut down (SOCK_DESTROY inside the pod); what.
+
+        All copies are of one socket, so the holder's and the workers' come back with ours.
+        """
+        revived = []
+        for uid, (_, sockets) in self._pods.items():
+            for name, listener in sockets.listeners.items():
+                if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    listener.listen(BACKLOG)
+                    revived.append(f"listener {name} of {uid}")
+        return revived
 
     def worker_channel(self) -> int:
         """A new channel with a worker's rights, as a descriptor the caller owns. Thread-safe."""

@@ -19,7 +19,8 @@ from agent.node.direct import DirectConnections
 from agent.node.holder import HolderKeeper
 from agent.node.kernel import KernelPlane
 from agent.node.pods import LocalPods
-from agent.node.workers import WorkerOptions, WorkerSupervisor, drain_strangers
+from agent.node.strangers import drain_strangers
+from agent.node.workers import WorkerOptions, WorkerSupervisor
 from agent.options import AgentOptions
 from agent.paths import NodePaths
 from agent.privilege import worker_ids
@@ -167,9 +168,10 @@ class Node:
         while True:
             await asyncio.sleep(KERNEL_GUARD_S)
             try:
-                for what in self.kernel.repair(self.holder.sockets()):
+                gone = self.holder.revive()
+                for what in gone + self.kernel.repair(self.holder.sockets()):
                     log.error("%s was gone: put back", what)
-            except MeshnodeError as error:
+            except (MeshnodeError, OSError) as error:
                 log.error("the kernel's state cannot be repaired: %s", error)
 
     async def watch_kernel(self) -> None:

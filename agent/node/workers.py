@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import time
@@ -35,6 +34,7 @@ from agent.feed.messages import (
     encode,
 )
 from agent.feed.records import from_wire
+from agent.node.strangers import process_start_ticks
 from agent.paths import NodePaths
 from mesh.errors import ConfigError, MeshnodeError, RemoteProtocolError
 from mesh.model.connection import ConnectionRecord
@@ -303,26 +303,3 @@ class WorkerSupervisor:
                 waiting = worker.questions.pop(request, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result([from_wire(r) for r in records])
-
-
-def process_start_ticks(pid: int) -> int:
-    """Start time of a process in clock ticks since boot: tells a reused pid from the old one."""
-    text = Path(f"/proc/{pid}/stat").read_text()
-    return int(text.rpartition(")")[2].split()[19])
-
-
-def drain_strangers(paths: NodePaths, own: Iterable[int]) -> list[int]:
-    """SIGTERM (drain) the workers of an earlier node process. Returns their process ids."""
-    mine = set(own)
-    drained = []
-    for entry in paths.workers_dir.iterdir() if paths.workers_dir.is_dir() else ():
-        pid = int(entry.name) if entry.name.isdigit() else 0
-        if pid in mine:
-            continue
-        with contextlib.suppress(OSError, ValueError):
-            if pid and process_start_ticks(pid) == int(entry.read_text()):
-                os.kill(pid, signal.SIGTERM)
-                drained.append(pid)
-                continue
-        entry.unlink(missing_ok=True)
-    return drained

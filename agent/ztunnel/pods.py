@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 ACCEPTS_PER_TURN = 64
 """Bounds how long one busy pod keeps the event loop from the others."""
+ACCEPT_PAUSE_S = 1.0
 ORPHAN_GRACE_S = 15.0
 """Without a holder connections wait in the backlog this long for another worker; then they are
 accepted and fail, because a refused client is better off than a hanging one."""
@@ -119,6 +120,11 @@ class ServedPods:
             if path is not None:
                 self._loop.add_reader(listener, self._accept, uid, listener, path)
 
+    def _listen_again(self, uid: WorkloadUid) -> None:
+        pod = self._pods.get(uid)
+        if pod is not None and self._accepting:
+            self._listen(uid, pod)
+
     def _ignore(self, pod: PodSockets) -> None:
         for listener in pod.listeners.values():
             self._loop.remove_reader(listener)
@@ -130,8 +136,11 @@ class ServedPods:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                # Out of descriptors or memory: others may be closed until the next turn.
+                # Out of descriptors or memory, or somebody shut the listener down (the node
+                # process makes it listen again): do not spin on what stays readable.
                 log.error("%s: accept failed: %s", uid, error)
+                self._loop.remove_reader(listener)
+                self._loop.call_later(ACCEPT_PAUSE_S, self._listen_again, uid)
                 return
             sock.setblocking(False)
             path(uid, sock, name_to_address(name))

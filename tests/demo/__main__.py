@@ -45,7 +45,9 @@ def main(keep: bool, name: str) -> None:
     if os.geteuid() != 0:
         click.echo("needs root: run `sudo make demo`", err=True)
         sys.exit(1)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A shell's background job inherits an ignored SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     # A pipe or file has no width: lines must not be folded there.
     tell = Narrator(Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH))
     try:

@@ -168,3 +168,14 @@ def test_a_full_map_on_the_direct_path(world: World, name: str) -> None:
     with filled(world.a, name):
         asked = world.ask(world.near.address4)
     assert asked.end == "ok" or asked.failed_fast, asked
+
+
+def test_a_listener_that_is_destroyed_inside_the_pod_listens_again(world: World) -> None:
+    server = world.near
+    shut = server.run(["ss", "-K", "--tcp", "state", "listening", "sport", "=", ":15006"])
+    assert ":15006" in shut.stdout, f"nothing was destroyed: {shut}"
+
+    def listens() -> bool:
+        return ":15006" in server.run(["ss", "-Htln"]).stdout
+
+    eventually(listens, 5.0, "the plaintext listener is back")

@@ -62,6 +62,28 @@ MN_INLINE int mn_deny(const struct mn_conn *conn, const struct mn_pod *pod, __u3
 	return -MN_ECONNREFUSED;
 }
 
+/* The hooks so far run on the subflow; getpeername() runs on the MPTCP socket above it, which the
+ * application holds. Before 5.19 it shows the rewritten address. */
+MN_INLINE void mn_tell_mptcp(struct bpf_sock_addr *ctx, const struct mn_sock *sock)
+{
+#if MN_HAVE_MPTCP
+	void *owner = mn_to_mptcp(ctx->sk);
+	struct mn_sock *told;
+
+	if (!owner)
+		return;
+	told = bpf_sk_storage_get(MAP(mn_sock), owner, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!told)
+		return;
+	told->orig = sock->orig;
+	told->orig_port = sock->orig_port;
+	told->flags = sock->flags;
+#else
+	(void)ctx;
+	(void)sock;
+#endif
+}
+
 /* Keep for the later hooks what was decided; NULL if there is no memory for it. */
 MN_INLINE struct mn_sock *mn_remember(struct bpf_sock_addr *ctx, const struct mn_conn *conn,
 				      const struct mn_pod *pod, __u32 path)
@@ -84,6 +106,7 @@ MN_INLINE struct mn_sock *mn_remember(struct bpf_sock_addr *ctx, const struct mn
 	sock->port = conn->port;
 	sock->path = path;
 	sock->flags = path == MN_PATH_CAPTURED || conn->is_service ? MN_SOCK_REWRITTEN : 0;
+	mn_tell_mptcp(ctx, sock);
 	return sock;
 }
 

@@ -43,5 +43,7 @@
 static __u64 (*mn_socket_cookie)(void *ctx) = (void *)46;
 /* bpf_set_retval is new in 5.18; before, a refused connect() shows EPERM. */
 static int (*mn_set_retval)(int retval) = (void *)187;
+/* bpf_skc_to_mptcp_sock is new in 5.19: the MPTCP socket of a subflow, NULL for plain TCP. */
+static void *(*mn_to_mptcp)(void *sk) = (void *)196;
 
 #endif

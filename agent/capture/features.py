@@ -59,6 +59,11 @@ def is_loadable(prog_type: ProgType, attach: AttachType, code: bytes) -> bool:
     return True
 
 
+def asks_mptcp() -> bytes:
+    """`return 1` after asking for the MPTCP socket of the context's socket (offset 64)."""
+    return _ending(_insn(_LDX_DW, 1, 1, 64) + _insn(_CALL, imm=196))
+
+
 SET_RETVAL = calls_helper(187, -111)
 LOOKUP_IFINDEX = reads_context(64)
 """Offset of `ingress_ifindex` in `struct bpf_sk_lookup`."""
@@ -69,6 +74,9 @@ def compile_features() -> dict[str, int]:
     return {
         "MN_HAVE_SET_RETVAL": int(
             is_loadable(ProgType.SOCK_ADDR, AttachType.INET4_CONNECT, SET_RETVAL)
+        ),
+        "MN_HAVE_MPTCP": int(
+            is_loadable(ProgType.SOCK_ADDR, AttachType.INET4_CONNECT, asks_mptcp())
         ),
         "MN_HAVE_LOOKUP_IFINDEX": int(
             is_loadable(ProgType.SK_LOOKUP, AttachType.SK_LOOKUP, LOOKUP_IFINDEX)

@@ -34,13 +34,14 @@ def uninstall(yes: bool, node: str | None, output: Output) -> None:
 
 
 def remove_node(paths: NodePaths) -> list[str]:
-    """Stop the holder, clean the kernel, delete the run-time directory; what was done, in words.
+    """Clean the kernel, end workers and holder, delete the run-time directory; returns it in words.
 
     Raises `ConfigError` while an agent holds the node's lock, `KernelError` without root.
     """
     from agent.capture.uninstall import uninstall as clean_kernel
     from agent.holder.launch import stop_holder
     from agent.node.lock import node_lock
+    from agent.node.strangers import kill_workers
 
     if os.geteuid() != 0:
         raise KernelError("meshnode uninstall", 1, "It needs root: run the command with sudo.")
@@ -48,6 +49,8 @@ def remove_node(paths: NodePaths) -> list[str]:
     with node_lock(paths):
         # Capture ends before the listeners go: nobody is sent to a port that answers no more.
         removed = clean_kernel(paths.node, list(_pod_namespaces(paths)))
+        # Those of an agent that was killed are still there.
+        removed += [f"worker {pid}" for pid in kill_workers(paths)]
         if stop_holder(paths):
             removed.append("holder")
         shutil.rmtree(paths.run_dir)
@@ -58,10 +61,9 @@ def remove_node(paths: NodePaths) -> list[str]:
 
 def _pod_namespaces(paths: NodePaths) -> Iterator[str]:
     """Namespaces that this node captures, by their netns cookies: others may have pods here too."""
-    from agent.capture.links import attached_lookups
     from agent.netns import netns_cookie, open_netns
 
-    captured = attached_lookups(paths)
+    captured = _captured(paths)
     seen: set[int] = set()
     for path in _namespace_files() if captured else ():
         try:
@@ -79,6 +81,23 @@ def _pod_namespaces(paths: NodePaths) -> Iterator[str]:
             continue  # a leftover file of /run/netns that is no namespace any more
         finally:
             os.close(fd)
+
+
+def _captured(paths: NodePaths) -> set[int]:
+    """Netns cookies by links and by map: either may have been removed by somebody."""
+    from agent.capture.links import attached_lookups
+    from agent.capture.maps import decode_cookie
+    from agent.capture.pins import open_map
+
+    captured = attached_lookups(paths)
+    try:
+        pods = open_map(paths, "mn_enrolled")
+    except KernelError:
+        return captured  # not there, or of another version
+    try:
+        return captured | {decode_cookie(key) for key in pods.keys()}  # noqa: SIM118
+    finally:
+        pods.close()
 
 
 def _namespace_files() -> Iterator[Path]:

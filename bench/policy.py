@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_network
 
 from mesh.model.address import SocketAddress
@@ -61,8 +62,25 @@ def _policy(number: int) -> AuthorizationPolicy:
     )
 
 
-def main() -> None:
-    """Measure and print."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyTimes:
+    """What was measured; `decisions_us` holds one value per decision."""
+
+    verdict: str
+    compile_s: float
+    decisions_us: list[float]
+
+    @property
+    def p50_us(self) -> float:
+        return statistics.median(self.decisions_us)
+
+    @property
+    def p99_us(self) -> float:
+        return statistics.quantiles(self.decisions_us, n=100)[98]
+
+
+def measure(count: int = POLICIES) -> PolicyTimes:
+    """Compile `count` policies, an even number, then decide about the one that matches last."""
     address = IPv4Address("192.0.2.1")
     dst = Workload(
         uid=WorkloadUid("pod/shop/api"),
@@ -74,9 +92,9 @@ def main() -> None:
         addresses=(address,),
         enrolled=True,
     )
-    policies = {policy.key: policy for policy in map(_policy, range(POLICIES))}
+    policies = {policy.key: policy for policy in map(_policy, range(count))}
     snapshot = MeshSnapshot(revision=1, workloads={dst.uid: dst}, policies=policies)
-    last = POLICIES * RULES - 6  # An exact principal or a prefix of the last ALLOW policy.
+    last = count * RULES - 6  # An exact principal or a prefix of the last ALLOW policy.
     peer = SpiffeId(trust_domain="cluster.local", namespace=f"n{last}", service_account="a")
     facts = ConnectionFacts(
         principal=peer, src=SocketAddress(address, 0), dst=SocketAddress(address, 443)
@@ -89,13 +107,16 @@ def main() -> None:
     for _ in range(DECISIONS):
         begin = time.perf_counter()
         index.evaluate(dst, facts)
-        times.append(time.perf_counter() - begin)
-    p99 = statistics.quantiles(times, n=100)[98]
-    print(f"{POLICIES} policies of {RULES} rules: {verdict}")
-    print(
-        f"compile {compiled:.2f} s, decision p50 {statistics.median(times) * 1e6:.1f} us, ", end=""
-    )
-    print(f"p99 {p99 * 1e6:.1f} us")
+        times.append((time.perf_counter() - begin) * 1e6)
+    return PolicyTimes(verdict=str(verdict), compile_s=compiled, decisions_us=times)
+
+
+def main() -> None:
+    """Measure and print."""
+    found = measure()
+    print(f"{POLICIES} policies of {RULES} rules: {found.verdict}")
+    print(f"compile {found.compile_s:.2f} s, decision p50 {found.p50_us:.1f} us, ", end="")
+    print(f"p99 {found.p99_us:.1f} us")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""Every benchmark, side by side with its peers: `python -m bench` (see docs/benchmarks.md)."""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from bench.document import (
+    BAR_HEADINGS,
+    HEADINGS,
+    bar_cells,
+    result_cells,
+    terminal_table,
+    to_json,
+    to_markdown,
+)
+from bench.machine import ROOT, describe_machine, describe_versions, load_average
+from bench.model import Report
+from bench.plan import FULL, QUICK, SMOKE, Plan, own_cores
+from bench.plots import PLOTS, draw
+from bench.scenario import Runner, Suite
+from bench.scenarios.cores import cores_suite
+from bench.scenarios.network import network_suite
+from bench.scenarios.node import node_suite
+
+RESULTS = ROOT / "bench" / "results"
+TOOLS = ROOT / ".cache" / "bench"
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+PICTURES = ROOT / "docs" / "benchmarks"
+QUIET_LOAD = 0.5
+PACKAGES = ("agent", "bpf", "controller", "mesh")
+
+
+def main() -> int:
+    """Run what is asked for; 1 if any scenario failed."""
+    options = parse_arguments(sys.argv[1:])
+    if os.geteuid() != 0:
+        print("needs root: network namespaces, cgroups and BPF", file=sys.stderr)
+        return 2
+    plan = {"full": FULL, "quick": QUICK, "smoke": SMOKE}[options.mode]
+    begin = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - begin:6.1f} s] {text}", flush=True)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt  # so that what was set up is taken down
+
+    signal.signal(signal.SIGTERM, stop)
+    if load_average() > QUIET_LOAD:
+        say(f"the machine is not quiet (load {load_average():.1f}): figures will be off")
+    # A node's agents are started with byte code in place, as after an installation.
+    for package in PACKAGES:
+        compileall.compile_dir(str(ROOT / package), quiet=2)
+    report = run(plan, options.only, options.agent_option, say)
+    show(report)
+    write(report, partial=bool(options.only))
+    say("done")
+    return 1 if report.failures else 0
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", dest="mode", action="store_const", const="quick", default="full")
+    parser.add_argument("--smoke", dest="mode", action="store_const", const="smoke")
+    parser.add_argument("--only", default="", metavar="REGEX", help="scenarios by name")
+    parser.add_argument(
+        "--agent-option",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="passed to every agent, such as --agent-option=--workers=2",
+    )
+    return parser.parse_args(arguments)
+
+
+def run(plan: Plan, only: str, agent_options: Sequence[str], say: Callable[[str], None]) -> Report:
+    """Run the suites that have something wanted."""
+    pattern = re.compile(only)
+    versions = dict(describe_versions())
+    if agent_options:
+        versions["agent options"] = " ".join(agent_options)
+    runner = Runner(say, lambda name: bool(pattern.search(name)))
+    cores = own_cores()
+    suites: list[Suite] = [
+        cores_suite(plan, cores),
+        node_suite(plan, cores, agent_options),
+        network_suite(plan, cores, TOOLS, agent_options),
+    ]
+    for suite in suites:
+        if not only or any(only.startswith(prefix) for prefix in suite.prefixes):
+            runner.run_suite(suite)
+    return Report(
+        mode=plan.mode,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=describe_machine(),
+        versions=versions,
+        measured=tuple(runner.measured),
+        failures=tuple(runner.failures),
+    )
+
+
+def show(report: Report) -> None:
+    """Both tables on the terminal, and what failed."""
+    print()
+    print(terminal_table(HEADINGS, result_cells(report)))
+    print()
+    print(terminal_table(BAR_HEADINGS, bar_cells(report)))
+    for failure in report.failures:
+        print(f"\nFAILED {failure.scenario} {failure.peer or ''}\n{failure.reason}")
+
+
+def write(report: Report, *, partial: bool) -> None:
+    """The full run is the one that is kept; others lie beside it."""
+    RESULTS.mkdir(exist_ok=True)
+    if report.mode != "full" or partial:
+        (RESULTS / f"{'partial' if partial else report.mode}.json").write_text(to_json(report))
+        return
+    (RESULTS / "latest.json").write_text(to_json(report))
+    PICTURES.mkdir(exist_ok=True)
+    drawn: list[tuple[str, str]] = []
+    for plot in PLOTS:
+        picture = draw(plot, report.measured)
+        if picture is not None:
+            (PICTURES / plot.file).write_text(picture)
+            drawn.append((plot.title, f"{PICTURES.name}/{plot.file}"))
+    DOCUMENT.write_text(to_markdown(report, drawn))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

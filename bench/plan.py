@@ -1,0 +1,133 @@
+"""How long and how much: the full run, the quick one, and the smallest that runs everything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Sizes of one run.
+
+    Attributes:
+        rounds: of everything that is compared with peers.
+        idle_rounds: each restarts all proxies.
+        cold_tries: first connections per round.
+        workloads: of the snapshot that is reduced.
+        policies: of `POLICY_RULES` rules each.
+        pods: of the node that is enrolled and then at rest.
+        rest_s: how long it is watched at rest.
+    """
+
+    mode: str
+    rounds: int
+    flow_s: float
+    streams: Sequence[int]
+    rtt_s: float
+    rtt_bytes: Sequence[int]
+    connect_s: float
+    cold_tries: int
+    idle: Sequence[int]
+    idle_rounds: int
+    core_rounds: int
+    workloads: int
+    policies: int
+    series: int
+    start_rounds: int
+    enrol_rounds: int
+    pods: int
+    rest_s: float
+
+
+FULL = Plan(
+    mode="full",
+    rounds=5,
+    flow_s=2.5,
+    streams=(1, 8, 64),
+    rtt_s=1.5,
+    rtt_bytes=(1, 128, 1024, 16384, 65536),
+    connect_s=2.0,
+    cold_tries=5,
+    idle=(1000, 10_000),
+    idle_rounds=3,
+    core_rounds=3,
+    workloads=100_000,
+    policies=10_000,
+    series=10_000,
+    start_rounds=3,
+    enrol_rounds=3,
+    pods=100,
+    rest_s=20.0,
+)
+QUICK = Plan(
+    mode="quick",
+    rounds=3,
+    flow_s=0.6,
+    streams=(1, 8),
+    rtt_s=0.4,
+    rtt_bytes=(128, 16384),
+    connect_s=0.5,
+    cold_tries=2,
+    idle=(1000,),
+    idle_rounds=1,
+    core_rounds=1,
+    workloads=10_000,
+    policies=1000,
+    series=1000,
+    start_rounds=1,
+    enrol_rounds=1,
+    pods=20,
+    rest_s=4.0,
+)
+SMOKE = Plan(
+    mode="smoke",
+    rounds=1,
+    flow_s=0.2,
+    streams=(1,),
+    rtt_s=0.1,
+    rtt_bytes=(128,),
+    connect_s=0.1,
+    cold_tries=1,
+    idle=(50,),
+    idle_rounds=1,
+    core_rounds=1,
+    workloads=200,
+    policies=20,
+    series=20,
+    start_rounds=1,
+    enrol_rounds=1,
+    pods=2,
+    rest_s=0.2,
+)
+
+POLICY_RULES = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cores:
+    """Which core each party is pinned to: each node gets a core of its own, if there are two."""
+
+    client: int
+    near_proxy: int
+    far_proxy: int
+    server: int
+
+    @property
+    def all(self) -> list[int]:
+        return sorted({self.client, self.near_proxy, self.far_proxy, self.server})
+
+
+def assign_cores(available: Sequence[int]) -> Cores:
+    """Four parties on four cores, on two (one per node), or all on one."""
+    first = sorted(available)
+    if len(first) >= 4:
+        return Cores(client=first[0], near_proxy=first[1], far_proxy=first[2], server=first[3])
+    near, far = first[0], first[-1]
+    return Cores(client=near, near_proxy=near, far_proxy=far, server=far)
+
+
+def own_cores() -> Cores:
+    """The assignment for the cores this process may use."""
+    return assign_cores(sorted(os.sched_getaffinity(0)))

@@ -1,0 +1,146 @@
+"""The life of one node: start to ready, enrolment of many pods, what it costs at rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from agent.admin.view import PodState
+from bench.model import Peer
+from bench.plan import Cores, Plan
+from bench.scenario import Scenario, Suite, Values
+from bench.stand import START_S, node_cgroups
+from bench.usage import cpu_seconds, pin, resident_bytes, wait_quiet
+from tests.lab import Lab, Node, Pod, eventually
+from tests.lab.objects import KubeObject
+
+NAMESPACE = "default"
+ENROL_S_PER_POD = 1.0
+"""Patience, not expectation."""
+
+
+def node_suite(plan: Plan, cores: Cores, agent_options: Sequence[str]) -> Suite:
+    """Everything that needs one node and its agent."""
+
+    @contextmanager
+    def build() -> Iterator[Sequence[Scenario]]:
+        with Lab("bench-node") as lab:
+            lab.namespace(NAMESPACE, enrolled=True)
+            yield _scenarios(_Subject(lab, plan.pods, cores, agent_options), plan)
+
+    return Suite(name="node", prefixes=("node",), build=build)
+
+
+def _scenarios(subject: _Subject, plan: Plan) -> list[Scenario]:
+    found: list[Scenario] = []
+
+    def add(name: str, rounds: int, measure: Callable[[], Values]) -> None:
+        found.append(
+            Scenario(name=name, peers=(Peer.OURS,), rounds=rounds, measure=lambda _: measure())
+        )
+
+    add("node/start/cold", plan.start_rounds, subject.start_cold)
+    add("node/start/warm", plan.start_rounds, subject.start_warm)
+    add(f"node/enrol/{plan.pods}-pods", plan.enrol_rounds, subject.enrol)
+    add(f"node/rest/{plan.pods}-pods", 1, partial(subject.rest, plan.rest_s))
+    return found
+
+
+class _Subject:
+    """One node whose agent is started, filled with pods and watched."""
+
+    def __init__(self, lab: Lab, pods: int, cores: Cores, agent_options: Sequence[str]) -> None:
+        self._lab = lab
+        self._node: Node = lab.node("a")
+        self._count = pods
+        self._core = cores.far_proxy
+        self._options = agent_options
+        self._pods: list[Pod] = []
+        self._enrolments = 0
+
+    def start_cold(self) -> Values:
+        """Nothing of the node is there: programs are compiled, a CA is made."""
+        self._stop()
+        self._node.meshnode("uninstall", "--yes").check()
+        return self._timed_start()
+
+    def start_warm(self) -> Values:
+        """As after an upgrade or a crash: pins and holder are in place."""
+        if self._node.running_agent is None:
+            self._start()
+        self._stop()
+        return self._timed_start()
+
+    def enrol(self) -> Values:
+        """All pods appear at once, each with an identity of its own; until all are active."""
+        self._ensure_running()
+        self._make_pods()
+        self._show(0)
+        self._wait_active(0)
+        self._enrolments += 1
+        begin = time.perf_counter()
+        self._show(self._count)
+        self._wait_active(self._count)
+        return {"seconds": time.perf_counter() - begin}
+
+    def rest(self, seconds: float) -> Values:
+        """All pods are enrolled and silent."""
+        self._ensure_running()
+        if not self._enrolments:
+            self.enrol()
+        cgroups = node_cgroups(self._node)
+        wait_quiet(cgroups, deadline_s=10.0)
+        before, begin = cpu_seconds(cgroups), time.perf_counter()
+        time.sleep(seconds)
+        used, elapsed = cpu_seconds(cgroups) - before, time.perf_counter() - begin
+        return {
+            "resident_mb": resident_bytes(cgroups) / 1e6,
+            "cpu_percent": used / elapsed * 100,
+        }
+
+    def _start(self) -> None:
+        self._node.agent("--workers", "1", *self._options, ready_within_s=START_S)
+
+    def _timed_start(self) -> Values:
+        begin = time.perf_counter()
+        self._start()
+        return {"seconds": time.perf_counter() - begin}
+
+    def _stop(self) -> None:
+        if self._node.running_agent is not None and self._node.running_agent.running:
+            self._node.running_agent.stop()
+
+    def _ensure_running(self) -> None:
+        if self._node.running_agent is None or not self._node.running_agent.running:
+            self._start()
+        pin(node_cgroups(self._node), self._core)
+
+    def _make_pods(self) -> None:
+        for number in range(len(self._pods), self._count):
+            self._pods.append(self._node.pod(f"p{number}", publish=False))
+
+    def _show(self, count: int) -> None:
+        """Show the first `count` pods to the agent, under new service accounts each time."""
+        if not count:
+            self._lab.delete("pods")
+            return
+        objects: list[KubeObject] = []
+        for pod in self._pods[:count]:
+            pod.service_account = f"{pod.name}-{self._enrolments}"
+            objects += pod.objects()
+        self._lab.apply("pods", objects)
+
+    def _wait_active(self, count: int) -> None:
+        agent = self._node.running_agent
+        assert agent is not None
+
+        def all_active() -> bool:
+            status = agent.status()
+            assert status is not None, "the admin socket does not answer"
+            active = [pod for pod in status.pods if pod.state is PodState.ACTIVE]
+            assert len(active) == len(status.pods) == count, f"{len(active)} of {count} active"
+            return True
+
+        eventually(all_active, 10.0 + ENROL_S_PER_POD * self._count, f"{count} pods are active")

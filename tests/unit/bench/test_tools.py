@@ -1,0 +1,98 @@
+"""The load generator against its server, on loopback."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from bench.tools import compile_tool
+from tests.lab.system import eventually
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tools")
+    for name in ("load", "serve", "spin"):
+        compile_tool(name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def port(tools: Path) -> Iterator[int]:
+    with socket.socket() as sock:  # The server cannot be given a socket.
+        sock.bind(("127.0.0.1", 0))
+        free = int(sock.getsockname()[1])
+    with subprocess.Popen([str(tools / "serve"), str(free)]) as server:
+        try:
+            eventually(lambda: listens(free), 5.0, "the server listens")
+            yield free
+        finally:
+            server.terminate()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def load(tools: Path, kind: str, address: str, port: int, *rest: str) -> Mapping[str, float]:
+    argv = [str(tools / "load"), kind, address, str(port), *rest]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=20)
+    values: dict[str, float] = json.loads(done.stdout)
+    return values
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("size", ["1", "65536"])
+def test_round_trips(tools: Path, port: int, address: str, size: str) -> None:
+    said = load(tools, "rtt", address, port, size, "0.05")
+    assert said["count"] > 1
+    assert 0 < said["min_us"] <= said["p50_us"] <= said["p99_us"] <= said["max_us"]
+
+
+def test_connects_end_at_the_count(tools: Path, port: int) -> None:
+    said = load(tools, "connect", "127.0.0.1", port, "4", "10", "50")
+    assert (said["count"], said["failed"]) == (50, 0)
+    assert said["per_s"] > 0
+
+
+def test_connects_end_at_the_time(tools: Path, port: int) -> None:
+    said = load(tools, "connect", "127.0.0.1", port, "4", "0.05", "1000000000")
+    assert 0 < said["count"] < 1_000_000_000
+
+
+def test_a_flow_counts_what_arrived(tools: Path, port: int) -> None:
+    said = load(tools, "flow", "127.0.0.1", port, "3", "0.05")
+    assert said["bytes"] > 3 * 128 * 1024
+    assert said["gbit_per_s"] == pytest.approx(said["bytes"] * 8 / said["seconds"] / 1e9, rel=0.01)
+
+
+def test_idle_connections_are_held_until_a_signal(tools: Path, port: int) -> None:
+    argv = [str(tools / "load"), "idle", "127.0.0.1", str(port), "20"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert json.loads(holder.stdout.readline()) == {"open": 20}
+        assert holder.poll() is None
+        holder.terminate()
+        assert holder.wait(5) == -signal.SIGTERM
+
+
+def test_nobody_listening_is_a_failure_not_a_number(tools: Path) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # Bound and not listening: connections are refused.
+        argv = [str(tools / "load"), "rtt", "127.0.0.1", str(sock.getsockname()[1]), "1", "1"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "connect" in done.stderr
+
+
+def test_a_build_is_used_again_until_the_source_changes(tmp_path: Path) -> None:
+    built = compile_tool("spin", tmp_path)
+    before = built.stat().st_mtime_ns
+    assert compile_tool("spin", tmp_path).stat().st_mtime_ns == before

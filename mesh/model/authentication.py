@@ -40,6 +40,7 @@ class JwtRule:
     Attributes:
         audiences: any of them must be in `aud`; empty = not restricted.
         jwks: an inline key set; jwks_uri: where it is fetched. Neither: by OIDC discovery.
+        allow_http: keys may come over plain HTTP.
         from_headers, from_params, from_cookies: where tokens sit. All empty: `Authorization:
             Bearer`, then the query parameter `access_token`.
         forward_original_token: leave the token in the request.
@@ -52,6 +53,7 @@ class JwtRule:
     audiences: tuple[str, ...] = ()
     jwks: str = ""
     jwks_uri: str = ""
+    allow_http: bool = False
     from_headers: tuple[TokenHeader, ...] = ()
     from_params: tuple[str, ...] = ()
     from_cookies: tuple[str, ...] = ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mesh.model.policy import StringMatch
+
 DEFAULT_TIMEOUT_S = 0.2
 """Envoy's ext_authz waits 200 ms."""
 DEFAULT_DENIAL = 403
@@ -33,7 +35,7 @@ class BodyCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalAuthorizer:
-    """One provider. Header names are lower case; `x-*` forms end in `*` or start with it.
+    """One provider. Header names are lower case.
 
     Attributes:
         service: `<namespace>/<name>` of a service, or a host name; port: where it listens.
@@ -54,9 +56,9 @@ class ExternalAuthorizer:
     path_prefix: str = ""
     fail_open: bool = False
     error_status: int = DEFAULT_DENIAL
-    check_headers: tuple[str, ...] = ()
+    check_headers: tuple[StringMatch, ...] = ()
     extra_headers: tuple[tuple[str, str], ...] = ()
-    upstream_headers: tuple[str, ...] = ()
-    denied_headers: tuple[str, ...] = ()
-    allowed_headers: tuple[str, ...] = ()
+    upstream_headers: tuple[StringMatch, ...] = ()
+    denied_headers: tuple[StringMatch, ...] = ()
+    allowed_headers: tuple[StringMatch, ...] = ()
     body: BodyCheck | None = None

@@ -8,7 +8,9 @@ from enum import StrEnum
 from functools import cached_property
 
 from mesh.model.address import IPAddress
+from mesh.model.authentication import RequestAuthentication
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication, PolicyKey
+from mesh.model.provider import ExternalAuthorizer
 from mesh.model.routing import GrantKey, ReferenceGrant, Route, RouteKey
 from mesh.model.traffic import TrafficPolicy
 from mesh.model.workload import Service, ServiceKey, Workload, WorkloadUid
@@ -31,6 +33,7 @@ class MeshSettings:
     cluster: str = "Kubernetes"
     same_node: SameNode = SameNode.DIRECT
     probe_sources: tuple[IPAddress, ...] = ()
+    providers: tuple[ExternalAuthorizer, ...] = ()
 
 
 class Severity(StrEnum):
@@ -66,6 +69,7 @@ class MeshSnapshot:
     services: Mapping[ServiceKey, Service] = field(default_factory=dict)
     policies: Mapping[PolicyKey, AuthorizationPolicy] = field(default_factory=dict)
     peer_authentications: Mapping[PolicyKey, PeerAuthentication] = field(default_factory=dict)
+    request_authentications: Mapping[PolicyKey, RequestAuthentication] = field(default_factory=dict)
     routes: Mapping[RouteKey, Route] = field(default_factory=dict)
     grants: Mapping[GrantKey, ReferenceGrant] = field(default_factory=dict)
     traffic_policies: Mapping[PolicyKey, TrafficPolicy] = field(default_factory=dict)

@@ -43,6 +43,8 @@ from mesh.sources.objects import (
     WorkloadObject,
 )
 from mesh.sources.security import authorization_policy, peer_authentication
+from mesh.sources.security_jwt import RequestAuthenticationObject, request_authentication
+from mesh.sources.security_providers import read_providers
 from mesh.sources.security_schema import AuthorizationPolicyObject, PeerAuthenticationObject
 from mesh.sources.suggest import did_you_mean
 from mesh.sources.traffic import traffic_policy
@@ -127,6 +129,7 @@ def _mesh_config(raw: object) -> Body:
         choices = " or ".join(repr(str(mode)) for mode in SameNode)
         raise FieldError(("spec", "sameNode"), f"{spec.same_node!r} is not {choices}")
     _addresses(spec.probe_sources, ("spec", "probeSources"))
+    read_providers(spec.extension_providers, ("spec", "extensionProviders"))
     return body
 
 
@@ -159,6 +162,11 @@ KINDS: Mapping[str, Kind] = {
         (_OURS, *_ISTIO),
         PeerAuthenticationObject,
         lambda raw: peer_authentication(msgspec.convert(raw, PeerAuthenticationObject)),
+    ),
+    "RequestAuthentication": Kind(
+        (_OURS, *_ISTIO),
+        RequestAuthenticationObject,
+        lambda raw: request_authentication(msgspec.convert(raw, RequestAuthenticationObject)),
     ),
     "HTTPRoute": Kind(
         _gateway_versions("v1", "v1beta1"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from mesh.model.authentication import RequestAuthentication
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication
 from mesh.model.routing import ReferenceGrant, Route
 from mesh.model.snapshot import Problem
@@ -206,6 +207,39 @@ class WorkloadObject(Strict, frozen=True, kw_only=True):
     status: object = None
 
 
+class RequestBodyCheck(Strict, frozen=True, kw_only=True):
+    """includeRequestBodyInCheck of an external authorizer."""
+
+    max_request_bytes: int
+    allow_partial_message: bool = False
+    pack_as_bytes: bool = False
+
+
+class ExternalAuthorizerSpec(Strict, frozen=True, kw_only=True):
+    """envoyExtAuthzHttp; envoyExtAuthzGrpc takes its first half."""
+
+    service: str
+    port: int
+    timeout: str | None = None
+    fail_open: bool = False
+    status_on_error: str = ""
+    include_request_body_in_check: RequestBodyCheck | None = None
+    path_prefix: str = ""
+    include_request_headers_in_check: tuple[str, ...] = ()
+    include_additional_headers_in_check: Mapping[str, str] = {}
+    headers_to_upstream_on_allow: tuple[str, ...] = ()
+    headers_to_downstream_on_deny: tuple[str, ...] = ()
+    headers_to_downstream_on_allow: tuple[str, ...] = ()
+
+
+class ExtensionProvider(Strict, frozen=True, kw_only=True):
+    """spec.extensionProviders[] (Istio MeshConfig)."""
+
+    name: str
+    envoy_ext_authz_http: ExternalAuthorizerSpec | None = None
+    envoy_ext_authz_grpc: ExternalAuthorizerSpec | None = None
+
+
 class MeshConfigSpec(Strict, frozen=True, kw_only=True):
     """MeshConfig.spec; what is absent keeps its default."""
 
@@ -215,6 +249,7 @@ class MeshConfigSpec(Strict, frozen=True, kw_only=True):
     cluster: str | None = None
     same_node: str | None = None
     probe_sources: tuple[str, ...] = ()
+    extension_providers: tuple[ExtensionProvider, ...] = ()
 
 
 class MeshConfigObject(Strict, frozen=True, kw_only=True):
@@ -237,6 +272,7 @@ Body = (
     | MeshConfigObject
     | AuthorizationPolicy
     | PeerAuthentication
+    | RequestAuthentication
     | Route
     | ReferenceGrant
     | TrafficPolicy

@@ -18,6 +18,7 @@ from mesh.sources.fields import (
     parse_network,
     parse_string_form,
 )
+from mesh.sources.http_fields import parse_header_name
 from mesh.sources.security_schema import Operation, Source, When
 from mesh.sources.suggest import did_you_mean
 
@@ -46,8 +47,6 @@ _CLAIM = "request.auth.claims["
 _FILTERS = "experimental.envoy.filters."
 _HEADER_KEY = re.compile(r"request\.headers\[([^\[\]]+)\]")
 _CLAIM_KEY = re.compile(r"request\.auth\.claims((?:\[[^\[\]]+\])+)")
-# RFC 9110 §5.6.2 token.
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METHODS = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 
 
@@ -166,13 +165,6 @@ def _named_condition(
         return None
     hint = did_you_mean(key, (*L4_KEYS, *_L7_KEYS, _HEADER, _CLAIM, _FILTERS))
     raise FieldError(at, f"unknown key {key!r}{hint}")
-
-
-def parse_header_name(text: str, path: FieldPath) -> str:
-    """Check the name of a header and fold its case."""
-    if not _TOKEN.fullmatch(text):
-        raise FieldError(path, f"{text!r} is not the name of a header")
-    return text.lower()
 
 
 def parse_host(text: str, path: FieldPath) -> StringMatch:

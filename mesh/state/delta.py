@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from mesh.errors import ConfigError
+from mesh.model.authentication import RequestAuthentication
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication, PolicyKey
 from mesh.model.routing import GrantKey, ReferenceGrant, Route, RouteKey
 from mesh.model.snapshot import MeshSettings, MeshSnapshot, Problem
@@ -39,6 +40,7 @@ class SnapshotDelta:
     services: Mapping[ServiceKey, Service]
     policies: Mapping[PolicyKey, AuthorizationPolicy]
     peer_authentications: Mapping[PolicyKey, PeerAuthentication]
+    request_authentications: Mapping[PolicyKey, RequestAuthentication]
     routes: Mapping[RouteKey, Route]
     grants: Mapping[GrantKey, ReferenceGrant]
     traffic_policies: Mapping[PolicyKey, TrafficPolicy]
@@ -46,6 +48,7 @@ class SnapshotDelta:
     gone_services: tuple[ServiceKey, ...] = ()
     gone_policies: tuple[PolicyKey, ...] = ()
     gone_peer_authentications: tuple[PolicyKey, ...] = ()
+    gone_request_authentications: tuple[PolicyKey, ...] = ()
     gone_routes: tuple[RouteKey, ...] = ()
     gone_grants: tuple[GrantKey, ...] = ()
     gone_traffic_policies: tuple[PolicyKey, ...] = ()
@@ -65,6 +68,10 @@ def diff(old: MeshSnapshot, new: MeshSnapshot) -> SnapshotDelta:
         routes=_changed(old.routes, new.routes),
         grants=_changed(old.grants, new.grants),
         traffic_policies=_changed(old.traffic_policies, new.traffic_policies),
+        request_authentications=_changed(old.request_authentications, new.request_authentications),
+        gone_request_authentications=_gone(
+            old.request_authentications, new.request_authentications
+        ),
         gone_workloads=_gone(old.workloads, new.workloads),
         gone_services=_gone(old.services, new.services),
         gone_policies=_gone(old.policies, new.policies),
@@ -88,6 +95,11 @@ def apply_delta(old: MeshSnapshot, delta: SnapshotDelta) -> MeshSnapshot:
         policies=_merged(old.policies, delta.policies, delta.gone_policies),
         peer_authentications=_merged(
             old.peer_authentications, delta.peer_authentications, delta.gone_peer_authentications
+        ),
+        request_authentications=_merged(
+            old.request_authentications,
+            delta.request_authentications,
+            delta.gone_request_authentications,
         ),
         routes=_merged(old.routes, delta.routes, delta.gone_routes),
         grants=_merged(old.grants, delta.grants, delta.gone_grants),

@@ -1,38 +1,72 @@
-"""Policies of a snapshot: mesh scope, and what cannot be decided without L7."""
+"""Policies of a snapshot: mesh scope, and what cannot be decided where."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from mesh.jwt.keys import parse_key_set
+from mesh.model.authentication import RequestAuthentication
 from mesh.model.policy import (
     AuthorizationPolicy,
     PeerAuthentication,
     PolicyAction,
     PolicyKey,
     PolicyScope,
+    PolicyTarget,
+    TargetKind,
 )
-from mesh.model.snapshot import Severity
+from mesh.model.snapshot import MeshSettings, Severity
+from mesh.model.workload import Service, ServiceKey
 from mesh.sources.objects import SourceObject
 from mesh.state.workloads import Context
 
-Scoped = TypeVar("Scoped", AuthorizationPolicy, PeerAuthentication)
+Scoped = TypeVar("Scoped", AuthorizationPolicy, PeerAuthentication, RequestAuthentication)
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """All three kinds of policy."""
+
+    authorization: dict[PolicyKey, AuthorizationPolicy] = field(default_factory=dict)
+    peer: dict[PolicyKey, PeerAuthentication] = field(default_factory=dict)
+    request: dict[PolicyKey, RequestAuthentication] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mesh:
+    """What policies are read against."""
+
+    settings: MeshSettings
+    services: Mapping[ServiceKey, Service]
+    context: Context
+
+    def warn(self, item: SourceObject, message: str) -> None:
+        self.context.report(item, message, Severity.WARNING)
 
 
 def read_policies(
-    objects: Iterable[SourceObject], root_namespace: str, context: Context
-) -> tuple[dict[PolicyKey, AuthorizationPolicy], dict[PolicyKey, PeerAuthentication]]:
-    """Read both kinds of policy."""
-    policies: dict[PolicyKey, AuthorizationPolicy] = {}
-    authentications: dict[PolicyKey, PeerAuthentication] = {}
+    objects: Iterable[SourceObject],
+    settings: MeshSettings,
+    services: Mapping[ServiceKey, Service],
+    context: Context,
+) -> Policies:
+    """Read the policies, and report what of them nobody can enforce."""
+    found, mesh = Policies(), _Mesh(settings, services, context)
     for item in objects:
-        if isinstance(item.body, AuthorizationPolicy):
-            policies[item.body.key] = _widened(item.body, root_namespace)
-            _report_limits(item, item.body, context)
-        elif isinstance(item.body, PeerAuthentication):
-            authentications[item.body.key] = _widened(item.body, root_namespace)
-    return policies, authentications
+        match item.body:
+            case AuthorizationPolicy() as policy:
+                found.authorization[policy.key] = _widened(policy, settings.root_namespace)
+                _report_targets(item, policy.targets, mesh)
+                _report_limits(item, policy, mesh)
+            case PeerAuthentication() as policy:
+                found.peer[policy.key] = _widened(policy, settings.root_namespace)
+            case RequestAuthentication() as policy:
+                found.request[policy.key] = _widened(policy, settings.root_namespace)
+                _report_targets(item, policy.targets, mesh)
+                _report_authentication(item, policy, mesh)
+    return found
 
 
 def _widened(policy: Scoped, root_namespace: str) -> Scoped:
@@ -41,22 +75,64 @@ def _widened(policy: Scoped, root_namespace: str) -> Scoped:
     return policy
 
 
-def _report_limits(item: SourceObject, policy: AuthorizationPolicy, context: Context) -> None:
+def _report_targets(item: SourceObject, targets: Iterable[PolicyTarget], mesh: _Mesh) -> None:
+    root = mesh.settings.root_namespace
+    for target in targets:
+        if target.kind is TargetKind.GATEWAY_CLASS and item.namespace != root:
+            message = f"{target} is a target for namespace {root} only: it is not enforced there"
+            mesh.context.report(item, message)
+        elif target.kind is TargetKind.SERVICE_ENTRY:
+            mesh.warn(item, f"{target}: ServiceEntry is not supported: it is not enforced there")
+        elif target.kind is TargetKind.SERVICE:
+            key = ServiceKey(f"{target.namespace}/{target.name}")
+            service = mesh.services.get(key)
+            if service is None:
+                mesh.warn(item, f"there is no {target}")
+            elif service.waypoint is None:
+                mesh.warn(item, f"{target} has no waypoint: the policy is not enforced there")
+
+
+def _report_limits(item: SourceObject, policy: AuthorizationPolicy, mesh: _Mesh) -> None:
+    known = {provider.name for provider in mesh.settings.providers}
+    if policy.action is PolicyAction.CUSTOM and policy.provider not in known:
+        message = f"there is no provider {policy.provider!r} in MeshConfig: what it matches"
+        mesh.context.report(item, f"{message} is denied")
+    for number, rule in enumerate(policy.rules):
+        if rule.unsupported:
+            fields = ", ".join(rule.unsupported)
+            message = (
+                f"rules[{number}] cannot be judged anywhere ({fields}): {_EFFECT[policy.action]}"
+            )
+            mesh.context.report(item, message)
     if policy.scope is PolicyScope.TARGET:
-        message = "policies with targetRefs are enforced by waypoints only"
-        context.report(item, message, Severity.WARNING)
         return
     if policy.action is PolicyAction.CUSTOM:
-        message = "action CUSTOM needs a waypoint: without one, what its rules match is denied"
-        context.report(item, message, Severity.WARNING)
+        mesh.warn(item, "action CUSTOM needs targetRefs: without, what its rules match is denied")
         return
-    effect = {
-        PolicyAction.ALLOW: "the rule allows nothing",
-        PolicyAction.DENY: "the rule denies whatever the rest of it matches",
-        PolicyAction.AUDIT: "the rule records nothing",
-    }[policy.action]
     for number, rule in enumerate(policy.rules):
         if rule.l7_fields:
             fields = ", ".join(rule.l7_fields)
-            message = f"rules[{number}] needs a waypoint ({fields}): without one, {effect}"
-            context.report(item, message, Severity.WARNING)
+            message = f"rules[{number}] needs a waypoint ({fields}): without one, "
+            mesh.warn(item, message + _EFFECT[policy.action])
+
+
+_EFFECT = {
+    PolicyAction.ALLOW: "the rule allows nothing",
+    PolicyAction.DENY: "the rule denies whatever the rest of it matches",
+    PolicyAction.CUSTOM: "the rule denies whatever the rest of it matches",
+    PolicyAction.AUDIT: "the rule records nothing",
+}
+
+
+def _report_authentication(item: SourceObject, policy: RequestAuthentication, mesh: _Mesh) -> None:
+    if policy.scope is not PolicyScope.TARGET:
+        mesh.warn(item, "tokens are verified by waypoints only: give it targetRefs")
+    for number, rule in enumerate(policy.rules):
+        if not rule.jwks:
+            continue
+        keys = parse_key_set(rule.jwks.encode())
+        for problem in keys.problems:
+            mesh.warn(item, f"jwtRules[{number}].jwks: {problem}")
+        if not keys.keys:
+            message = f"jwtRules[{number}].jwks holds no usable key: its tokens are all refused"
+            mesh.context.report(item, message)

@@ -21,6 +21,7 @@ from mesh.sources.objects import (
     ServiceAccountObject,
     SourceObject,
 )
+from mesh.sources.security_providers import read_providers
 from mesh.state.policies import read_policies
 from mesh.state.routes import read_routing
 from mesh.state.services import read_services
@@ -46,7 +47,7 @@ def reduce(objects: ObjectSet, previous: MeshSnapshot | None) -> MeshSnapshot:
     )
     members = read_members(kept, context, previous)
     services = read_services(kept, members, context)
-    policies, authentications = read_policies(kept, settings.root_namespace, context)
+    policies = read_policies(kept, settings, services, context)
     routing = read_routing(kept, context)
     old = previous or MeshSnapshot(revision=0)
     built = MeshSnapshot(
@@ -54,8 +55,9 @@ def reduce(objects: ObjectSet, previous: MeshSnapshot | None) -> MeshSnapshot:
         settings=old.settings if old.settings == settings else settings,
         workloads=_keep(old.workloads, {m.workload.uid: m.workload for m in members}),
         services=_keep(old.services, services),
-        policies=_keep(old.policies, policies),
-        peer_authentications=_keep(old.peer_authentications, authentications),
+        policies=_keep(old.policies, policies.authorization),
+        peer_authentications=_keep(old.peer_authentications, policies.peer),
+        request_authentications=_keep(old.request_authentications, policies.request),
         routes=_keep(old.routes, routing.routes),
         grants=_keep(old.grants, routing.grants),
         traffic_policies=_keep(old.traffic_policies, routing.traffic_policies),
@@ -105,4 +107,5 @@ def _from_config(spec: MeshConfigSpec) -> MeshSettings:
         cluster=spec.cluster or default.cluster,
         same_node=SameNode(spec.same_node) if spec.same_node else default.same_node,
         probe_sources=tuple(map(parse_ip, spec.probe_sources)),
+        providers=read_providers(spec.extension_providers, ("spec", "extensionProviders")),
     )

@@ -8,14 +8,15 @@ READY := $(VENV)/.meshnode-setup
 ROOMS := $(wildcard agent bpf controller mesh waypoint tests bench scripts setup.py)
 # Whatever changes what set-up would install or compile.
 SETUP_INPUTS := pyproject.toml scripts/setup scripts/packages.txt \
-	$(wildcard setup.py mesh/http2/*.c mesh/http2/*.h mesh/http2/*build*.py)
+	$(wildcard setup.py mesh/http2/*.c mesh/http2/*.h mesh/http2/*build*.py \
+	mesh/tunnel/native/[!_]*.c mesh/tunnel/native/*.h mesh/tunnel/native/build.py)
 
 # A target that needs a kernel says so at once instead of failing in the middle.
 define need_root
 	@[ "$$(id -u)" -eq 0 ] || { echo "needs root: run \`sudo make $@\`" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo test test-unit test-netns check fmt lint types layers c-check bench clean
+.PHONY: help setup demo test test-unit test-netns sanitize check fmt lint types layers c-check bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,9 @@ test-unit: $(READY) ## the cores only; no root, seconds
 test-netns: $(READY) ## real kernel, real sockets, own namespaces
 	$(need_root)
 	$(PY) -m pytest tests/netns $(PYTEST_ARGS)
+
+sanitize: $(READY) ## the native tunnel engine under AddressSanitizer and UBSan
+	@VENV=$(abspath $(VENV)) scripts/sanitize $(PYTEST_ARGS)
 
 check: lint types layers c-check ## what CI gates on besides the tests; under two minutes
 

@@ -1,5 +1,10 @@
-"""Only what pyproject.toml cannot say: the compiled HTTP/2 engine."""
+"""Only what pyproject.toml cannot say: the compiled HTTP/2 and tunnel engines."""
 
 from setuptools import setup
 
-setup(cffi_modules=["mesh/http2/build_nghttp2.py:ffibuilder"])
+setup(
+    cffi_modules=[
+        "mesh/http2/build_nghttp2.py:ffibuilder",
+        "mesh/tunnel/native/build.py:ffibuilder",
+    ]
+)

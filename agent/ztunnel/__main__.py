@@ -16,7 +16,9 @@ from agent.privilege import drop_privileges, install_seccomp
 from agent.ztunnel.worker import Channels, Worker
 from mesh.errors import MeshnodeError
 from mesh.tunnel.contract import TunnelSettings
-from mesh.tunnel.python_engine import PythonTunnelEngine
+from mesh.tunnel.select import EngineFactory, best_engine, engine_factory, parse_engine
+
+log = logging.getLogger(__name__)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -30,12 +32,29 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--uid", type=int, required=True)
     parser.add_argument("--gid", type=int, required=True)
     parser.add_argument("--log-level", default="info")
+    parser.add_argument(
+        "--engine",
+        default=os.environ.get("MESHNODE_TUNNEL_ENGINE", ""),
+        help="tunnel engine: native or python (default: native where it was built)",
+    )
     return parser.parse_args()
 
 
-async def serve(channels: Channels) -> None:
+def choose_engine(name: str) -> EngineFactory:
+    """Raises `ConfigError` if there is no such engine or it was not built."""
+    engine = parse_engine(name) if name else best_engine()
+    if engine == "native":
+        log.info("tunnel engine: native")
+    elif name:
+        log.info("tunnel engine: python, as asked for")
+    else:
+        log.warning("tunnel engine: python; the native one was not built")
+    return engine_factory(engine)
+
+
+async def serve(channels: Channels, new_engine: EngineFactory) -> None:
     """Run one worker to its end."""
-    engine = PythonTunnelEngine(asyncio.get_running_loop(), TunnelSettings(), "nghttp2")
+    engine = new_engine(asyncio.get_running_loop(), TunnelSettings())
     async with asyncio.TaskGroup() as tasks:
         await Worker(channels, engine, tasks).run()
 
@@ -50,6 +69,7 @@ def main() -> int:
     with open(f"{arguments.cgroup}/cgroup.procs", "w") as procs:
         procs.write(str(os.getpid()))
     try:
+        new_engine = choose_engine(arguments.engine)
         drop_privileges(arguments.uid, arguments.gid)
         channels = Channels(
             control=socket.socket(fileno=arguments.control_fd),
@@ -61,7 +81,7 @@ def main() -> int:
         install_seccomp()
         # Objects of start-up live for ever: keep the collector from walking them again.
         gc.freeze()
-        uvloop.run(serve(channels))
+        uvloop.run(serve(channels, new_engine))
     except MeshnodeError as error:
         print(f"ztunnel: {error}", file=sys.stderr)
         return 1

@@ -161,6 +161,7 @@ class TlsChannel:
 
 _REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "peer sent no certificate",
+    "NO_APPLICATION_PROTOCOL": f"peer did not agree on ALPN {_ALPN}",
     "HTTP_REQUEST": "peer speaks plain HTTP on a TLS port",
     "HTTPS_PROXY_REQUEST": "peer speaks plain HTTP (CONNECT) on a TLS port",
     "WRONG_VERSION_NUMBER": "peer does not speak TLS",
@@ -180,5 +181,10 @@ def describe_tls_error(error: ssl.SSLError) -> str:
     """Say in words of this mesh what OpenSSL found."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"peer certificate: {error.verify_message}"
-    reason = error.reason or str(error)
-    return _REASONS.get(reason, reason.lower().replace("_", " "))
+    return describe_tls_reason(error.reason or str(error))
+
+
+def describe_tls_reason(reason: str) -> str:
+    """`reason` is OpenSSL's name or text of an error, or already in our words."""
+    known = _REASONS.get(reason.upper().replace(" ", "_"))
+    return known or (reason.lower().replace("_", " ") if reason.isupper() else reason)

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from mesh.tunnel.contract import TunnelEngine, TunnelSettings
+from mesh.tunnel.native.engine import NativeTunnelEngine
 from mesh.tunnel.python_engine import PythonTunnelEngine
 from tests.support.tunnel import EngineFactory
 
@@ -19,6 +20,8 @@ def _python(http2: Literal["nghttp2", "h2"]) -> EngineFactory:
     return make
 
 
-@pytest.fixture(params=["python-nghttp2", "python-h2"])
+@pytest.fixture(params=["python-nghttp2", "python-h2", "native"])
 def factory(request: pytest.FixtureRequest) -> EngineFactory:
+    if request.param == "native":
+        return NativeTunnelEngine
     return _python("h2" if request.param == "python-h2" else "nghttp2")

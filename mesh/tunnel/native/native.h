@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the meshnode authors */
+
+/*
+ * What Python sees of the native tunnel engine: commands in, batches of events out.
+ *
+ * One engine is one thread that never takes the interpreter lock. Every function here may be
+ * called from any other thread; none of them blocks on the network. build.py hands the part
+ * between the marks to cffi as it stands.
+ */
+
+#ifndef MT_NATIVE_H
+#define MT_NATIVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* cffi: begin */
+typedef struct mt_engine mt_engine;
+typedef struct mt_context mt_context;
+/* A tunnel, a stream or a relay. Held by the engine until its last event, and by whoever got it
+ * from a function or a MT_REQUEST event until mt_release(). */
+typedef struct mt_object mt_object;
+
+typedef struct {
+    uint32_t stream_window;          /* bytes, like the following three */
+    uint32_t connection_window;
+    uint32_t max_frame;
+    uint32_t max_header_list;        /* a server's */
+    uint32_t client_max_header_list;
+    uint32_t max_concurrent_streams;
+    double handshake_timeout_s;
+    double ping_interval_s;
+    double ping_timeout_s;
+} mt_settings;
+
+enum mt_event_kind {
+    MT_HANDSHAKE = 1, /* tunnel; chain verified; text: leaf in DER. mt_approve() or mt_reject() */
+    MT_UP = 2,        /* tunnel */
+    MT_PEER_LIMIT = 3, /* tunnel; code: streams the peer allows; before MT_UP and on changes */
+    MT_DRAINING = 4,  /* tunnel */
+    MT_LOST = 5,      /* tunnel; code: mt_loss; text: detail. Last event */
+    MT_REQUEST = 6,   /* tunnel; stream: the new one, held for the receiver; fields */
+    MT_OPENED = 7,    /* stream; fields */
+    MT_REFUSED = 8,   /* stream; code: status; fields, or with status 0 text: detail. Last event */
+    MT_CLOSED = 9,    /* stream or relay; code: mt_end; counts; text: detail. Last event */
+    MT_STOPPED = 10   /* engine; nothing follows */
+};
+
+enum mt_loss {
+    MT_LOSS_TLS, MT_LOSS_IDENTITY, MT_LOSS_PROTOCOL, MT_LOSS_PING_TIMEOUT,
+    MT_LOSS_HANDSHAKE_TIMEOUT, MT_LOSS_PEER_CLOSED, MT_LOSS_RESET, MT_LOSS_LOCAL
+};
+
+enum mt_end {
+    MT_END_DONE, MT_END_APPLICATION_RESET, MT_END_PEER_RESET, MT_END_TUNNEL_LOST, MT_END_ABORTED
+};
+
+typedef struct mt_event mt_event;
+struct mt_event {
+    mt_event *next;
+    mt_object *object;
+    mt_object *stream;
+    uint64_t bytes_out, bytes_in;
+    size_t text_len;
+    uint32_t fields; /* pairs in `text`: name NUL value NUL ... */
+    int32_t kind, code;
+    char text[];
+};
+
+/* NULL: no memory or no descriptor left. */
+mt_engine *mt_engine_new(const mt_settings *settings);
+/* Readable while mt_events() has something. */
+int mt_engine_fd(const mt_engine *e);
+/* Cut everything, deliver every last event, then MT_STOPPED. */
+void mt_engine_stop(mt_engine *e);
+/* Waits for the thread, which has nothing more to wait for after MT_STOPPED. */
+void mt_engine_free(mt_engine *e);
+
+/* The oldest event, chained to the others; NULL if there is none. */
+mt_event *mt_events(mt_engine *e);
+void mt_events_free(mt_event *first);
+
+/* TLS 1.3 with these keys and roots (PEM). NULL: unusable, and `error` says why. */
+mt_context *mt_context_new(int server, const char *chain, size_t chain_len, const char *key,
+                           size_t key_len, const char *roots, size_t roots_len, char *error,
+                           size_t error_size);
+void mt_context_free(mt_context *context);
+
+/* `fd` belongs to the engine from here on, also on NULL (no memory). */
+mt_object *mt_tunnel_new(mt_engine *e, mt_context *context, int client, int fd);
+void mt_approve(mt_engine *e, mt_object *tunnel);
+void mt_reject(mt_engine *e, mt_object *tunnel, const char *detail, size_t len);
+void mt_drain(mt_engine *e, mt_object *tunnel, double timeout_s);
+uint32_t mt_active_streams(const mt_object *tunnel);
+
+/* Headers are `n` names and `n` values joined by NUL. NULL: headers that HTTP/2 forbids.
+ * `fd` is not touched before MT_OPENED, and not at all if MT_REFUSED comes. */
+mt_object *mt_stream_open(mt_engine *e, mt_object *tunnel, const char *text, size_t len, size_t n,
+                          int fd);
+/* 0, or -1: bad headers; `fd` is then still the caller's. */
+int mt_accept(mt_engine *e, mt_object *stream, const char *text, size_t len, size_t n, int fd);
+int mt_refuse(mt_engine *e, mt_object *stream, const char *text, size_t len, size_t n);
+/* REFUSED_STREAM: nothing was done with it. */
+void mt_decline(mt_engine *e, mt_object *stream);
+
+mt_object *mt_relay_new(mt_engine *e, int first, int second);
+
+void mt_abort(mt_engine *e, mt_object *object, const char *detail, size_t len);
+uint64_t mt_bytes_out(const mt_object *object);
+uint64_t mt_bytes_in(const mt_object *object);
+void mt_release(mt_object *object);
+/* cffi: end */
+
+#endif

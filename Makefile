@@ -16,7 +16,7 @@ define need_root
 	@[ "$$(id -u)" -eq 0 ] || { echo "needs root: run \`sudo make $@\`" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo test test-unit test-netns sanitize check fmt lint types layers c-check bench clean
+.PHONY: help setup demo test test-unit test-netns sanitize check fmt lint types layers c-check bench bench-quick clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,8 +63,13 @@ layers: $(READY) ## imports go one way
 c-check: $(READY) ## the shared C header compiles by itself without a warning
 	$(PY) scripts/c_check.py
 
-bench: $(READY) ## benchmarks against peers; says so while there are none
-	@if [ -f bench/__main__.py ]; then $(PY) -m bench; else cat bench/README.md; fi
+bench: $(READY) ## every benchmark beside its peers, 15 minutes; writes docs/benchmarks.md
+	$(need_root)
+	$(PY) -m bench $(BENCH_ARGS)
+
+bench-quick: $(READY) ## the same, small and short: 2 minutes, only shown
+	$(need_root)
+	$(PY) -m bench --quick $(BENCH_ARGS)
 
 clean: ## caches, builds and whatever a killed test or demo left behind
 	@if [ -x $(PY) ] && [ "$$(id -u)" -eq 0 ]; then $(PY) -m tests.lab.sweep; \

@@ -76,7 +76,7 @@ def plan_outbound(
         )
     service = snapshot.by_vip.get(dialled.ip)
     if service is not None:
-        return _plan_service(snapshot, source, service, dialled.port, choose)
+        return _plan_service(snapshot, source, service, dialled, choose)
     workload = snapshot.by_address.get(dialled.ip)
     if workload is None:
         return PassthroughPlan(address=dialled, destination=None, service=None)
@@ -84,15 +84,25 @@ def plan_outbound(
 
 
 def _plan_service(
-    snapshot: MeshSnapshot, source: Workload, service: Service, port: int, choose: Chooser
+    snapshot: MeshSnapshot,
+    source: Workload,
+    service: Service,
+    dialled: SocketAddress,
+    choose: Chooser,
 ) -> OutboundPlan:
+    port = dialled.port
     if port not in {p.port for p in service.ports}:
         return RefusePlan(
             flag=ResponseFlag.NO_HEALTHY_UPSTREAM,
             detail=f"service {service.key} has no port {port}",
             service=service,
         )
-    candidates = [e for e in service.endpoints if e.ready and port in e.ports]
+    # Of the family that was dialled, as in the kernel: the destination sees the client in it.
+    candidates = [
+        e
+        for e in service.endpoints
+        if e.ready and port in e.ports and e.address.version == dialled.ip.version
+    ]
     if not candidates:
         return RefusePlan(
             flag=ResponseFlag.NO_HEALTHY_UPSTREAM,

@@ -1,4 +1,4 @@
-"""Two nodes with agents, and pods whose application is `apps/serve.py`: what every test here uses."""
+"""Two nodes with agents, and pods whose application is `apps/serve.py`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,13 @@ class Mesh:
         return [n.running_agent for n in (self.a, self.b) if n.running_agent is not None]
 
     def add_pod(
-        self, node: Node, name: str, *, namespace: str = "default", serving: bool = True, **more: str
+        self,
+        node: Node,
+        name: str,
+        *,
+        namespace: str = "default",
+        serving: bool = True,
+        **more: str,
     ) -> Pod:
         """A pod with its application; `more` are its labels besides `app: NAME`."""
         pod = node.pod(name, namespace=namespace, labels={"app": name, **more})

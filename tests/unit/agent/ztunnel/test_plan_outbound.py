@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import pytest
 
 from agent.ztunnel.plan_outbound import (
+    Chooser,
     PassthroughPlan,
     RefusePlan,
     TunnelPlan,
     plan_outbound,
 )
+from mesh.model.address import SocketAddress, parse_ip
 from mesh.model.address import parse_socket_address as addr
 from mesh.model.connection import ResponseFlag
 from mesh.model.snapshot import MeshSettings, SameNode
@@ -20,6 +22,10 @@ CLIENT = workload("client", "10.0.0.1", node="node-a")
 NEAR = workload("near", "10.0.0.2", node="node-a")
 FAR = workload("far", "10.0.1.2", "fd00::2", node="node-b")
 PLAIN = workload("plain", "10.0.1.3", node="node-b", enrolled=False)
+
+
+def pick(number: int) -> Chooser:
+    return lambda endpoints: endpoints[number]
 
 
 def first(endpoints: Sequence[Endpoint]) -> Endpoint:
@@ -118,3 +124,18 @@ def test_missing_waypoint_fails_closed() -> None:
     plan = plan_outbound(snapshot(CLIENT, behind), CLIENT, addr("10.0.1.9:80"), first)
     assert isinstance(plan, RefusePlan)
     assert "default/gate" in plan.detail
+
+
+@pytest.mark.parametrize(
+    ("vip", "expected"), [("10.96.0.1", "10.0.1.2"), ("fd00:96::1", "fd00::2")]
+)
+def test_a_service_keeps_the_family_that_was_dialled(vip: str, expected: str) -> None:
+    both = [
+        Endpoint(address=address, workload=FAR.uid, ports={80: 80}) for address in FAR.addresses
+    ]
+    web = service("web", vip, 80, both)
+    dialled = SocketAddress(parse_ip(vip), 80)
+    for picked in (0, -1):
+        plan = plan_outbound(snapshot(CLIENT, FAR, services=[web]), CLIENT, dialled, pick(picked))
+        assert isinstance(plan, TunnelPlan)
+        assert str(plan.authority.ip) == expected

@@ -1,1 +1,4 @@
-"""The L7 proxy that a service or namespace opts into."""
+"""The L7 proxy that a service or namespace opts into.
+
+tunnel -> socket -> sniff -> HTTP codec -> exchange -> route -> endpoint -> codec -> tunnel
+"""

@@ -1,0 +1,72 @@
+"""The record of one request: what access log, metrics and `tap` of a waypoint are fed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mesh.model.connection import Party
+
+
+class RequestFlag(StrEnum):
+    """Why a request did not end normally; Envoy's response flags."""
+
+    NONE = "-"
+    NO_HEALTHY_UPSTREAM = "UH"
+    UPSTREAM_FAILURE = "UF"
+    UPSTREAM_OVERFLOW = "UO"
+    NO_ROUTE = "NR"
+    RETRY_LIMIT = "URX"
+    UPSTREAM_TIMEOUT = "UT"
+    UPSTREAM_CLOSED = "UC"
+    UPSTREAM_PROTOCOL_ERROR = "UPE"
+    DOWNSTREAM_CLOSED = "DC"
+    DOWNSTREAM_PROTOCOL_ERROR = "DPE"
+    STREAM_IDLE = "SI"
+    DENIED = "UAEX"
+    RATE_LIMITED = "RL"
+    DELAY_INJECTED = "DI"
+    FAULT_INJECTED = "FI"
+    OVERLOADED = "OM"
+    NO_CLUSTER = "NC"
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestRecord:
+    """One request that ended.
+
+    Attributes:
+        started_at: wall clock, seconds since the epoch.
+        service: `<namespace>/<name>` that the client addressed, or empty.
+        protocol: `HTTP/1.1` or `HTTP/2`, as the client spoke.
+        status: answered to the client; 0 if nothing was.
+        grpc_status: of a gRPC call; -1 for anything else.
+        details: machine-readable cause (`via_upstream`, `route_not_found`).
+        upstream_s: until the response's head came, None without one.
+    """
+
+    src: Party
+    dst: Party
+    service: str
+    protocol: str
+    method: str
+    path: str
+    authority: str
+    status: int
+    grpc_status: int
+    flag: RequestFlag
+    details: str
+    bytes_received: int
+    bytes_sent: int
+    started_at: float
+    duration_s: float
+    upstream_s: float | None
+    upstream_addr: str
+    client_addr: str
+    dialled_addr: str
+    route: str
+    request_id: str
+    user_agent: str
+    forwarded_for: str
+    tries: int
+    mutual_tls: bool

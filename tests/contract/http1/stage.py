@@ -1,0 +1,194 @@
+"""A proxy on loopback between raw sockets and a scripted server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from random import Random
+
+import uvloop
+
+from mesh.model.address import SocketAddress, parse_ip
+from mesh.model.identity import SpiffeId
+from mesh.model.request import RequestRecord
+from mesh.model.snapshot import MeshSnapshot
+from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort
+from waypoint.connect_tcp import TcpConnector
+from waypoint.contract import Origin
+from waypoint.endpoints import Endpoints
+from waypoint.h1_server import Http1Server
+from waypoint.limits import ProxyLimits
+from waypoint.party import party
+from waypoint.plan import Router
+from waypoint.pool import Pool
+from waypoint.proxy import Proxy
+from waypoint.service_router import ServiceRouter
+
+CALLER = SpiffeId(trust_domain="cluster.local", namespace="shop", service_account="client")
+OWN = SpiffeId(trust_domain="cluster.local", namespace="shop", service_account="waypoint")
+PORT = 80
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """A running proxy.
+
+    Attributes:
+        port: where clients connect.
+        records: requests that ended.
+    """
+
+    proxy: Proxy
+    port: int
+    records: list[RequestRecord] = field(default_factory=list)
+
+    async def connect(self) -> Client:
+        return Client(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    async def ask(self, data: bytes) -> bytes:
+        """Send bytes, say that no more come, and read all that is answered."""
+        async with await self.connect() as client:
+            client.send(data)
+            client.writer.write_eof()
+            return await client.read_all()
+
+
+@dataclass(slots=True)
+class Client:
+    """One raw connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def until(self, end: bytes) -> bytes:
+        async with asyncio.timeout(5):
+            return await self.reader.readuntil(end)
+
+    async def exactly(self, count: int) -> bytes:
+        async with asyncio.timeout(5):
+            return await self.reader.readexactly(count)
+
+    async def read_all(self) -> bytes:
+        async with asyncio.timeout(5):
+            return await self.reader.read()
+
+
+RouterOf = Callable[[Endpoints], Router]
+
+
+@contextlib.asynccontextmanager
+async def stage(
+    *handlers: Handler,
+    limits: ProxyLimits | None = None,
+    router: RouterOf = ServiceRouter,
+    addresses: tuple[SocketAddress, ...] = (),
+) -> AsyncIterator[Stage]:
+    """Run a proxy for one service; each handler is a server that becomes an endpoint of it."""
+    loop = asyncio.get_running_loop()
+    limits = limits or ProxyLimits()
+    records: list[RequestRecord] = []
+    async with contextlib.AsyncExitStack() as stack:
+        ports = [await stack.enter_async_context(_server(handler)) for handler in handlers]
+        endpoints = [
+            *(
+                Endpoint(address=parse_ip("127.0.0.1"), workload=None, ports={PORT: p})
+                for p in ports
+            ),
+            *(Endpoint(address=a.ip, workload=None, ports={PORT: a.port}) for a in addresses),
+        ]
+        service = _service(tuple(endpoints))
+        snapshot = MeshSnapshot(revision=1, services={service.key: service})
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+
+        def spawn(work: Coroutine[None, None, None]) -> None:
+            tasks.create_task(work)
+
+        pool = Pool(loop, TcpConnector(loop), limits, spawn)
+        proxy = Proxy(
+            loop,
+            limits=limits,
+            pool=pool,
+            router=router(Endpoints(snapshot)),
+            record=records.append,
+            random=Random(7),
+            identity=OWN,
+        )
+        origin = Origin(
+            principal=CALLER,
+            client=SocketAddress(parse_ip("10.0.0.9"), 0),
+            dialled=SocketAddress(parse_ip("10.96.0.1"), PORT),
+            service=service,
+            workload=None,
+            src=party(None, CALLER),
+        )
+        listener = await loop.create_server(
+            lambda: Http1Server(loop, proxy, origin, limits), "127.0.0.1", 0
+        )
+        port: int = listener.sockets[0].getsockname()[1]
+        try:
+            yield Stage(proxy=proxy, port=port, records=records)
+        finally:
+            listener.close()
+            pool.close_all()
+
+
+def _service(endpoints: tuple[Endpoint, ...]) -> Service:
+    return Service(
+        key=ServiceKey("shop/web"),
+        name="web",
+        namespace="shop",
+        hostname="web.shop.svc.cluster.local",
+        addresses=(parse_ip("10.96.0.1"),),
+        ports=(ServicePort(port=PORT),),
+        endpoints=endpoints,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _server(handler: Handler) -> AsyncIterator[int]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handler(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the proxy dropped the connection, which many tests are about
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def run(work: Coroutine[None, None, None]) -> None:
+    """Run a test's coroutine on the loop of production."""
+    uvloop.run(work)
+
+
+def answering(*answers: bytes, seen: list[bytes] | None = None) -> Handler:
+    """A server that gives one answer per request (without body), then closes."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if seen is not None:
+                seen.append(head)
+            writer.write(answer)
+            await writer.drain()
+
+    return handle

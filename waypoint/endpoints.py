@@ -1,0 +1,89 @@
+"""From services and workloads of a snapshot to groups of targets.
+
+Targets keep their load and connections over snapshots as long as address and identity stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from weakref import WeakValueDictionary
+
+from mesh.model.address import SocketAddress
+from mesh.model.connection import Party
+from mesh.model.snapshot import MeshSnapshot
+from mesh.model.workload import Service, ServiceKey, Workload
+from waypoint.party import party
+from waypoint.target import Group, Speaks, Target, TargetKey
+
+HBONE_PORT = 15008
+_HTTP2_PROTOCOLS = frozenset(("kubernetes.io/h2c", "grpc", "http2", "h2c"))
+
+
+def speaks(app_protocol: str) -> Speaks:
+    """HTTP version that a service port's appProtocol asks for (KEP-3726)."""
+    return Speaks.HTTP2 if app_protocol.lower() in _HTTP2_PROTOCOLS else Speaks.HTTP1
+
+
+def app_protocol(service: Service, port: int) -> str:
+    """A port's appProtocol in lower case, empty if it has none."""
+    return next((p.app_protocol.lower() for p in service.ports if p.port == port), "")
+
+
+class Endpoints:
+    """The groups of one snapshot, made on first use."""
+
+    def __init__(self, snapshot: MeshSnapshot, previous: Endpoints | None = None) -> None:
+        self.snapshot = snapshot
+        self._groups: dict[tuple[ServiceKey, int], Group] = {}
+        self._single: dict[SocketAddress, Group] = {}
+        self._targets: WeakValueDictionary[TargetKey, Target] = (
+            previous._targets if previous else WeakValueDictionary()
+        )
+
+    def service(self, key: ServiceKey, port: int) -> Group | None:
+        """Ready endpoints of a service port; None if there is no such port."""
+        group = self._groups.get((key, port))
+        if group is not None:
+            return group
+        service = self.snapshot.services.get(key)
+        if service is None or port not in {p.port for p in service.ports}:
+            return None
+        targets = tuple(self._of_service(service, port))
+        version = speaks(app_protocol(service, port))
+        group = Group(name=f"{key}:{port}", targets=targets, speaks=version)
+        self._groups[(key, port)] = group
+        return group
+
+    def workload(self, workload: Workload, address: SocketAddress) -> Group:
+        """The one target that an address of a workload is."""
+        group = self._single.get(address)
+        if group is None:
+            target = self._target(address, workload)
+            group = Group(name=str(address), targets=(target,), speaks=Speaks.HTTP1)
+            self._single[address] = group
+        return group
+
+    def targets(self) -> list[Target]:
+        """Every target in use, for people."""
+        return list(self._targets.values())
+
+    def _of_service(self, service: Service, port: int) -> Iterator[Target]:
+        for endpoint in service.endpoints:
+            if endpoint.ready and port in endpoint.ports:
+                uid = endpoint.workload
+                workload = self.snapshot.workloads.get(uid) if uid else None
+                yield self._target(SocketAddress(endpoint.address, endpoint.ports[port]), workload)
+
+    def _target(self, address: SocketAddress, workload: Workload | None) -> Target:
+        in_mesh = workload is not None and workload.enrolled
+        key = TargetKey(
+            address=address,
+            tunnel=SocketAddress(address.ip, HBONE_PORT) if in_mesh else None,
+            expected=frozenset((workload.identity,)) if workload and in_mesh else frozenset(),
+        )
+        dst = party(workload, workload.identity if workload else None) if workload else Party()
+        target = self._targets.get(key)
+        if target is None:
+            target = self._targets[key] = Target(key, dst)
+        target.dst = dst
+        return target

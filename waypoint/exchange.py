@@ -1,0 +1,377 @@
+"""One request and its response: plan, tries, streaming both ways, and how it ended.
+
+The only place that joins a client's codec with a server's. Bytes pass through; a bounded start of
+the request's body is kept for another try until the response begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, assert_never
+
+from mesh.errors import LocalProtocolError
+from mesh.http1.message import Framing, Headers, RequestHead, ResponseHead
+from mesh.model.request import RequestFlag
+from waypoint import retry
+from waypoint.contract import Downstream, Failure, FailureKind, Origin, UpstreamStream
+from waypoint.edit import edit_response
+from waypoint.forward_headers import Seen
+from waypoint.limits import ProxyLimits
+from waypoint.local_reply import reply
+from waypoint.plan import Forward, Reply
+from waypoint.pool import Pending, Pool
+from waypoint.target import Target
+
+_STATUS_OF_FLAG = {
+    RequestFlag.UPSTREAM_TIMEOUT: 504,
+    RequestFlag.UPSTREAM_PROTOCOL_ERROR: 502,
+}
+
+
+class ExchangeHost(Protocol):
+    """What an exchange needs of its worker."""
+
+    loop: asyncio.AbstractEventLoop
+    limits: ProxyLimits
+    pool: Pool
+
+    def now(self) -> float:
+        """Monotonic seconds; the loop's own clock ticks in milliseconds."""
+
+    def plan(self, exchange: Exchange) -> Forward | Reply: ...
+    def pick(self, forward: Forward, avoid: Target | None) -> Target | None: ...
+    def backoff_s(self, tries: int, forward: Forward) -> float: ...
+    def mirror(self, forward: Forward, head: RequestHead) -> None: ...
+    def ended(self, exchange: Exchange) -> None: ...
+
+
+class Exchange:
+    """See `waypoint.contract`: `RequestSink` for the client, `ResponseSink` for the server."""
+
+    __slots__ = (
+        "_backoff", "_blocked", "_counted", "_deadline", "_done", "_down", "_held", "_held_bytes",
+        "_host", "_pending", "_replayable", "_request_over", "_responded", "_response_over",
+        "_try_timer", "_up", "bytes_received", "bytes_sent", "details", "flag", "forward",
+        "grpc_status", "head", "origin", "responded_at", "route", "seen", "started_at",
+        "status", "target", "tries", "upgraded",
+    )  # fmt: skip
+
+    def __init__(
+        self, host: ExchangeHost, down: Downstream, head: RequestHead, origin: Origin
+    ) -> None:
+        self._host = host
+        self._down = down
+        self.head = head
+        self.origin = origin
+        self.seen = Seen()
+        self.forward: Forward | None = None
+        self.target: Target | None = None
+        self._up: UpstreamStream | None = None
+        self._pending: Pending | None = None
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._replayable = True
+        self._blocked = self._counted = False
+        self._request_over: Headers | None = None
+        self._responded = self._response_over = self._done = self.upgraded = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._try_timer: asyncio.TimerHandle | None = None
+        self._backoff: asyncio.TimerHandle | None = None
+        self.tries = self.status = self.bytes_received = self.bytes_sent = 0
+        self.grpc_status = -1
+        self.flag = RequestFlag.NONE
+        self.details = "via_upstream"
+        self.route = ""
+        self.started_at = host.now()
+        self.responded_at: float | None = None
+
+    @property
+    def protocol(self) -> str:
+        return self._down.protocol
+
+    # --- request --------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Plan and start the first try; called once, before anything of the body."""
+        plan = self._host.plan(self)
+        match plan:
+            case Reply():
+                self.route = plan.route
+                self._reply(plan.status, plan.text, plan.flag, plan.details, plan.headers)
+            case Forward():
+                self.forward = plan
+                self.route = plan.route
+                if plan.request_timeout_s:
+                    self._deadline = self._host.loop.call_later(
+                        plan.request_timeout_s, self._out_of_time
+                    )
+                if plan.mirrors:
+                    self._host.mirror(plan, self.head)
+                self._try(plan)
+            case _:
+                assert_never(plan)
+
+    def request_body(self, data: bytes) -> None:
+        if self._done:
+            return
+        self.bytes_received += len(data)
+        if self._replayable:
+            self._held.append(data)
+            self._held_bytes += len(data)
+        if self._up is not None:
+            self._up.send_body(data)
+            if self._held_bytes > self._host.limits.replay_bytes:
+                self._forget_body()
+        elif self._held_bytes > self._host.limits.replay_bytes:
+            self._down.pause_reading()
+
+    def request_end(self, trailers: Headers) -> None:
+        if self._done:
+            return
+        self._request_over = trailers
+        if self._up is not None and (self.head.framing is not Framing.NONE or self.upgraded):
+            self._up.send_end(trailers)
+        if self.upgraded:
+            self._finish_upgraded()
+
+    def client_gone(self, flag: RequestFlag, detail: str) -> None:
+        """The client can't be answered any more."""
+        if not self._done:
+            if not (self.upgraded and self._response_over):
+                self.flag, self.details = flag, detail
+            self._end()
+
+    def client_blocked(self, blocked: bool) -> None:
+        self._blocked = blocked
+        if self._up is not None:
+            if blocked:
+                self._up.pause_reading()
+            else:
+                self._up.resume_reading()
+
+    # --- tries ----------------------------------------------------------------------------------
+
+    def _try(self, plan: Forward) -> None:
+        self._backoff = None
+        previous, self.target = self.target, None
+        target = self._host.pick(plan, previous)
+        if target is None:
+            detail = f"{plan.group.name} has no ready endpoint"
+            self._reply(503, detail, RequestFlag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream")
+            return
+        if target.active >= self._host.limits.upstream_requests:
+            self._reply(503, "overloaded", RequestFlag.UPSTREAM_OVERFLOW, "overflow")
+            return
+        self.tries += 1
+        self.target = target
+        target.active += 1
+        self._counted = True
+        if plan.try_timeout_s:
+            self._try_timer = self._host.loop.call_later(plan.try_timeout_s, self._try_too_long)
+        self._pending = self._host.pool.start(target, plan.group.speaks, self.head, self)
+
+    def connected(self, stream: UpstreamStream) -> None:
+        """The pool sent the request's head on `stream`."""
+        self._pending = None
+        self._up = stream
+        if self._blocked:
+            stream.pause_reading()
+        if self.head.expects_continue:
+            self._down.inform(100, [])
+        if self.head.framing is Framing.NONE:
+            return
+        for piece in self._held:
+            stream.send_body(piece)
+        if self._held_bytes > self._host.limits.replay_bytes:
+            self._forget_body()
+            self._down.resume_reading()
+        if self._request_over is not None:
+            stream.send_end(self._request_over)
+
+    def unsendable(self, error: LocalProtocolError) -> None:
+        """The head can't be written in the server's HTTP version."""
+        self._pending = None
+        self._reply(400, "bad header field", RequestFlag.DOWNSTREAM_PROTOCOL_ERROR, str(error))
+
+    def upstream_failed(self, failure: Failure) -> None:
+        self._pending = None
+        self._up = None
+        self._leave_target()
+        if self._done or self.forward is None:
+            return
+        if self._responded:
+            self._cut(failure.flag, failure.detail)
+            return
+        method, rule = self.head.method, self.forward.retry
+        if self._replayable and retry.retries_failure(failure.kind, method, self.tries, rule):
+            self._again(self.forward, at_once=failure.kind is FailureKind.NO_ANSWER_REUSED)
+            return
+        status = _STATUS_OF_FLAG.get(failure.flag, 503)
+        self._reply(status, "upstream connect error or reset", failure.flag, failure.detail)
+
+    def _again(self, plan: Forward, *, at_once: bool = False) -> None:
+        """Plan the next try. Never from inside the call that ended the last one."""
+        delay = 0.0 if at_once else self._host.backoff_s(self.tries, plan)
+        self._backoff = self._host.loop.call_later(delay, self._try, plan)
+
+    def _try_too_long(self) -> None:
+        self._try_timer = None
+        plan = self.forward
+        if plan is None:
+            return
+        self._drop_upstream()
+        if self._replayable and retry.retries_timeout(self.head.method, self.tries, plan.retry):
+            self._again(plan, at_once=True)
+            return
+        text = "upstream request timeout"
+        self._reply(504, text, RequestFlag.UPSTREAM_TIMEOUT, "upstream_per_try_timeout")
+
+    def _out_of_time(self) -> None:
+        self._deadline = None
+        self._drop_upstream()
+        if self._responded:
+            self._cut(RequestFlag.UPSTREAM_TIMEOUT, "response_timeout")
+        else:
+            text = "upstream request timeout"
+            self._reply(504, text, RequestFlag.UPSTREAM_TIMEOUT, "response_timeout")
+
+    # --- response -------------------------------------------------------------------------------
+
+    def informed(self, head: ResponseHead) -> None:
+        if head.status != 100:  # we said that ourselves, when the upstream was connected
+            self._down.inform(head.status, head.headers)
+
+    def responded(self, head: ResponseHead) -> None:
+        plan = self.forward
+        if plan is None or self._done:
+            return
+        if self._replayable and retry.retries_status(
+            head.status, self.head.method, self.tries, plan.retry
+        ):
+            self._drop_upstream()
+            self._again(plan)
+            return
+        self.responded_at = self._host.now()
+        if self._try_timer is not None:
+            self._try_timer.cancel()
+        edit_response(head, plan)
+        self.upgraded = bool(head.upgrade)
+        if self.seen.is_grpc:
+            self._note_grpc(head.headers)
+        self._send_head(head)
+
+    def _send_head(self, head: ResponseHead) -> None:
+        self._forget_body()
+        self.status = head.status
+        try:
+            self._down.respond(head)
+        except LocalProtocolError as error:
+            self._drop_upstream()
+            self._reply(502, "bad header", RequestFlag.UPSTREAM_PROTOCOL_ERROR, str(error))
+            return
+        self._responded = True
+        if self.upgraded and self._deadline is not None:
+            self._deadline.cancel()  # GEP-1742: a timeout is of a request, not of a tunnel
+
+    def response_body(self, data: bytes) -> None:
+        if not self._done and self._responded:
+            self.bytes_sent += len(data)
+            self._down.send_body(data)
+
+    def response_end(self, trailers: Headers) -> None:
+        if self._done or not self._responded:
+            return
+        self._response_over = True
+        if self.seen.is_grpc:
+            self._note_grpc(trailers)
+        if self.upgraded:
+            self._down.send_end(trailers)
+            self._finish_upgraded()
+            return
+        self._up = None
+        self._leave_target()
+        self._close_books()
+        self._down.send_end(trailers)
+
+    def upstream_blocked(self, blocked: bool) -> None:
+        if blocked:
+            self._down.pause_reading()
+        else:
+            self._down.resume_reading()
+
+    def _note_grpc(self, headers: Headers) -> None:
+        for name, value in headers:
+            if name == b"grpc-status" and value.isdigit() and len(value) < 3:
+                self.grpc_status = int(value)
+
+    # --- ends -----------------------------------------------------------------------------------
+
+    def _reply(
+        self,
+        status: int,
+        text: str,
+        flag: RequestFlag,
+        details: str,
+        headers: Headers | None = None,
+    ) -> None:
+        """Answer by ourselves and be done."""
+        self.flag, self.details = flag, details
+        head, body = reply(
+            status,
+            text,
+            grpc=self.seen.is_grpc,
+            is_head=self.head.method == b"HEAD",
+            headers=headers,
+        )
+        self._note_grpc(head.headers)
+        self.status = head.status
+        self._forget_body()
+        self._end()
+        self._down.respond(head)
+        if body:
+            self.bytes_sent = len(body)
+            self._down.send_body(body)
+        self._down.send_end([])
+
+    def _cut(self, flag: RequestFlag, details: str) -> None:
+        """The response can't be completed, and the client must notice."""
+        self.flag, self.details = flag, details
+        self._end()
+        self._down.reset()
+
+    def _finish_upgraded(self) -> None:
+        if self._request_over is not None and self._response_over:
+            self._end()
+            self._down.finish()
+
+    def _end(self) -> None:
+        self._drop_upstream()
+        self._close_books()
+
+    def _close_books(self) -> None:
+        self._done = True
+        for timer in (self._deadline, self._try_timer, self._backoff):
+            if timer is not None:
+                timer.cancel()
+        self._host.ended(self)
+
+    def _drop_upstream(self) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
+        if self._up is not None:
+            up, self._up = self._up, None
+            up.cancel()
+        if self._try_timer is not None:
+            self._try_timer.cancel()
+        self._leave_target()
+
+    def _leave_target(self) -> None:
+        if self._counted and self.target is not None:
+            self._counted = False
+            self.target.active -= 1
+
+    def _forget_body(self) -> None:
+        self._replayable = False
+        self._held = []
+        self._held_bytes = 0

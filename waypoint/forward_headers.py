@@ -1,0 +1,98 @@
+"""Which header fields change on the way: identity, forwarding, request id. Pure.
+
+Connection-specific fields are gone already (`mesh.http1.head`, and HTTP/2 has none).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from random import Random
+
+from mesh.http1.message import Headers, RequestHead
+from mesh.model.identity import SpiffeId
+
+# What says who the caller is comes from the tunnel alone; a client's own claims are dropped.
+IDENTITY_FIELDS = frozenset(
+    (
+        *(b"x-forwarded-client-cert", b"x-meshnode-principal", b"x-envoy-internal"),
+        *(b"x-envoy-peer-metadata", b"x-envoy-peer-metadata-id", b"l5d-client-id"),
+    )
+)
+_REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerFields:
+    """Fields that are the same for every request of a connection.
+
+    Attributes:
+        identity: `x-forwarded-client-cert` of the verified caller; empty without one.
+        address: of the caller, for `x-forwarded-for`.
+    """
+
+    identity: Headers
+    address: bytes
+
+
+def caller_fields(caller: SpiffeId | None, own: SpiffeId | None, address: str) -> CallerFields:
+    """Fields for a caller; Envoy's form of XFCC with By and URI."""
+    identity: Headers = []
+    if caller is not None:
+        by = f"By={own};" if own is not None else ""
+        identity.append((b"x-forwarded-client-cert", f"{by}URI={caller}".encode("ascii")))
+    return CallerFields(identity=identity, address=address.encode("ascii"))
+
+
+@dataclass(slots=True)
+class Seen:
+    """What logs want to know of a request's own fields."""
+
+    request_id: bytes = b""
+    user_agent: bytes = b""
+    forwarded_for: bytes = b""
+    is_grpc: bool = False
+
+
+def prepare_request(head: RequestHead, caller: CallerFields, random: Random) -> Seen:
+    """Replace identity fields, extend `x-forwarded-for`, settle `x-request-id`; in place."""
+    seen = Seen()
+    kept: Headers = []
+    for item in head.headers:
+        name, value = item
+        if name in _TOUCHED:
+            if name == b"x-forwarded-for":
+                seen.forwarded_for += b", " + value if seen.forwarded_for else value
+                continue
+            if name == b"x-request-id":
+                if not seen.request_id and _REQUEST_ID.fullmatch(value):
+                    seen.request_id = value
+                continue
+            if name in IDENTITY_FIELDS:
+                continue
+            if name == b"user-agent":
+                seen.user_agent = value
+            elif value.startswith(b"application/grpc"):
+                seen.is_grpc = value == b"application/grpc" or value[16:17] in (b"+", b";")
+        kept.append(item)
+    chain = seen.forwarded_for
+    chain = chain + b", " + caller.address if chain else caller.address
+    seen.forwarded_for = chain
+    if not seen.request_id:
+        seen.request_id = new_request_id(random)
+    kept.append((b"x-forwarded-for", chain))
+    kept.append((b"x-request-id", seen.request_id))
+    kept += caller.identity
+    head.headers = kept
+    return seen
+
+
+_TOUCHED = IDENTITY_FIELDS | {b"x-forwarded-for", b"x-request-id", b"user-agent", b"content-type"}
+
+
+def new_request_id(random: Random) -> bytes:
+    """A UUID of version 4 (RFC 9562 §5.4)."""
+    text = f"{random.getrandbits(128):032x}"
+    variant = "89ab"[int(text[16], 16) & 3]
+    parts = (text[:8], text[8:12], "4" + text[13:16], variant + text[17:20], text[20:])
+    return "-".join(parts).encode("ascii")

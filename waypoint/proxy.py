@@ -1,0 +1,153 @@
+"""The data path of one worker, put together: exchanges, plans, choice of endpoints, records."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from random import Random
+
+from mesh.http1.message import RequestHead
+from mesh.model.connection import Party
+from mesh.model.identity import SpiffeId
+from mesh.model.request import RequestFlag, RequestRecord
+from waypoint import retry
+from waypoint.contract import Downstream, Origin
+from waypoint.exchange import Exchange
+from waypoint.forward_headers import CallerFields, caller_fields, prepare_request
+from waypoint.limits import ProxyLimits
+from waypoint.mirror import send_copy
+from waypoint.plan import Forward, Reply, Router
+from waypoint.pool import Pool
+from waypoint.target import Target, choose
+
+
+class Proxy:
+    """`Exchanges` for the codecs, `ExchangeHost` for the exchanges.
+
+    Args:
+        record: gets every request that ended.
+        identity: the waypoint's own, for `x-forwarded-client-cert`.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        limits: ProxyLimits,
+        pool: Pool,
+        router: Router,
+        record: Callable[[RequestRecord], None],
+        random: Random,
+        identity: SpiffeId | None = None,
+    ) -> None:
+        self.loop = loop
+        self.now = time.monotonic
+        self.limits = limits
+        self.pool = pool
+        self.router = router
+        self.active = 0
+        self._record = record
+        self._random = random
+        self._identity = identity
+        self._callers: dict[tuple[SpiffeId | None, str], CallerFields] = {}
+
+    def open(self, downstream: Downstream, head: RequestHead, origin: Origin) -> Exchange:
+        self.active += 1
+        return Exchange(self, downstream, head, origin)
+
+    def plan(self, exchange: Exchange) -> Forward | Reply:
+        """Settle identity headers first, so that policy and routes see what is forwarded."""
+        head, origin = exchange.head, exchange.origin
+        if not head.host:  # HTTP/1.0
+            head.host = str(origin.dialled).encode("ascii")
+        exchange.seen = prepare_request(head, self._caller(origin), self._random)
+        return self.router.plan(origin, head)
+
+    def _caller(self, origin: Origin) -> CallerFields:
+        key = (origin.principal, str(origin.client.ip))
+        fields = self._callers.get(key)
+        if fields is None:
+            if len(self._callers) > 10_000:
+                self._callers.clear()
+            fields = self._callers[key] = caller_fields(key[0], self._identity, key[1])
+        return fields
+
+    def pick(self, forward: Forward, avoid: Target | None) -> Target | None:
+        return choose(forward.group.targets, self._random, avoid)
+
+    def backoff_s(self, tries: int, forward: Forward) -> float:
+        return retry.backoff_s(tries, forward.retry, self._random)
+
+    def mirror(self, forward: Forward, head: RequestHead) -> None:
+        for group in forward.mirrors:
+            target = choose(group.targets, self._random, None)
+            if target is not None:
+                send_copy(self.pool, target, group.speaks, head)
+
+    def ended(self, exchange: Exchange) -> None:
+        self.active -= 1
+        self._record(self._record_of(exchange))
+
+    def refused(self, origin: Origin, protocol: str, status: int, code: str) -> None:
+        self._record(
+            RequestRecord(
+                src=origin.src,
+                dst=Party(),
+                service=origin.service.key if origin.service else "",
+                protocol=protocol,
+                method="",
+                path="",
+                authority="",
+                status=status,
+                grpc_status=-1,
+                flag=RequestFlag.DOWNSTREAM_PROTOCOL_ERROR,
+                details=code,
+                bytes_received=0,
+                bytes_sent=0,
+                started_at=time.time(),
+                duration_s=0.0,
+                upstream_s=None,
+                upstream_addr="",
+                client_addr=str(origin.client),
+                dialled_addr=str(origin.dialled),
+                route="",
+                request_id="",
+                user_agent="",
+                forwarded_for="",
+                tries=0,
+                mutual_tls=origin.principal is not None,
+            )
+        )
+
+    def _record_of(self, exchange: Exchange) -> RequestRecord:
+        head, origin, seen, target = exchange.head, exchange.origin, exchange.seen, exchange.target
+        duration = self.now() - exchange.started_at
+        answered = exchange.responded_at
+        return RequestRecord(
+            src=origin.src,
+            dst=target.dst if target is not None else Party(),
+            service=origin.service.key if origin.service else "",
+            protocol=exchange.protocol,
+            method=head.method.decode("latin-1"),
+            path=head.target.decode("latin-1"),
+            authority=head.host.decode("latin-1"),
+            status=exchange.status,
+            grpc_status=exchange.grpc_status,
+            flag=exchange.flag,
+            details=exchange.details,
+            bytes_received=exchange.bytes_received,
+            bytes_sent=exchange.bytes_sent,
+            started_at=time.time() - duration,
+            duration_s=duration,
+            upstream_s=None if answered is None else answered - exchange.started_at,
+            upstream_addr=str(target.key.address) if target is not None else "",
+            client_addr=str(origin.client),
+            dialled_addr=str(origin.dialled),
+            route=exchange.route,
+            request_id=seen.request_id.decode("latin-1"),
+            user_agent=seen.user_agent.decode("latin-1"),
+            forwarded_for=seen.forwarded_for.decode("latin-1"),
+            tries=exchange.tries,
+            mutual_tls=origin.principal is not None,
+        )

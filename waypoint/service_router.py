@@ -1,0 +1,30 @@
+"""Routing where no route applies: the service itself, as without a waypoint."""
+
+from __future__ import annotations
+
+from mesh.http1.message import RequestHead
+from mesh.model.request import RequestFlag
+from waypoint.contract import Origin
+from waypoint.endpoints import Endpoints
+from waypoint.plan import Forward, Reply
+
+
+class ServiceRouter:
+    """See `waypoint.plan.Router`."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
+
+    def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply:
+        if origin.service is not None:
+            group = self._endpoints.service(origin.service.key, origin.dialled.port)
+            if group is not None:
+                return Forward(group=group)
+        elif origin.workload is not None:
+            return Forward(group=self._endpoints.workload(origin.workload, origin.dialled))
+        return Reply(
+            status=503,
+            text=f"no destination {origin.dialled}",
+            flag=RequestFlag.NO_CLUSTER,
+            details="cluster_not_found",
+        )

@@ -1,0 +1,105 @@
+"""Endpoints as the data path sees them: load, idle connections, and the choice between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from random import Random
+from typing import Protocol
+
+from mesh.http1.message import RequestHead
+from mesh.model.address import SocketAddress
+from mesh.model.connection import Party
+from mesh.model.identity import SpiffeId
+from waypoint.contract import ResponseSink, UpstreamStream
+
+
+class Speaks(Enum):
+    """HTTP version towards an endpoint."""
+
+    HTTP1 = auto()
+    HTTP2 = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetKey:
+    """What makes connections to an endpoint exchangeable.
+
+    Attributes:
+        tunnel: where its HBONE listener is; None for an endpoint outside the mesh.
+        expected: identities it may prove.
+    """
+
+    address: SocketAddress
+    tunnel: SocketAddress | None
+    expected: frozenset[SpiffeId]
+
+
+class Client(Protocol):
+    """A connection to an endpoint that can take requests."""
+
+    idle_since: float
+
+    @property
+    def is_open(self) -> bool: ...
+    def close(self) -> None: ...
+
+
+class Target:
+    """One endpoint of the present snapshot.
+
+    Attributes:
+        active: requests under way.
+    """
+
+    __slots__ = ("__weakref__", "active", "dst", "idle", "key", "multiplexed")
+
+    def __init__(self, key: TargetKey, dst: Party) -> None:
+        self.key = key
+        self.dst = dst
+        self.active = 0
+        self.idle: list[Http1Idle] = []
+        self.multiplexed: list[MultiplexedClient] = []
+
+
+class Http1Idle(Client, Protocol):
+    """A connection that takes one request at a time."""
+
+    def start(self, head: RequestHead, sink: ResponseSink) -> UpstreamStream: ...
+
+
+class MultiplexedClient(Client, Protocol):
+    """A connection that takes many."""
+
+    @property
+    def can_open(self) -> bool: ...
+    def open(self, head: RequestHead, sink: ResponseSink) -> UpstreamStream: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The ready endpoints of one service port, or the one endpoint of a workload's address."""
+
+    name: str
+    targets: tuple[Target, ...]
+    speaks: Speaks
+
+
+def choose(targets: Sequence[Target], random: Random, avoid: Target | None) -> Target | None:
+    """Less loaded of two at random, not the one that just failed if there is another."""
+    if not targets:
+        return None
+    if len(targets) == 1:
+        return targets[0]
+    if avoid is not None:
+        targets = [target for target in targets if target is not avoid]
+        if len(targets) == 1:
+            return targets[0]
+    count = len(targets)
+    first = int(random.random() * count)
+    second = int(random.random() * (count - 1))
+    if second >= first:
+        second += 1
+    one, other = targets[first], targets[second]
+    return other if other.active < one.active else one

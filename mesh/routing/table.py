@@ -1,0 +1,149 @@
+"""All routes of a snapshot, compiled once, asked once per request.
+
+A service port without routes works as if there were no routing (`NoRoute.NOT_ATTACHED`); one
+with routes answers what they do not match with 404 (`NoRoute.NO_MATCH`). Backends are final: a
+backend's own routes are not followed (GEP-1324).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from mesh.model.routing import ReferenceGrant, Route, RouteKind
+from mesh.model.snapshot import MeshSnapshot
+from mesh.model.workload import ServiceKey
+from mesh.routing.attach import GroupKey, settle_groups
+from mesh.routing.grpc_index import GrpcIndex, grpc_entries
+from mesh.routing.http_index import HttpIndex, http_entries
+from mesh.routing.index import Request, RouteMatch
+from mesh.routing.message import RequestFacts
+from mesh.routing.rule import BackendResolver, CompiledRule, Grants, compile_rule
+
+
+class NoRoute(StrEnum):
+    """Why no rule takes a request."""
+
+    NOT_ATTACHED = "not_attached"
+    """No route is about this service port and caller: the service's own endpoints serve."""
+    NO_MATCH = "no_match"
+    """Routes are, and none matches: 404, or UNIMPLEMENTED for gRPC."""
+
+
+class _Group:
+    """The routes of one group, compiled."""
+
+    __slots__ = ("index", "kind", "l4")
+
+    def __init__(self, routes: Iterable[Route], rules: dict[str, list[CompiledRule]]) -> None:
+        members = [(route, rule) for route in routes for rule in rules[route.key]]
+        self.kind = next(iter(routes)).kind
+        self.index: HttpIndex | GrpcIndex | None = None
+        self.l4: RouteMatch | None = None
+        match self.kind:
+            case RouteKind.HTTP:
+                self.index = HttpIndex(
+                    item for route, rule in members for item in http_entries(route, rule)
+                )
+            case RouteKind.GRPC:
+                self.index = GrpcIndex(
+                    item for route, rule in members for item in grpc_entries(route, rule)
+                )
+            case RouteKind.TLS | RouteKind.TCP:
+                # Nothing tells connections apart: the first rule of the oldest route takes all.
+                if members:
+                    self.l4 = RouteMatch(rule=members[0][1], match=0, prefix=None)
+
+
+class RouteTable:
+    """Finds the rule of a request. Immutable; build a new one for a new snapshot."""
+
+    def __init__(self, groups: dict[GroupKey, _Group]) -> None:
+        self._groups: dict[tuple[ServiceKey, int], dict[str, _Group]] = {}
+        for key, group in groups.items():
+            self._groups.setdefault((key.service, key.port), {})[key.consumer] = group
+
+    @classmethod
+    def compile(cls, snapshot: MeshSnapshot, *, grants_required: bool = False) -> RouteTable:
+        """Compile the routes of a snapshot.
+
+        `grants_required`: a backend in another namespace needs a ReferenceGrant, as the standard
+        demands of gateways; of mesh routes it does not.
+        """
+        resolver = make_resolver(snapshot, grants_required=grants_required)
+        settled = settle_groups(snapshot.routes.values(), snapshot.services)
+        rules: dict[str, list[CompiledRule]] = {}
+        shared: dict[tuple[str, ...], _Group] = {}
+        groups: dict[GroupKey, _Group] = {}
+        for key, routes in settled.items():
+            names = tuple(route.key for route in routes)
+            if names not in shared:
+                for route in routes:
+                    if route.key not in rules:
+                        rules[route.key] = usable_rules(route, resolver)
+                shared[names] = _Group(routes, rules)
+            groups[key] = shared[names]
+        return cls(groups)
+
+    def kind(
+        self, service: ServiceKey, port: int, caller_namespace: str | None
+    ) -> RouteKind | None:
+        """Say which kind of route rules a service port for a caller; None = no routing."""
+        group = self._group(service, port, caller_namespace)
+        return group.kind if group else None
+
+    def match(self, facts: RequestFacts) -> RouteMatch | NoRoute:
+        """Find the rule of a request."""
+        group = self._group(facts.service, facts.port, facts.caller_namespace)
+        if group is None:
+            return NoRoute.NOT_ATTACHED
+        if group.index is None:
+            return group.l4 or NoRoute.NO_MATCH
+        return group.index.find(Request(facts.head)) or NoRoute.NO_MATCH
+
+    def match_connection(
+        self, service: ServiceKey, port: int, caller_namespace: str | None
+    ) -> RouteMatch | NoRoute:
+        """Find the rule of a TLS or TCP connection; NOT_ATTACHED also under an HTTP route."""
+        group = self._group(service, port, caller_namespace)
+        if group is None or group.index is not None:
+            return NoRoute.NOT_ATTACHED
+        return group.l4 or NoRoute.NO_MATCH
+
+    def _group(self, service: ServiceKey, port: int, caller_namespace: str | None) -> _Group | None:
+        groups = self._groups.get((service, port))
+        if groups is None:
+            return None
+        if caller_namespace:
+            own = groups.get(caller_namespace)
+            if own is not None:
+                return own
+        return groups.get("")
+
+
+def usable_rules(route: Route, resolver: BackendResolver) -> list[CompiledRule]:
+    """Compile the rules that can be matched; the others are dropped, and the status says so."""
+    return [
+        compile_rule(route, index, resolver)
+        for index, rule in enumerate(route.rules)
+        if not any(problem.in_match for problem in rule.problems)
+    ]
+
+
+def make_resolver(snapshot: MeshSnapshot, *, grants_required: bool) -> BackendResolver:
+    """Make the lookup of backends that table and status share."""
+    allowed = _allowed(snapshot.grants.values()) if grants_required else None
+    return BackendResolver(snapshot.services, Grants(allowed))
+
+
+def _allowed(
+    grants: Iterable[ReferenceGrant],
+) -> frozenset[tuple[str, str, str, str | None]]:
+    return frozenset(
+        (source.kind, source.namespace, grant.namespace, target.name)
+        for grant in grants
+        for source in grant.sources
+        for target in grant.targets
+        if source.group == "gateway.networking.k8s.io"
+        and (target.group, target.kind) == ("", "Service")
+    )

@@ -12,8 +12,9 @@ from mesh.model.policy import AuthorizationPolicy, PolicyKey
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.verdict import ConnectionFacts, Decision, RuleRef, Verdict
 from mesh.model.workload import Workload, WorkloadUid
+from mesh.policy.judge import NO_POLICY, deny, judge, marked
 from mesh.policy.layer import Layer, LayerCache
-from mesh.policy.match import Peer, TrustDomains, peer_of
+from mesh.policy.match import TrustDomains, peer_of
 from mesh.policy.scope import (
     EffectiveMtls,
     Layers,
@@ -48,7 +49,7 @@ class PolicyIndex:
         self._authorization = authorization_scopes(snapshot)
         self._authentication = authentication_scopes(snapshot)
         self._waypoints = _waypoint_identities(snapshot)
-        self._cache: LayerCache = LayerCache(previous._cache if previous else None)
+        self._cache: LayerCache[Layer] = LayerCache(Layer, previous._cache if previous else None)
         self._destinations: dict[WorkloadUid, Destination] = {}
 
     @classmethod
@@ -61,20 +62,10 @@ class PolicyIndex:
         destination = self.destination(dst)
         layers = destination.layers
         if not layers:
-            return self._gate(destination, facts) or _NO_POLICY
+            return self._gate(destination, facts) or NO_POLICY
         peer = peer_of(facts, self.trust_domains)
-        verdict = self._gate(destination, facts) or _judge(layers, peer)
-        audited = tuple(ref for layer in layers for ref in layer.audit.all(peer))
-        dry_run = _dry_run(layers, peer)
-        if not audited and not dry_run:
-            return verdict
-        return Verdict(
-            allowed=verdict.allowed,
-            decision=verdict.decision,
-            decided_by=verdict.decided_by,
-            audited=audited,
-            dry_run=dry_run,
-        )
+        verdict = self._gate(destination, facts) or judge(layers, peer, Decision.NEEDS_L7)
+        return marked(verdict, layers, peer)
 
     def applicable(self, dst: Workload) -> Layers[AuthorizationPolicy]:
         """Collect the authorization policies that apply to a workload."""
@@ -100,55 +91,16 @@ class PolicyIndex:
         if facts.principal is None:
             strict, decided_by = destination.mtls.strict(facts.dst.port)
             if strict:
-                return _deny(Decision.STRICT_MTLS, decided_by)
+                return deny(Decision.STRICT_MTLS, decided_by)
         waypoint = destination.workload.waypoint
         if waypoint is not None and facts.principal not in self.waypoint_identities(waypoint):
-            return _deny(Decision.WAYPOINT_REQUIRED, waypoint_ref(waypoint))
+            return deny(Decision.WAYPOINT_REQUIRED, waypoint_ref(waypoint))
         return None
-
-
-_NO_POLICY = Verdict(allowed=True, decision=Decision.NO_POLICY)
 
 
 def waypoint_ref(waypoint: str) -> RuleRef:
     """Name a waypoint as what decided."""
     return RuleRef(kind="Waypoint", policy=PolicyKey(waypoint))
-
-
-def _deny(decision: Decision, decided_by: RuleRef | None) -> Verdict:
-    return Verdict(allowed=False, decision=decision, decided_by=decided_by)
-
-
-def _judge(layers: tuple[Layer, ...], peer: Peer) -> Verdict:
-    for layer in layers:
-        if hit := layer.deny.first(peer):
-            return _deny(Decision.DENY_RULE, hit)
-    for layer in layers:
-        if hit := layer.deny_l7.first(peer):
-            return _deny(Decision.NEEDS_L7, hit)
-    if not any(layer.allow_policies for layer in layers):
-        return _NO_POLICY
-    for layer in layers:
-        if hit := layer.allow.first(peer):
-            return Verdict(allowed=True, decision=Decision.ALLOW_RULE, decided_by=hit)
-    for layer in layers:
-        if hit := layer.allow_l7.first(peer):
-            return _deny(Decision.NEEDS_L7, hit)
-    narrowest = next(layer for layer in reversed(layers) if layer.allow_policies)
-    return _deny(Decision.NO_ALLOW_MATCH, narrowest.allow_policies[0])
-
-
-def _dry_run(layers: tuple[Layer, ...], peer: Peer) -> tuple[RuleRef, ...]:
-    """Name the dry-run policies that would have denied.
-
-    A dry-run ALLOW policy would deny only where no ALLOW policy is enforced (another one can but
-    widen) and no other dry-run ALLOW policy matches.
-    """
-    denying = tuple(ref for layer in layers for ref in layer.dry_deny.all(peer))
-    enforced = any(layer.allow_policies for layer in layers)
-    if enforced or any(layer.dry_allow.first(peer) for layer in layers):
-        return denying
-    return denying + tuple(ref for layer in layers for ref in layer.dry_allow_policies)
 
 
 def _waypoint_identities(snapshot: MeshSnapshot) -> dict[str, frozenset[SpiffeId]]:

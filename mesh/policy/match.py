@@ -7,9 +7,9 @@ integer masks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from mesh.model.address import IPAddress, IPNetwork
 from mesh.model.policy import L4Match, Rule, ServiceAccountMatch, StringMatch
@@ -64,17 +64,24 @@ def peer_of(facts: ConnectionFacts, trust_domains: TrustDomains) -> Peer:
     return Peer(names, (namespace,), ((namespace, account),), domains, *address)
 
 
-class Test(Protocol):
-    """One field of a compiled match."""
+Facts = TypeVar("Facts", bound=Peer)
+Seen = TypeVar("Seen", bound=Peer, contravariant=True)
+
+
+class FieldTest(Protocol[Seen]):
+    """One field of a compiled match, over a connection or something that has more facts."""
 
     @property
     def name(self) -> str:
         """The field as people write it."""
         ...
 
-    def holds(self, peer: Peer) -> bool:
-        """Say whether the field agrees with the connection."""
+    def holds(self, peer: Seen, /) -> bool:
+        """Say whether the field agrees with the facts."""
         ...
+
+
+Test = FieldTest[Peer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,19 +254,19 @@ def _network_tests(match: L4Match) -> list[Test]:
     ]
 
 
-Alternatives = tuple[tuple[Test, ...], ...]
+Alternatives = tuple[tuple[FieldTest[Facts], ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class CompiledRule:
-    """The L4 part of a rule."""
+class RuleTests(Generic[Facts]):
+    """A rule, or of a rule what its point can judge."""
 
-    sources: Alternatives
-    operations: Alternatives
-    conditions: tuple[Test, ...]
+    sources: Alternatives[Facts]
+    operations: Alternatives[Facts]
+    conditions: tuple[FieldTest[Facts], ...]
 
-    def holds(self, peer: Peer) -> bool:
-        """Say whether the L4 part of the rule matches the connection."""
+    def holds(self, peer: Facts) -> bool:
+        """Say whether the rule matches the facts."""
         return (
             all(test.holds(peer) for test in self.conditions)
             and _any_holds(self.operations, peer)
@@ -267,16 +274,23 @@ class CompiledRule:
         )
 
 
-def _any_holds(alternatives: Alternatives, peer: Peer) -> bool:
+def _any_holds(alternatives: Alternatives[Facts], peer: Facts) -> bool:
     if not alternatives:
         return True
     return any(all(test.holds(peer) for test in tests) for tests in alternatives)
 
 
-def compile_rule(rule: Rule) -> CompiledRule:
+def compile_rule(rule: Rule) -> RuleTests[Peer]:
     """Compile the L4 part of a rule."""
-    return CompiledRule(
-        tuple(compile_match(match) for match in rule.sources),
-        tuple(compile_match(match) for match in rule.operations),
-        tuple(test for match in rule.conditions for test in compile_match(match)),
+    return compile_rule_with(compile_match, rule)
+
+
+def compile_rule_with(
+    compile_one: Callable[[L4Match], tuple[FieldTest[Facts], ...]], rule: Rule
+) -> RuleTests[Facts]:
+    """Compile a rule, match by match."""
+    return RuleTests(
+        tuple(compile_one(match) for match in rule.sources),
+        tuple(compile_one(match) for match in rule.operations),
+        tuple(test for match in rule.conditions for test in compile_one(match)),
     )

@@ -161,8 +161,8 @@ METHOD = """\
   it writes by default. On one node it connects pods directly, across nodes it uses HBONE. Before
   anything is measured the agent is asked whether connections really go by these paths.
 - The client and the near proxy share one core, the far proxy and the server another (four cores
-  if there are four). While latencies are taken a loop of class SCHED_IDLE keeps each core from
-  halting: waking a halted core of a virtual machine would cost more than most of what is measured.
+  if there are four). A loop of class SCHED_IDLE, which gives way to all else, keeps each core
+  from halting: waking a halted core of a virtual machine costs more than most of what is measured.
 - Every round measures all peers, each round begins with another one, and nothing begins before the
   processes of all peers are quiet. A figure is the median of the rounds, with the lowest and the
   highest behind it; a ratio is ours divided by theirs.

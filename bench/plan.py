@@ -14,7 +14,9 @@ class Plan:
     Attributes:
         rounds: of everything that is compared with peers.
         idle_rounds: each restarts all proxies.
+        near_streams, near_rtt_bytes: the same for pods of one node.
         cold_tries: first connections per round.
+        session: whether the HTTP/2 engines are compared, which takes ten seconds.
         workloads: of the snapshot that is reduced.
         policies: of `POLICY_RULES` rules each.
         pods: of the node that is enrolled and then at rest.
@@ -27,11 +29,14 @@ class Plan:
     streams: Sequence[int]
     rtt_s: float
     rtt_bytes: Sequence[int]
+    near_streams: Sequence[int]
+    near_rtt_bytes: Sequence[int]
     connect_s: float
     cold_tries: int
     idle: Sequence[int]
     idle_rounds: int
     core_rounds: int
+    session: bool
     workloads: int
     policies: int
     series: int
@@ -48,11 +53,14 @@ FULL = Plan(
     streams=(1, 8, 64),
     rtt_s=1.5,
     rtt_bytes=(1, 128, 1024, 16384, 65536),
+    near_streams=(1, 8),
+    near_rtt_bytes=(1, 128, 16384),
     connect_s=2.0,
     cold_tries=5,
     idle=(1000, 10_000),
     idle_rounds=3,
     core_rounds=3,
+    session=True,
     workloads=100_000,
     policies=10_000,
     series=10_000,
@@ -68,11 +76,14 @@ QUICK = Plan(
     streams=(1, 8),
     rtt_s=0.4,
     rtt_bytes=(128, 16384),
+    near_streams=(1,),
+    near_rtt_bytes=(128,),
     connect_s=0.5,
     cold_tries=2,
     idle=(1000,),
     idle_rounds=1,
     core_rounds=1,
+    session=False,
     workloads=10_000,
     policies=1000,
     series=1000,
@@ -88,11 +99,14 @@ SMOKE = Plan(
     streams=(1,),
     rtt_s=0.1,
     rtt_bytes=(128,),
+    near_streams=(1,),
+    near_rtt_bytes=(128,),
     connect_s=0.1,
     cold_tries=1,
     idle=(50,),
     idle_rounds=1,
     core_rounds=1,
+    session=False,
     workloads=200,
     policies=20,
     series=20,

@@ -93,6 +93,7 @@ class Stand:
             Peer.OURS: self._agents(meshed),
         }
         self._prove_paths()
+        self._keep_cores_awake()
 
     # -- using it -----------------------------------------------------------------------------
 
@@ -120,19 +121,14 @@ class Stand:
         finally:
             holder.stop()
 
-    @contextmanager
-    def awake(self) -> Iterator[None]:
-        """Keep the cores from going idle during the block."""
-        place = self.lab.place(self._a.netns, "spin")
-        spinners = [
-            self.lab.start(place, f"spin{core}", _pinned(core, [str(self._tools["spin"])]))
-            for core in self.cores.all
-        ]
-        try:
-            yield
-        finally:
-            for spinner in spinners:
-                spinner.kill()
+    @property
+    def all_mesh_cgroups(self) -> list[Path]:
+        """Processes of every mesh, each once."""
+        found: dict[Path, None] = {}
+        for carrier in self.carriers.values():
+            for cgroups in carrier.mesh_cgroups.values():
+                found.update(dict.fromkeys(cgroups))
+        return list(found)
 
     def cut_tunnels(self, peer: Peer) -> None:
         """Kill a peer's connections between the sides, so that the next one has to be made."""
@@ -183,6 +179,11 @@ class Stand:
         argv = _pinned(self.cores.server, [str(self._tools["serve"]), str(APP_PORT)])
         for place in (trio.near, trio.far):
             self.lab.start(place, "serve", argv).wait_listening(APP_PORT)
+
+    def _keep_cores_awake(self) -> None:
+        place = self.lab.place(self._a.netns, "spin")
+        for core in self.cores.all:
+            self.lab.start(place, f"spin{core}", _pinned(core, [str(self._tools["spin"])]))
 
     def _sidecar_pair(self, peer: Peer, trio: Trio) -> Carrier:
         """Three Envoys, one beside the client and one beside each server."""

@@ -1,8 +1,8 @@
-"""A tunnel engine against itself on loopback: `python -m bench.tunnel [--http2 nghttp2|h2]`.
+"""Tunnel engines against themselves on loopback: `python -m bench.tunnel [native] [python] ...`.
 
 Prints throughput over one and over eight streams, the round trip of 128 bytes, streams opened per
-second on a warm tunnel, and the resident memory of an idle tunnelled connection. Client and server
-share one process and one core: compare runs with each other, not with other programs.
+second on a warm tunnel, and the resident memory of an idle tunnelled connection. Client, server
+and both applications share one process: compare engines with each other, not with other programs.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import socket
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import uvloop
 
-from mesh.http2.select import Engine
 from mesh.tunnel.contract import (
     End,
     Headers,
@@ -30,10 +31,22 @@ from mesh.tunnel.contract import (
     TunnelSettings,
 )
 from mesh.tunnel.python_engine import PythonTunnelEngine
+from mesh.tunnel.select import EngineFactory, engine_factory
 from tests.support.certs import TestCa, spiffe
 
 _CONNECT = ((b":method", b"CONNECT"), (b":authority", b"192.0.2.1:80"))
 _SETTINGS = TunnelSettings(max_concurrent_streams=100_000)
+
+
+def _python_h2() -> EngineFactory:
+    return lambda loop, settings: PythonTunnelEngine(loop, settings, "h2")
+
+
+ENGINES: dict[str, Callable[[], EngineFactory]] = {
+    "native": lambda: engine_factory("native"),
+    "python": lambda: engine_factory("python"),
+    "python-h2": _python_h2,
+}
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -101,10 +114,10 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def warm_tunnel(http2: Engine) -> AsyncIterator[Bench]:
+async def warm_tunnel(new_engine: EngineFactory) -> AsyncIterator[Bench]:
     loop = asyncio.get_running_loop()
     ca = TestCa()
-    engine = PythonTunnelEngine(loop, _SETTINGS, http2)
+    engine = new_engine(loop, _SETTINGS)
     near, far = tcp_pair()
     apps: list[socket.socket] = []
     ends, server_ends = Ends(loop, apps), Ends(loop, apps)
@@ -189,27 +202,54 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-async def run(http2: Engine, total_bytes: int) -> None:
-    async with warm_tunnel(http2) as bench:
-        idle = await idle_bytes(bench, 1000)
-        print(f"idle: {idle / 1024:.1f} KiB per connection and side")
-        print(f"connects: {await connects_per_s(bench, 1000):.0f}/s")
+async def measure(engine: EngineFactory, total_bytes: int) -> dict[str, float]:
+    """One round of everything, on a fresh engine."""
+    results = {}
+    async with warm_tunnel(engine) as bench:
+        results["idle, KiB per connection and side"] = await idle_bytes(bench, 1000) / 1024
+        results["connects/s"] = await connects_per_s(bench, 1000)
         trips = await round_trips(bench, 2000)
-        print(
-            f"round trip of 128 B: p50 {statistics.median(trips):.0f} us,"
-            f" p99 {statistics.quantiles(trips, n=100)[98]:.0f} us"
-        )
+        results["round trip of 128 B, p50 us"] = statistics.median(trips)
+        results["round trip of 128 B, p99 us"] = statistics.quantiles(trips, n=100)[98]
         for streams in (1, 8):
             rate, cpu = await throughput(bench, streams, total_bytes)
-            print(f"throughput, {streams} streams: {rate:.2f} Gb/s, {cpu:.2f} CPU s/GB")
+            results[f"throughput, {streams} streams, Gb/s"] = rate
+            results[f"throughput, {streams} streams, CPU s/GB"] = cpu
+    return results
+
+
+def measure_apart(name: str, total_bytes: int) -> dict[str, float]:
+    """In a process of its own: memory that one engine left behind would hide another's."""
+    reader, writer = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_send_results, args=(writer, name, total_bytes)
+    )
+    process.start()
+    writer.close()
+    results: dict[str, float] = reader.recv()
+    process.join()
+    return results
+
+
+def _send_results(writer: Connection, name: str, total_bytes: int) -> None:
+    writer.send(uvloop.run(measure(ENGINES[name](), total_bytes)))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--http2", choices=("nghttp2", "h2"), default="nghttp2")
+    parser.add_argument("engine", nargs="*", choices=[*ENGINES, []], help="default: all but h2")
     parser.add_argument("--mib", type=int, default=1024, help="payload per throughput run")
+    parser.add_argument("--rounds", type=int, default=1, help="print medians of as many rounds")
     options = parser.parse_args()
-    uvloop.run(run(options.http2, options.mib << 20))
+    names: list[str] = options.engine or ["python", "native"]
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for number in range(options.rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            rounds[name].append(measure_apart(name, options.mib << 20))
+    print(f"{'':42}" + "".join(f"{name:>12}" for name in names))
+    for metric in rounds[names[0]][0]:
+        medians = (statistics.median(found[metric] for found in rounds[name]) for name in names)
+        print(f"{metric:42}" + "".join(f"{value:12.2f}" for value in medians))
     return 0
 
 

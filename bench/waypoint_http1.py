@@ -18,9 +18,10 @@ import multiprocessing
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from random import Random
 
@@ -104,9 +105,11 @@ def proxy(port: int, upstream: int) -> None:
             seen[:] = [item]
 
         async with asyncio.TaskGroup() as tasks:
-            pool = Pool(
-                loop, TcpConnector(loop), limits, lambda work: tasks.create_task(work) and None
-            )
+
+            def spawn(work: Coroutine[None, None, None]) -> None:
+                tasks.create_task(work)
+
+            pool = Pool(loop, TcpConnector(loop), limits, spawn)
             path = Proxy(
                 loop,
                 limits=limits,
@@ -182,9 +185,7 @@ def envoy(port: int, upstream: int) -> Iterator[int]:
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory, "envoy.yaml")
         config.write_text(envoy_config(port, upstream))
-        binary = Path(os.path.dirname(os.path.realpath(os.sys.executable)), "envoy")
-        found = Path(os.sys.prefix, "bin", "envoy")
-        program = found if found.exists() else binary
+        program = Path(sys.prefix, "bin", "envoy")
         argv = [str(program), "-c", str(config), "--concurrency", "1", "-l", "error"]
         argv += ["--disable-hot-restart"]
         with subprocess.Popen(argv) as process:

@@ -50,7 +50,7 @@ def _scenarios(plan: Plan, core: int) -> list[Scenario]:
         rounds=plan.core_rounds,
         measure=lambda peer: _in_child(core, _SESSION_OF[peer], 0, peer),
     )
-    return [*found, session]
+    return [*found, session] if plan.session else found
 
 
 def _in_child(core: int, kind: str, size: int, _: Peer) -> Values:

@@ -43,10 +43,12 @@ def _scenarios(stand: Stand, plan: Plan) -> list[Scenario]:
     def add(name: str, peers: Sequence[Peer], measure: Callable[[Peer], Values]) -> None:
         found.append(Scenario(name=name, peers=peers, rounds=plan.rounds, measure=measure))
 
-    for route, peers in ((Route.NEAR, NEAR_PEERS), (Route.FAR, FAR_PEERS)):
-        for size in plan.rtt_bytes:
+    near = (Route.NEAR, NEAR_PEERS, plan.near_rtt_bytes, plan.near_streams)
+    far = (Route.FAR, FAR_PEERS, plan.rtt_bytes, plan.streams)
+    for route, peers, sizes, stream_counts in (near, far):
+        for size in sizes:
             add(f"{route}/rtt/{size}B", peers, partial(_rtt, stand, route, size, plan.rtt_s))
-        for streams in plan.streams:
+        for streams in stream_counts:
             measure = partial(_throughput, stand, route, streams, plan.flow_s)
             add(f"{route}/throughput/{streams}", peers, measure)
         add(f"{route}/connects", peers, partial(_connects, stand, route, plan.connect_s))
@@ -67,8 +69,7 @@ def _scenarios(stand: Stand, plan: Plan) -> list[Scenario]:
 
 def _rtt(stand: Stand, route: Route, size: int, seconds: float, peer: Peer) -> Values:
     _quiet(stand)
-    with stand.awake():
-        said = stand.load(peer, route, "rtt", str(size), str(seconds), timeout_s=seconds)
+    said = stand.load(peer, route, "rtt", str(size), str(seconds), timeout_s=seconds)
     return {"p50_us": said["p50_us"], "p99_us": said["p99_us"]}
 
 
@@ -90,8 +91,7 @@ def _connects(stand: Stand, route: Route, seconds: float, peer: Peer) -> Values:
 def _first_byte(stand: Stand, route: Route, seconds: float, peer: Peer) -> Values:
     _quiet(stand)
     arguments = ("connect", "1", str(seconds), str(NO_LIMIT))
-    with stand.awake():
-        said = stand.load(peer, route, *arguments, timeout_s=seconds)
+    said = stand.load(peer, route, *arguments, timeout_s=seconds)
     wait_quiet(stand.carriers[peer].mesh_cgroups[route], RECORDS_S)
     return {"p50_us": said["p50_us"], "p99_us": said["p99_us"]}
 
@@ -100,13 +100,12 @@ def _cold(stand: Stand, tries: int, peer: Peer) -> Values:
     """The first connection after all tunnels were cut: a handshake is part of it."""
     _quiet(stand)
     found = []
-    with stand.awake():
-        for _ in range(tries):
-            stand.cut_tunnels(peer)
-            wait_quiet(stand.carriers[peer].mesh_cgroups[Route.FAR])
-            arguments = ("connect", "1", str(ONE_TRY_S), "1")
-            said = stand.load(peer, Route.FAR, *arguments, timeout_s=ONE_TRY_S)
-            found.append(said["p50_us"])
+    for _ in range(tries):
+        stand.cut_tunnels(peer)
+        _quiet(stand)
+        arguments = ("connect", "1", str(ONE_TRY_S), "1")
+        said = stand.load(peer, Route.FAR, *arguments, timeout_s=ONE_TRY_S)
+        found.append(said["p50_us"])
     return {"p50_us": summarise(found).median}
 
 
@@ -131,8 +130,7 @@ def _idle(stand: Stand, count: int, peer: Peer) -> Values:
 
 def _quiet(stand: Stand) -> None:
     """Nobody's leftover work may disturb what is measured next."""
-    for carrier in stand.carriers.values():
-        wait_quiet(carrier.mesh_cgroups[Route.FAR])
+    wait_quiet(stand.all_mesh_cgroups)
 
 
 class _Cost:

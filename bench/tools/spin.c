@@ -2,7 +2,7 @@
 /* Keep a core from going idle: a loop of class SCHED_IDLE, which gives way to everything else.
  *
  * Waking a halted core of a virtual machine costs some 50 us, more than most of what is measured,
- * and as much for every peer. Pin one of these to each core while latencies are taken.
+ * and as much for every peer. Pin one of these to each core that is used.
  */
 #define _GNU_SOURCE
 #include <sched.h>

@@ -1,0 +1,350 @@
+"""An API server in this process: real HTTP, honest list and watch, faults on demand.
+
+Use `KubeApiServer` as an async context manager and put objects in through `server.apply(...)`;
+`server.configuration` is what a client connects with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+from kubernetes_asyncio.client import Configuration
+
+from tests.support.kube_store import KubeStore, Name, Object, StatusError, merge_patch, metadata
+
+CORE = (
+    ("namespaces", "Namespace", "v1"),
+    ("serviceaccounts", "ServiceAccount", "v1"),
+    ("pods", "Pod", "v1"),
+    ("services", "Service", "v1"),
+    ("configmaps", "ConfigMap", "v1"),
+    ("endpointslices.discovery.k8s.io", "EndpointSlice", "discovery.k8s.io/v1"),
+    ("leases.coordination.k8s.io", "Lease", "coordination.k8s.io/v1"),
+)
+OURS = tuple(
+    (f"{plural}.meshnode.io", kind, "meshnode.io/v1alpha1")
+    for plural, kind in (
+        ("meshconfigs", "MeshConfig"),
+        ("workloads", "Workload"),
+        ("authorizationpolicies", "AuthorizationPolicy"),
+        ("peerauthentications", "PeerAuthentication"),
+        ("trafficpolicies", "TrafficPolicy"),
+    )
+)
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong.
+
+    Attributes:
+        failures: status and Retry-After (0 = none) for the next requests.
+        delay_s: before every answer.
+        repeat_events: every event of a watch is sent this many times more.
+        watch_errors: codes of ERROR events that end the next watches.
+        down: connections are closed without an answer.
+    """
+
+    failures: list[tuple[int, float]] = field(default_factory=list)
+    delay_s: float = 0.0
+    repeat_events: int = 0
+    watch_errors: list[int] = field(default_factory=list)
+    down: bool = False
+
+
+class KubeApiServer:
+    """One server on a port of 127.0.0.1 that the kernel chooses."""
+
+    def __init__(self, *, token: str = "") -> None:
+        self.store = KubeStore()
+        for plural, kind, version in (*CORE, *OURS):
+            self.store.serve(plural, kind, version)
+        self.faults = Faults()
+        self.requests: list[str] = []
+        """Method and path with query of every request."""
+        self.reviews: dict[str, Mapping[str, object]] = {}
+        """Token -> TokenReview.status."""
+        self.port = 0
+        self._token = token
+        self._wake = asyncio.Condition()
+        self._generation = 0
+        self._bookmarks = 0
+        self._watches: set[asyncio.Task[object]] = set()
+
+    @property
+    def configuration(self) -> Configuration:
+        """How to connect."""
+        made = Configuration()
+        made.host = f"http://127.0.0.1:{self.port}"
+        if self._token:
+            made.api_key["BearerToken"] = f"Bearer {self._token}"
+        return made
+
+    @asynccontextmanager
+    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[KubeApiServer]:
+        """Serve until the block is left."""
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=tls).start()
+            self.port = int(runner.addresses[0][1])
+            yield self
+        finally:
+            await self.drop_watches()
+            await runner.cleanup()
+
+    # -- what tests do --------------------------------------------------------------------------
+
+    async def apply(self, *manifests: Mapping[str, object]) -> None:
+        """Create objects, or replace them with everything they have, status included."""
+        for manifest in manifests:
+            name, key = self._locate(manifest)
+            if key in self.store.collection(name).objects:
+                self.store.update(name, key, manifest, status=False)
+                if "status" in manifest:
+                    self.store.update(name, key, manifest, status=True)
+            else:
+                self.store.create(name, manifest)
+        await self.publish()
+
+    async def delete(self, manifest: Mapping[str, object]) -> None:
+        """Delete an object by its manifest."""
+        name, key = self._locate(manifest)
+        self.store.delete(name, key)
+        await self.publish()
+
+    async def publish(self) -> None:
+        """Tell the watches that there is something new."""
+        async with self._wake:
+            self._generation += 1
+            self._wake.notify_all()
+
+    async def bookmark(self) -> None:
+        """Tell every watch how far it has come."""
+        self._bookmarks += 1
+        await self.publish()
+
+    async def drop_watches(self) -> None:
+        """Break every watch in the middle, without an end of the answer."""
+        for task in list(self._watches):
+            task.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+
+    async def wait_watched(self, count: int) -> None:
+        """Wait until this many watches are open."""
+        async with self._wake:
+            await self._wake.wait_for(lambda: len(self._watches) >= count)
+
+    def asked(self, text: str) -> int:
+        """How many requests contained a text."""
+        return sum(text in line for line in self.requests)
+
+    def _locate(self, manifest: Mapping[str, object]) -> tuple[str, Name]:
+        group = str(manifest["apiVersion"]).rpartition("/")[0]
+        for name, collection in self.store.collections.items():
+            if collection.kind == manifest["kind"] and name.partition(".")[2] == group:
+                meta = metadata(dict(manifest))
+                return name, (str(meta.get("namespace", "")), str(meta["name"]))
+        raise StatusError(404, "NotFound", f"{manifest['kind']} is not served")
+
+    # -- answers --------------------------------------------------------------------------------
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(f"{request.method} {request.path_qs}")
+        if self.faults.down:
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response()
+        if self.faults.delay_s:
+            await asyncio.sleep(self.faults.delay_s)
+        try:
+            self._admit(request)
+            return await self._route(request)
+        except StatusError as error:
+            return _json(error.code, error.body, error.retry_after_s)
+
+    def _admit(self, request: web.Request) -> None:
+        if self.faults.failures:
+            code, retry_after = self.faults.failures.pop(0)
+            raise StatusError(code, "Injected", "injected failure", retry_after)
+        if self._token and request.headers.get("Authorization") != f"Bearer {self._token}":
+            raise StatusError(401, "Unauthorized", "Unauthorized")
+
+    async def _route(self, request: web.Request) -> web.StreamResponse:
+        target = _parse(request.path)
+        if target.collection == "tokenreviews.authentication.k8s.io":
+            return await self._review(request)
+        collection = self.store.collection(target.collection)
+        if target.api_version not in collection.api_versions:
+            raise StatusError(404, "NotFound", "the server could not find the requested resource")
+        if not target.name:
+            if request.method == "POST":
+                return await self._write(request, target)
+            query = dict(parse_qsl(request.query_string))
+            if query.get("watch") in ("1", "true"):
+                return await self._watch(request, target, query)
+            return self._list(target, query)
+        if request.method == "GET":
+            return _json(200, self.store.get(target.collection, target.key))
+        return await self._write(request, target)
+
+    async def _write(self, request: web.Request, target: _Target) -> web.Response:
+        store, name, key = self.store, target.collection, target.key
+        if request.method == "DELETE":
+            answer = _json(200, store.delete(name, key))
+        else:
+            body = json.loads(await request.read())
+            answer = _json(200, self._change(request, body, target))
+        await self.publish()
+        return answer
+
+    def _change(self, request: web.Request, body: Object, target: _Target) -> Object:
+        store, name, key = self.store, target.collection, target.key
+        if request.method == "POST":
+            metadata(body).setdefault("namespace", target.namespace)
+            return store.create(name, body)
+        if request.method == "PATCH":
+            if request.content_type != "application/merge-patch+json":
+                raise StatusError(415, "UnsupportedMediaType", request.content_type)
+            patched = merge_patch(store.get(name, key), body)
+            if not isinstance(patched, dict):
+                raise StatusError(400, "BadRequest", "not an object")
+            body = patched
+        if request.method in ("PATCH", "PUT"):
+            return store.update(name, key, body, status=target.is_status)
+        raise StatusError(405, "MethodNotAllowed", request.method)
+
+    async def _review(self, request: web.Request) -> web.Response:
+        body = json.loads(await request.read())
+        status = self.reviews.get(body["spec"]["token"], {"authenticated": False})
+        return _json(201, {**body, "status": status})
+
+    # -- list and watch -------------------------------------------------------------------------
+
+    def _list(self, target: _Target, query: Mapping[str, str]) -> web.Response:
+        limit, token = int(query.get("limit", "0")), query.get("continue", "")
+        version, items, following, left = self.store.page(
+            target.collection, target.namespace, limit, token
+        )
+        meta: Object = {"resourceVersion": str(version)}
+        if following:
+            meta |= {"continue": following, "remainingItemCount": left}
+        kind = self.store.collection(target.collection).kind
+        head = {"kind": f"{kind}List", "apiVersion": target.api_version, "metadata": meta}
+        text = json.dumps(head).encode()[:-1] + b',"items":[' + b",".join(items) + b"]}"
+        return web.Response(body=text, content_type="application/json")
+
+    async def _watch(
+        self, request: web.Request, target: _Target, query: Mapping[str, str]
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a request is answered by a task")
+        self._watches.add(task)
+        await self.publish()
+        try:
+            async with asyncio.timeout(float(query.get("timeoutSeconds", "1800"))):
+                await self._stream(
+                    response, target, int(query.get("resourceVersion") or "0"), query
+                )
+        except TimeoutError:
+            await response.write_eof()
+        except asyncio.CancelledError:
+            if request.transport is not None:
+                request.transport.abort()
+            raise
+        finally:
+            self._watches.discard(task)
+        return response
+
+    async def _stream(
+        self,
+        response: web.StreamResponse,
+        target: _Target,
+        position: int,
+        query: Mapping[str, str],
+    ) -> None:
+        collection = self.store.collection(target.collection)
+        bookmarks = self._bookmarks
+        while True:
+            seen = self._generation
+            if position < collection.oldest:
+                await response.write(_error(410, f"too old resource version: {position}"))
+                return
+            if self.faults.watch_errors:
+                await response.write(_error(self.faults.watch_errors.pop(0), "injected"))
+                return
+            for event in [e for e in collection.history if e.version > position]:
+                for _ in range(1 + self.faults.repeat_events):
+                    await response.write(_event(event.type, event.raw))
+                position = event.version
+            if bookmarks != self._bookmarks and query.get("allowWatchBookmarks") == "true":
+                # Everything up to this version was sent: that is what a bookmark says.
+                bookmarks, position = self._bookmarks, self.store.version
+                meta = {"metadata": {"resourceVersion": str(position)}}
+                await response.write(_event("BOOKMARK", json.dumps(meta).encode()))
+            async with self._wake:
+                await self._wake.wait_for(lambda: self._generation != seen)  # noqa: B023
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a path names."""
+
+    collection: str
+    api_version: str
+    namespace: str
+    name: str
+    is_status: bool
+
+    @property
+    def key(self) -> Name:
+        return self.namespace, self.name
+
+
+def _parse(path: str) -> _Target:
+    parts = path.strip("/").split("/")
+    size = 2 if parts[0] == "api" else 3
+    api_version, rest = "/".join(parts[1:size]), parts[size:]
+    namespace = ""
+    if len(rest) > 2 and rest[0] == "namespaces":
+        namespace, rest = rest[1], rest[2:]
+    if not rest:
+        raise StatusError(404, "NotFound", path)
+    group = api_version.rpartition("/")[0]
+    return _Target(
+        f"{rest[0]}.{group}" if group else rest[0],
+        api_version,
+        namespace,
+        rest[1] if len(rest) > 1 else "",
+        rest[2:] == ["status"],
+    )
+
+
+def _error(code: int, message: str) -> bytes:
+    reason = "Expired" if code == 410 else "InternalError"
+    return _event("ERROR", json.dumps(StatusError(code, reason, message).body).encode())
+
+
+def _event(kind: str, raw: bytes) -> bytes:
+    return b'{"type":"%s","object":%s}\n' % (kind.encode(), raw)
+
+
+def _json(status: int, body: Mapping[str, object], retry_after_s: float = 0) -> web.Response:
+    answer = web.Response(
+        status=status, body=json.dumps(body).encode(), content_type="application/json"
+    )
+    if retry_after_s:
+        answer.headers["Retry-After"] = f"{retry_after_s:.0f}"
+    return answer

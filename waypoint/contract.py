@@ -61,6 +61,9 @@ class UpstreamStream(Protocol):
 
     def send_body(self, data: bytes) -> None: ...
     def send_end(self, trailers: Headers) -> None: ...
+    def flush(self) -> None:
+        """Write what was collected: codecs join small pieces, so that they cost one call."""
+
     def cancel(self) -> None:
         """Give up; no event follows. Idempotent."""
 
@@ -75,6 +78,9 @@ class ResponseSink(Protocol):
     def responded(self, head: ResponseHead) -> None: ...
     def response_body(self, data: bytes) -> None: ...
     def response_end(self, trailers: Headers) -> None: ...
+    def flush_response(self) -> None:
+        """No more of it is at hand now."""
+
     def upstream_failed(self, failure: Failure) -> None: ...
     def upstream_blocked(self, blocked: bool) -> None: ...
 
@@ -92,6 +98,9 @@ class Downstream(Protocol):
     def send_end(self, trailers: Headers) -> None:
         """The response is complete; after an upgrade, only its direction."""
 
+    def flush(self) -> None:
+        """Write what was collected."""
+
     def finish(self) -> None:
         """An upgraded exchange is over in both directions."""
 
@@ -108,6 +117,9 @@ class RequestSink(Protocol):
     def begin(self) -> None: ...
     def request_body(self, data: bytes) -> None: ...
     def request_end(self, trailers: Headers) -> None: ...
+    def flush_request(self) -> None:
+        """No more of it is at hand now."""
+
     def client_gone(self, flag: RequestFlag, detail: str) -> None: ...
     def client_blocked(self, blocked: bool) -> None: ...
 

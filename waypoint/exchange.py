@@ -134,6 +134,10 @@ class Exchange:
         if self.upgraded:
             self._finish_upgraded()
 
+    def flush_request(self) -> None:
+        if self._up is not None:
+            self._up.flush()
+
     def client_gone(self, flag: RequestFlag, detail: str) -> None:
         """The client can't be answered any more."""
         if not self._done:
@@ -151,8 +155,12 @@ class Exchange:
 
     # --- tries ----------------------------------------------------------------------------------
 
-    def _try(self, plan: Forward) -> None:
+    def _try_again(self, plan: Forward) -> None:
         self._backoff = None
+        self._try(plan)
+        self.flush_request()
+
+    def _try(self, plan: Forward) -> None:
         previous, self.target = self.target, None
         target = self._host.pick(plan, previous)
         if target is None:
@@ -212,7 +220,7 @@ class Exchange:
     def _again(self, plan: Forward, *, at_once: bool = False) -> None:
         """Plan the next try. Never from inside the call that ended the last one."""
         delay = 0.0 if at_once else self._host.backoff_s(self.tries, plan)
-        self._backoff = self._host.loop.call_later(delay, self._try, plan)
+        self._backoff = self._host.loop.call_later(delay, self._try_again, plan)
 
     def _try_too_long(self) -> None:
         self._try_timer = None
@@ -277,6 +285,10 @@ class Exchange:
         if not self._done and self._responded:
             self.bytes_sent += len(data)
             self._down.send_body(data)
+
+    def flush_response(self) -> None:
+        if not self._done:
+            self._down.flush()
 
     def response_end(self, trailers: Headers) -> None:
         if self._done or not self._responded:

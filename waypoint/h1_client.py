@@ -48,6 +48,7 @@ class Http1Client(asyncio.Protocol):
         self._heard = False
         self._raw = False
         self._keep_alive = True
+        self._out: list[bytes] = []
         self.uses = 0
         self.idle_since = 0.0
 
@@ -80,8 +81,7 @@ class Http1Client(asyncio.Protocol):
         self._heard = self._raw = False
         self._keep_alive = True
         self.uses += 1
-        if self._transport is not None:
-            self._transport.write(block)
+        self._out.append(block)
         self.resume_reading()  # the request before may have left it paused
         if self._blocked:
             sink.upstream_blocked(True)
@@ -90,24 +90,30 @@ class Http1Client(asyncio.Protocol):
     # --- UpstreamStream -------------------------------------------------------------------------
 
     def send_body(self, data: bytes) -> None:
-        if self._transport is not None:
-            chunked = self._framing is Framing.CHUNKED and not self._raw
-            self._transport.write(encode_chunk(data) if chunked else data)
+        chunked = self._framing is Framing.CHUNKED and not self._raw
+        self._out.append(encode_chunk(data) if chunked else data)
 
     def send_end(self, trailers: Headers) -> None:
         self._sent = True
         transport = self._transport
         if transport is None:
             return
-        if self._raw:
-            if transport.can_write_eof():
-                transport.write_eof()
-        elif self._framing is Framing.CHUNKED:
-            transport.write(encode_last_chunk(trailers))
+        if self._framing is Framing.CHUNKED and not self._raw:
+            self._out.append(encode_last_chunk(trailers))
+        self.flush()
+        if self._raw and transport.can_write_eof():
+            transport.write_eof()
+
+    def flush(self) -> None:
+        out = self._out
+        if out and self._transport is not None:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
 
     def cancel(self) -> None:
         """An answer that is not wanted may still come: the connection is of no more use."""
         self._sink = None
+        self._out.clear()
         if self._transport is not None:
             if self._raw:
                 self._transport.close()  # what the client sent last is still on its way
@@ -141,6 +147,8 @@ class Http1Client(asyncio.Protocol):
             return
         for event in events:
             self._handle(event)
+        if self._sink is not None:
+            self._sink.flush_response()
 
     def _handle(self, event: ResponseHead | Body | End) -> None:
         sink = self._sink

@@ -53,6 +53,7 @@ class Http1Server(asyncio.Protocol):
         self._paused = False
         self._blocked = False
         self._lingering = False
+        self._out: list[bytes] = []
         self._draining = False
         self._heard_at = loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -125,6 +126,8 @@ class Http1Server(asyncio.Protocol):
                         self._exchange.request_end(event.trailers)
                 case _:
                     assert_never(event)
+        if self._exchange is not None:
+            self._exchange.flush_request()
 
     def _begin(self, head: RequestHead) -> None:
         self._head = head
@@ -146,6 +149,7 @@ class Http1Server(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
+        self.flush()
         if not self._responded or exchange is None:
             transport.write(error_page(error.status))
         self._linger()
@@ -190,7 +194,7 @@ class Http1Server(asyncio.Protocol):
         )
         self._framing = framing
         self._responded = True
-        transport.write(block)
+        self._out.append(block)
         if head.upgrade:
             self._switch()
 
@@ -205,16 +209,21 @@ class Http1Server(asyncio.Protocol):
             self._resume_transport()
 
     def send_body(self, data: bytes) -> None:
-        if self._transport is not None:
-            chunked = self._framing is Framing.CHUNKED
-            self._transport.write(encode_chunk(data) if chunked else data)
+        self._out.append(encode_chunk(data) if self._framing is Framing.CHUNKED else data)
+
+    def flush(self) -> None:
+        out = self._out
+        if out and self._transport is not None:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
 
     def send_end(self, trailers: Headers) -> None:
         transport = self._transport
         if transport is None:
             return
         if self._framing is Framing.CHUNKED:
-            transport.write(encode_last_chunk(trailers))
+            self._out.append(encode_last_chunk(trailers))
+        self.flush()
         if self._framing is Framing.RAW:
             self._end_raw(transport)
             return

@@ -28,6 +28,7 @@ class Taker(ResponseSink, Protocol):
     """Who wants to send a request; the exchange."""
 
     def connected(self, stream: UpstreamStream) -> None: ...
+    def flush_request(self) -> None: ...
     def unsendable(self, error: LocalProtocolError) -> None: ...
 
 
@@ -103,6 +104,7 @@ class Pool:
             self._free(target, client)
         else:
             self._send(client, pending.head, pending.taker)
+            pending.taker.flush_request()
 
     def _failed(self, pending: Pending, detail: str) -> None:
         taker, pending.taker = pending.taker, None

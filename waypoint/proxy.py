@@ -8,6 +8,7 @@ from collections.abc import Callable
 from random import Random
 
 from mesh.http1.message import RequestHead
+from mesh.model.address import IPAddress
 from mesh.model.connection import Party
 from mesh.model.identity import SpiffeId
 from mesh.model.request import RequestFlag, RequestRecord
@@ -50,7 +51,7 @@ class Proxy:
         self._record = record
         self._random = random
         self._identity = identity
-        self._callers: dict[tuple[SpiffeId | None, str], CallerFields] = {}
+        self._callers: dict[tuple[SpiffeId | None, IPAddress], CallerFields] = {}
 
     def open(self, downstream: Downstream, head: RequestHead, origin: Origin) -> Exchange:
         self.active += 1
@@ -65,12 +66,12 @@ class Proxy:
         return self.router.plan(origin, head)
 
     def _caller(self, origin: Origin) -> CallerFields:
-        key = (origin.principal, str(origin.client.ip))
+        key = (origin.principal, origin.client.ip)
         fields = self._callers.get(key)
         if fields is None:
             if len(self._callers) > 10_000:
                 self._callers.clear()
-            fields = self._callers[key] = caller_fields(key[0], self._identity, key[1])
+            fields = self._callers[key] = caller_fields(key[0], self._identity, str(key[1]))
         return fields
 
     def pick(self, forward: Forward, avoid: Target | None) -> Target | None:
@@ -108,9 +109,9 @@ class Proxy:
                 started_at=time.time(),
                 duration_s=0.0,
                 upstream_s=None,
-                upstream_addr="",
-                client_addr=str(origin.client),
-                dialled_addr=str(origin.dialled),
+                upstream_addr=None,
+                client_addr=origin.client,
+                dialled_addr=origin.dialled,
                 route="",
                 request_id="",
                 user_agent="",
@@ -141,9 +142,9 @@ class Proxy:
             started_at=time.time() - duration,
             duration_s=duration,
             upstream_s=None if answered is None else answered - exchange.started_at,
-            upstream_addr=str(target.key.address) if target is not None else "",
-            client_addr=str(origin.client),
-            dialled_addr=str(origin.dialled),
+            upstream_addr=target.key.address if target is not None else None,
+            client_addr=origin.client,
+            dialled_addr=origin.dialled,
             route=exchange.route,
             request_id=seen.request_id.decode("latin-1"),
             user_agent=seen.user_agent.decode("latin-1"),

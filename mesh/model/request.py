@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mesh.model.address import SocketAddress
 from mesh.model.connection import Party
 
 
@@ -61,9 +62,9 @@ class RequestRecord:
     started_at: float
     duration_s: float
     upstream_s: float | None
-    upstream_addr: str
-    client_addr: str
-    dialled_addr: str
+    upstream_addr: SocketAddress | None
+    client_addr: SocketAddress
+    dialled_addr: SocketAddress
     route: str
     request_id: str
     user_agent: str

@@ -37,12 +37,13 @@ class Agent:
         source: Path,
         pods_cgroup: Path,
         options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.paths = paths
         self.log_file = log_file
         argv = [*MESHNODE, "agent", "--node", paths.node, "--source", f"file:{source}"]
         argv += ["--cgroup", str(pods_cgroup), "--drain-timeout", DRAIN, *options]
-        self._process = Process(place, argv, log_file, MESHNODE_ENVIRONMENT)
+        self._process = Process(place, argv, log_file, {**MESHNODE_ENVIRONMENT, **(env or {})})
         self._client = AdminClient(paths.node, paths.admin_socket)
 
     @property

@@ -225,7 +225,9 @@ class Node:
         """Start a program as the node itself."""
         return self.lab.start(self.place, self.short_name, argv)
 
-    def agent(self, *options: str, ready_within_s: float = 20.0) -> Agent:
+    def agent(
+        self, *options: str, ready_within_s: float = 20.0, env: Mapping[str, str] | None = None
+    ) -> Agent:
         """Start this node's agent on the lab's objects and wait until it is ready.
 
         The first node that starts one holds the lab's certificate authority, the others join it.
@@ -237,6 +239,7 @@ class Node:
             source=self.lab.objects.path,
             pods_cgroup=self.pods_cgroup,
             options=[*self.lab.ca_options(self), *options],
+            env=env,
         )
         self.running_agent = agent
         agent.wait_ready(ready_within_s)

@@ -20,6 +20,10 @@ from mesh.errors import KernelError
 UNINSTALL_HINT = "Another version of meshnode left it: run `meshnode uninstall` first."
 
 
+class OtherSchemaError(KernelError):
+    """The kernel holds pins of another version of meshnode."""
+
+
 def maps_dir(paths: NodePaths) -> Path:
     return paths.pin_dir / "maps"
 
@@ -33,12 +37,13 @@ def links_dir(paths: NodePaths) -> Path:
 
 
 def refuse_other_schemas(paths: NodePaths) -> None:
-    """Raise `KernelError` if pins of another layout are there: both would act on the same pods."""
+    """Raise `OtherSchemaError` if pins of another layout are there: both would act on the same
+    pods."""
     if not paths.pin_root.is_dir():
         return
     for entry in sorted(paths.pin_root.iterdir()):
         if entry != paths.pin_dir:
-            raise KernelError(f"pins of another schema at {entry}", hint=UNINSTALL_HINT)
+            raise OtherSchemaError(f"pins of another schema at {entry}", hint=UNINSTALL_HINT)
 
 
 def make_directories(paths: NodePaths) -> None:

@@ -52,6 +52,7 @@ _START = "start it with `meshnode agent`; `meshnode check` says what is missing"
 def failure_of(error: MeshnodeError | PermissionError) -> Failure:
     """Classify an error."""
     from agent.admin.client import AgentForbidden, AgentNotRunning, AgentRefused
+    from agent.capture.pins import OtherSchemaError
 
     text = str(error)
     match error:
@@ -65,6 +66,8 @@ def failure_of(error: MeshnodeError | PermissionError) -> Failure:
         case SchemaMismatch():
             hint = "`meshnode uninstall` removes them, or run the version that made them"
             return Failure(exit=Exit.SCHEMA, code="schema", message=text, hint=hint)
+        case OtherSchemaError():
+            return Failure(exit=Exit.SCHEMA, code="schema", message=text)
         case AgentRefused():
             return Failure(exit=Exit.NEGATIVE, code=error.code, message=text)
         case KernelError():

@@ -55,7 +55,9 @@ async def run_loader(paths: NodePaths) -> None:
         await process.wait()
         raise
     if process.returncode != 0:
-        raise KernelError("loading the kernel programs", hint=said.decode("utf-8", "replace"))
+        raise KernelError(
+            "loading the kernel programs", hint=said.decode("utf-8", "replace").strip()
+        )
 
 
 class KernelPlane:

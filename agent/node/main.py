@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from agent.admin.server import serve_admin, serve_metrics
 from agent.admin.view import LogLevel
 from agent.capture.cgroup import agent_cgroup_path, make_agent_cgroup
+from agent.capture.pins import refuse_other_schemas
 from agent.node.certificates import open_source
 from agent.node.holder import HolderKeeper
 from agent.node.kernel import KernelPlane, run_loader
@@ -51,6 +52,7 @@ def run_agent(options: AgentOptions) -> None:
     paths = NodePaths(options.node)
     with ExitStack() as stack:
         stack.enter_context(node_lock(paths))
+        refuse_other_schemas(paths)
         access_log = _open_access_log(options, stack)
         uvloop.run(_serve(options, paths, access_log))
 

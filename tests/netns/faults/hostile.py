@@ -68,8 +68,8 @@ async def status_of(raw: RawPeer, stream: int, authority: str) -> str:
         kind, _, found, payload = await raw.wait_frame(h2.HEADERS, h2.RST_STREAM, h2.GOAWAY)
         assert kind != h2.GOAWAY
         if kind == h2.HEADERS:
-            headers = dict(decoder.decode(payload))
+            headers = dict(decoder.decode(payload, raw=True))
             if found == stream:
-                return str(headers[":status"])
+                return headers[b":status"].decode()
         elif found == stream:
             return "reset"

@@ -29,6 +29,7 @@ from bpf.layout import PathKind, Reason
 from mesh.errors import KernelError
 from mesh.model.address import SocketAddress
 from mesh.model.connection import ConnectionRecord, Path, Reporter, ResponseFlag
+from mesh.model.kernel import VerdictReason
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.verdict import ConnectionFacts, Decision, Verdict
 from mesh.model.workload import Workload
@@ -123,7 +124,7 @@ class DirectConnections:
             return replace(base, flag=flag, detail="denied by policy")
         why = reasons[event.policy_reason]
         verdict = Verdict(allowed=False, decision=why.decision, decided_by=why.decided_by)
-        return replace(base, flag=flag, policy=str(why.decided_by or ""), detail=str(verdict))
+        return replace(_marked(base, why), flag=flag, detail=str(verdict))
 
     def _closed(
         self, event: ClosedConnection, src: Workload | None, dst: Workload | None
@@ -131,6 +132,8 @@ class DirectConnections:
         base = self._base(event, src, dst, event.src)
         cut = self._cut.pop((event.src, event.dst), "")
         flag = ResponseFlag.NONE if event.established else ResponseFlag.CONNECT
+        if src is not None and dst is not None and event.path is PathKind.DIRECT:
+            base = _marked(base, self._kernel.policy.reason(src.uid, dst.uid, event.dst.port))
         return replace(
             base,
             path=_PATHS[event.path],
@@ -186,6 +189,18 @@ class DirectConnections:
             for fd in (src_fd, dst_fd):
                 if fd is not None:
                     os.close(fd)
+
+
+def _marked(record: ConnectionRecord, why: VerdictReason | None) -> ConnectionRecord:
+    """The record with the rules that decided, audited, or would have denied."""
+    if why is None:
+        return record
+    return replace(
+        record,
+        policy=str(why.decided_by or ""),
+        audited=tuple(map(str, why.audited)),
+        dry_run=tuple(map(str, why.dry_run)),
+    )
 
 
 def _judge(

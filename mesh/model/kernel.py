@@ -61,3 +61,11 @@ class KernelPolicy:
     dst_class: Mapping[WorkloadUid, int]
     verdicts: Mapping[VerdictKey, VerdictValue]
     reasons: tuple[VerdictReason, ...]
+
+    def reason(self, src: WorkloadUid, dst: WorkloadUid, port: int) -> VerdictReason | None:
+        """Why the kernel decides as it does between two workloads; None if it does not."""
+        pair = self.src_class.get(src, 0), self.dst_class.get(dst, 0)
+        value = self.verdicts.get(VerdictKey(*pair, port)) or self.verdicts.get(
+            VerdictKey(*pair, 0)
+        )
+        return self.reasons[value.reason] if value is not None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -27,7 +27,7 @@ PORT = 80
 
 
 @pytest.fixture(scope="module")
-def services(mesh: Mesh) -> Iterator[Mesh]:
+def services(mesh: Mesh) -> Mesh:
     """A service of each kind; `mixed` has two pods on each node."""
     for node, name, kind in (
         (mesh.a, "local", "local"),
@@ -44,7 +44,7 @@ def services(mesh: Mesh) -> Iterator[Mesh]:
     sliced = service("sliced", {}), slices("default", "sliced", mesh["near"])
     outside = service("outside", {}), slices("default", "outside", mesh["stranger"])
     mesh.apply("services", [*selected, *flat(sliced), *flat(outside), *named_port(mesh["far"])])
-    yield mesh
+    return mesh
 
 
 def service(name: str, selector: Mapping[str, str]) -> KubeObject:

@@ -154,6 +154,14 @@ class Mesh:
         assert record is not None
         return record
 
+    def next_record(self, before: int, **wanted: object) -> Fields:
+        """The record as wanted that comes after the first `before` ones."""
+
+        def newer() -> list[Fields]:
+            return self.records(**wanted)[before:]
+
+        return eventually(newer, 5.0, f"another record of {wanted}")[0]
+
 
 def _is_wanted(record: Fields, wanted: dict[str, object]) -> bool:
     port = wanted.pop("port", None)

@@ -48,6 +48,8 @@ class Faults:
         failures: status and Retry-After (0 = none) for the next requests.
         delay_s: before every answer.
         repeat_events: every event of a watch is sent this many times more.
+        forget_pages: no list lasts beyond its first page.
+        forbidden: collections that nobody may read (403).
         watch_errors: codes of ERROR events that end the next watches.
         down: connections are closed without an answer.
     """
@@ -55,6 +57,8 @@ class Faults:
     failures: list[tuple[int, float]] = field(default_factory=list)
     delay_s: float = 0.0
     repeat_events: int = 0
+    forget_pages: bool = False
+    forbidden: set[str] = field(default_factory=set)
     watch_errors: list[int] = field(default_factory=list)
     down: bool = False
 
@@ -144,6 +148,11 @@ class KubeApiServer:
         async with self._wake:
             await self._wake.wait_for(lambda: len(self._watches) >= count)
 
+    async def wait_asked(self, text: str, count: int) -> None:
+        """Wait until this many requests contained a text."""
+        async with self._wake:
+            await self._wake.wait_for(lambda: self.asked(text) >= count)
+
     def asked(self, text: str) -> int:
         """How many requests contained a text."""
         return sum(text in line for line in self.requests)
@@ -160,6 +169,8 @@ class KubeApiServer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(f"{request.method} {request.path_qs}")
+        async with self._wake:
+            self._wake.notify_all()
         if self.faults.down:
             if request.transport is not None:
                 request.transport.abort()
@@ -183,6 +194,8 @@ class KubeApiServer:
         target = _parse(request.path)
         if target.collection == "tokenreviews.authentication.k8s.io":
             return await self._review(request)
+        if target.collection in self.faults.forbidden:
+            raise StatusError(403, "Forbidden", f"{target.collection} is forbidden")
         collection = self.store.collection(target.collection)
         if target.api_version not in collection.api_versions:
             raise StatusError(404, "NotFound", "the server could not find the requested resource")
@@ -232,6 +245,8 @@ class KubeApiServer:
 
     def _list(self, target: _Target, query: Mapping[str, str]) -> web.Response:
         limit, token = int(query.get("limit", "0")), query.get("continue", "")
+        if self.faults.forget_pages:
+            self.store.forget_tokens()
         version, items, following, left = self.store.page(
             target.collection, target.namespace, limit, token
         )

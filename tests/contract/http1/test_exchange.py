@@ -1,0 +1,500 @@
+"""Requests and responses through the proxy, byte by byte, over raw sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+import pytest
+
+from mesh.http1.message import RequestHead
+from mesh.model.address import SocketAddress, parse_ip
+from mesh.model.request import RequestFlag
+from mesh.model.routing import HeaderEdit, HeaderField
+from tests.contract.http1.stage import PORT, Handler, Stage, answering, run, stage
+from waypoint.contract import Origin
+from waypoint.endpoints import Endpoints
+from waypoint.limits import ProxyLimits
+from waypoint.plan import Forward, Reply, RetryRule
+
+GET = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+NOBODY = SocketAddress(parse_ip("127.0.0.1"), 1)
+
+
+class FixedRouter:
+    """Forwards everything to the service, with one set of rules."""
+
+    def __init__(self, endpoints: Endpoints, **rules: object) -> None:
+        self._endpoints = endpoints
+        self._rules = rules
+
+    def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply:
+        assert origin.service is not None
+        group = self._endpoints.service(origin.service.key, PORT)
+        assert group is not None
+        return Forward(group=group, **self._rules)  # type: ignore[arg-type] # the test's own
+
+
+async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """Head and body of a request with a length or chunks."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    if b"chunked" in head:
+        return head, await reader.readuntil(b"0\r\n\r\n")
+    length = 0
+    for line in head.split(b"\r\n"):
+        if line.startswith(b"content-length: "):
+            length = int(line[16:])
+    return head, await reader.readexactly(length)
+
+
+def one_record(here: Stage) -> tuple[int, str, str]:
+    (record,) = here.records
+    return record.status, str(record.flag), record.details
+
+
+def test_pipelined_requests_are_answered_in_order_on_reused_connections() -> None:
+    async def main() -> None:
+        seen: list[bytes] = []
+        connections = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                seen.append(head.split()[1])
+                body = seen[-1]
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+        async with stage(serve) as here, await here.connect() as client:
+            paths = [b"/%d" % number for number in range(20)]
+            client.send(b"".join(b"GET %b HTTP/1.1\r\nHost: w\r\n\r\n" % path for path in paths))
+            for path in paths:
+                assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+                assert await client.exactly(len(path)) == path
+            assert seen == paths
+            assert connections == 1
+
+    run(main())
+
+
+def test_bytes_after_a_request_that_closes_are_not_served() -> None:
+    async def main() -> None:
+        seen: list[bytes] = []
+        async with stage(answering(OK, OK, seen=seen)) as here:
+            closing = b"GET /a HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n"
+            answer = await here.ask(closing + GET)
+            assert answer.count(b"HTTP/1.1 200") == 1
+            assert len(seen) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "wanted"),
+    [
+        (b"HEAD", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", b"content-length: 100"),
+        (b"GET", b"HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\n", b"204 No Content"),
+        (b"GET", b"HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n", b"204 No"),
+        (b"GET", b"HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n", b"304 Not Modified"),
+    ],
+    ids=["HEAD", "204 with length", "204 chunked", "304 with length"],
+)
+def test_answers_without_a_body_leave_the_connection_in_step(
+    method: bytes, answer: bytes, wanted: bytes
+) -> None:
+    async def main() -> None:
+        async with stage(answering(answer, OK)) as here, await here.connect() as client:
+            client.send(method + b" / HTTP/1.1\r\nHost: w\r\n\r\n")
+            head = await client.until(b"\r\n\r\n")
+            assert wanted in head
+            assert b"chunked" not in head
+            if b"204" in wanted:
+                assert b"content-length" not in head
+            client.send(GET)
+            assert (await client.until(b"ok")).startswith(b"HTTP/1.1 200")
+
+    run(main())
+
+
+def test_a_body_without_length_is_chunked_for_1_1_and_ends_with_the_connection_for_1_0() -> None:
+    async def main() -> None:
+        until_close = b"HTTP/1.0 200 OK\r\n\r\nhello"
+        async with stage(answering(until_close)) as here:
+            answer = await here.ask(GET)
+            assert b"transfer-encoding: chunked\r\n" in answer
+            assert answer.endswith(b"5\r\nhello\r\n0\r\n\r\n")
+            answer = await here.ask(b"GET / HTTP/1.0\r\n\r\n")
+            assert answer.endswith(b"connection: close\r\n\r\nhello")
+            assert b"chunked" not in answer
+
+    run(main())
+
+
+def test_a_body_that_is_cut_is_not_passed_on_as_complete() -> None:
+    async def main() -> None:
+        cut = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello"
+        async with stage(answering(cut)) as here, await here.connect() as client:
+            client.send(GET)
+            assert (await client.until(b"\r\n\r\n")).endswith(b"content-length: 10\r\n\r\n")
+            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                await client.exactly(10)
+            assert one_record(here) == (200, "UC", "http1.cut")
+
+    run(main())
+
+
+def test_chunks_and_trailers_pass_in_both_directions() -> None:
+    async def main() -> None:
+        bodies: list[bytes] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            bodies.append(await reader.readuntil(b"x-sum: 5\r\n\r\n"))
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            writer.write(b"3;note=1\r\nabc\r\n0\r\nx-sum: 3\r\nContent-Length: 9\r\n\r\n")
+            await reader.read()
+
+        async with stage(serve) as here, await here.connect() as client:
+            client.send(b"POST / HTTP/1.1\r\nHost: w\r\nTransfer-Encoding: chunked\r\n\r\n")
+            client.send(b"5;ext\r\nhello\r\n0\r\nX-Sum: 5\r\nHost: evil\r\n\r\n")
+            answer = await client.until(b"x-sum: 3\r\n\r\n")
+            assert answer.endswith(b"3\r\nabc\r\n0\r\nx-sum: 3\r\n\r\n")
+            assert bodies == [b"5\r\nhello\r\n0\r\nx-sum: 5\r\n\r\n"]
+
+    run(main())
+
+
+def test_expectation_is_met_once_a_server_is_there_and_103_passes() -> None:
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"expect" not in head
+            assert await reader.readexactly(5) == b"hello"
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" + OK)
+            await reader.read()
+
+        async with stage(serve) as here, await here.connect() as client:
+            client.send(b"POST / HTTP/1.1\r\nHost: w\r\nExpect: 100-continue\r\n")
+            client.send(b"Content-Length: 5\r\n\r\n")
+            assert await client.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.send(b"hello")
+            assert b"103 Early Hints\r\nlink: </a>" in await client.until(b"\r\n\r\n")
+            assert (await client.until(b"ok")).startswith(b"HTTP/1.1 200")
+
+    run(main())
+
+
+def test_an_early_answer_is_seen_although_the_body_still_flows() -> None:
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(
+                b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )
+            await writer.drain()
+
+        async with stage(serve) as here, await here.connect() as client:
+            client.send(b"POST / HTTP/1.1\r\nHost: w\r\nContent-Length: 1000000\r\n\r\nstart")
+            head = await client.until(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 413")
+            assert b"connection: close" in head
+
+    run(main())
+
+
+def closing_after(first: bytes, counter: list[int]) -> Handler:
+    """Answers one request, then closes when the second one comes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        counter.append(1)
+        writer.write(first)
+        await read_request(reader)
+        counter.append(2)
+
+    return serve
+
+
+def test_a_reused_connection_that_dies_is_retried_once_for_get_and_never_for_post() -> None:
+    async def main() -> None:
+        counter: list[int] = []
+        async with stage(closing_after(OK, counter)) as here, await here.connect() as client:
+            client.send(GET)
+            await client.until(b"ok")
+            client.send(GET)  # arrives on the same connection, which ends; tried on a new one
+            assert (await client.until(b"ok")).startswith(b"HTTP/1.1 200")
+            assert here.records[-1].tries == 2
+            assert counter == [1, 2, 1]
+            client.send(b"POST / HTTP/1.1\r\nHost: w\r\nContent-Length: 1\r\n\r\nx")
+            assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 503")
+            assert counter == [1, 2, 1, 2]
+            assert here.records[-1].flag is RequestFlag.UPSTREAM_CLOSED
+
+    run(main())
+
+
+def test_a_request_that_was_never_sent_is_tried_on_another_endpoint_also_a_post() -> None:
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            _, body = await read_request(reader)
+            assert body == b"hello"
+            writer.write(OK)
+
+        for _ in range(4):  # whichever endpoint is chosen first
+            async with stage(serve, addresses=(NOBODY,)) as here:
+                post = b"POST / HTTP/1.1\r\nHost: w\r\nContent-Length: 5\r\n\r\nhello"
+                assert (await here.ask(post)).startswith(b"HTTP/1.1 200")
+
+    run(main())
+
+
+def test_nobody_there_is_503_uf_and_no_endpoint_is_503_uh() -> None:
+    async def main() -> None:
+        async with stage(addresses=(NOBODY,)) as here:
+            assert (await here.ask(GET)).startswith(b"HTTP/1.1 503")
+            assert one_record(here)[:2] == (503, "UF")
+        async with stage() as here:
+            assert (await here.ask(GET)).startswith(b"HTTP/1.1 503")
+            assert one_record(here) == (503, "UH", "no_healthy_upstream")
+
+    run(main())
+
+
+def test_statuses_of_a_retry_rule_are_hidden_for_idempotent_methods_only() -> None:
+    async def main() -> None:
+        bad = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"
+        answers = iter([bad, bad, OK, bad])
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                await read_request(reader)
+                writer.write(next(answers))
+
+        rule = RetryRule(attempts=2, codes=frozenset({503}), backoff_s=0.001, on_failure=True)
+        async with stage(serve, router=lambda e: FixedRouter(e, retry=rule)) as here:
+            assert (await here.ask(GET)).startswith(b"HTTP/1.1 200")
+            assert here.records[-1].tries == 3
+            post = b"POST / HTTP/1.1\r\nHost: w\r\nContent-Length: 1\r\n\r\nx"
+            assert (await here.ask(post)).startswith(b"HTTP/1.1 503")
+            assert here.records[-1].tries == 1
+
+    run(main())
+
+
+def test_timeouts_answer_504_and_name_themselves() -> None:
+    async def main() -> None:
+        async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+
+        rules = {"request_timeout_s": 0.05}
+        async with stage(never, router=lambda e: FixedRouter(e, **rules)) as here:
+            assert (await here.ask(GET)).startswith(b"HTTP/1.1 504")
+            assert one_record(here) == (504, "UT", "response_timeout")
+        rules = {"try_timeout_s": 0.05}
+        async with stage(never, router=lambda e: FixedRouter(e, **rules)) as here:
+            assert (await here.ask(GET)).startswith(b"HTTP/1.1 504")
+            assert one_record(here) == (504, "UT", "upstream_per_try_timeout")
+
+    run(main())
+
+
+def test_a_websocket_becomes_a_byte_tunnel_with_half_close() -> None:
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"connection: upgrade\r\nupgrade: websocket\r\n" in head
+            writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n")
+            writer.write(b"Connection: Upgrade\r\nsec-websocket-accept: x\r\n\r\nhello")
+            while data := await reader.read(100):
+                writer.write(data.upper())
+            writer.write(b"bye")
+
+        async with stage(serve) as here, await here.connect() as client:
+            client.send(b"GET /ws HTTP/1.1\r\nHost: w\r\nConnection: Upgrade\r\n")
+            client.send(b"Upgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\nearly")
+            head = await client.until(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 101 ")
+            assert b"connection: upgrade\r\nupgrade: websocket\r\n" in head
+            assert await client.exactly(10) == b"helloEARLY"
+            client.send(b"more")
+            assert await client.exactly(4) == b"MORE"
+            client.writer.write_eof()
+            assert await client.read_all() == b"bye"
+            assert one_record(here) == (101, "-", "via_upstream")
+
+    run(main())
+
+
+def test_an_upgrade_that_is_refused_stays_http() -> None:
+    async def main() -> None:
+        refused = b"HTTP/1.1 426 Upgrade Required\r\ncontent-length: 0\r\n\r\n"
+        async with stage(answering(refused, OK)) as here, await here.connect() as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: w\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
+            assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 426")
+            client.send(GET)
+            assert (await client.until(b"ok")).startswith(b"HTTP/1.1 200")
+
+    run(main())
+
+
+def test_a_slow_reader_stops_the_server_and_memory_stays_bounded() -> None:
+    async def main() -> None:
+        total, sent = 64 << 20, 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal sent
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % total)
+            while sent < total:
+                writer.write(b"x" * 65536)
+                sent += 65536
+                await writer.drain()
+
+        async with stage(serve) as here, await here.connect() as client:
+            client.send(GET)
+            await client.until(b"\r\n\r\n")
+            before = -1
+            while before != sent:  # until the server makes no headway
+                before = sent
+                await asyncio.sleep(0.2)
+            assert sent < 24 << 20  # socket buffers of two connections, not the body
+            got = 0
+            while got < total:
+                got += len(await client.reader.read(1 << 20))
+            assert got == total
+
+    run(main())
+
+
+def test_a_large_body_arrives_whole_in_both_directions() -> None:
+    async def main() -> None:
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            left = 8 << 20
+            while left:
+                data = await reader.read(65536)
+                left -= len(data)
+                writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+                await writer.drain()
+            writer.write(b"0\r\n\r\n")
+
+        async with stage(echo) as here, await here.connect() as client:
+            body = bytes(range(256)) * (8 << 12)
+            client.send(b"POST / HTTP/1.1\r\nHost: w\r\nContent-Length: %d\r\n\r\n" % len(body))
+
+            async def send() -> None:
+                client.send(body)
+                await client.writer.drain()
+
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(send())
+                await client.until(b"\r\n\r\n")
+                digest, got = hashlib.sha256(), 0
+                while got < len(body):
+                    size = int((await client.until(b"\r\n"))[:-2], 16)
+                    piece = await client.exactly(size + 2)
+                    digest.update(piece[:-2])
+                    got += size
+            assert digest.digest() == hashlib.sha256(body).digest()
+
+    run(main())
+
+
+def test_server_sent_events_are_not_held_back() -> None:
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+            await go.wait()
+            writer.write(b"data: 1\n\n")
+            await reader.read()
+
+        async with stage(serve) as here, await here.connect() as client:
+            client.send(GET)
+            assert b"text/event-stream" in await client.until(b"\r\n\r\n")
+            go.set()
+            assert await client.until(b"\n\n\r\n") == b"9\r\ndata: 1\n\n\r\n"
+
+    run(main())
+
+
+def test_response_filters_edit_what_the_client_sees() -> None:
+    async def main() -> None:
+        edit = HeaderEdit(
+            set=(HeaderField(name="x-a", value="new"),),
+            add=(HeaderField(name="x-b", value="2"),),
+            remove=("x-c",),
+        )
+        answer = b"HTTP/1.1 200 OK\r\nX-A: old\r\nx-b: 1\r\nX-C: 1\r\ncontent-length: 0\r\n\r\n"
+        rules = {"response_edits": (edit,)}
+        async with stage(answering(answer), router=lambda e: FixedRouter(e, **rules)) as here:
+            head = await here.ask(GET)
+            assert b"x-a: new\r\n" in head
+            assert b"old" not in head
+            assert b"x-b: 1\r\n" in head
+            assert b"x-b: 2\r\n" in head
+            assert b"x-c" not in head
+
+    run(main())
+
+
+def test_slow_heads_and_bodies_are_cut_off() -> None:
+    async def main() -> None:
+        limits = ProxyLimits(header_timeout_s=0.1, body_timeout_s=0.1, downstream_idle_s=0.1)
+
+        async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+
+        async with stage(wait, limits=limits) as here:
+            async with await here.connect() as client:
+                client.send(b"GET / HTTP/1.1\r\nHos")
+                assert (await client.read_all()).startswith(b"HTTP/1.1 408")
+            async with await here.connect() as client:
+                client.send(b"POST / HTTP/1.1\r\nHost: w\r\nContent-Length: 9\r\n\r\nx")
+                assert (await client.read_all()).startswith(b"HTTP/1.1 408")
+            async with await here.connect() as client:
+                assert await client.read_all() == b""
+
+    run(main())
+
+
+def test_a_grpc_call_gets_its_error_as_grpc_status() -> None:
+    async def main() -> None:
+        async with stage() as here:
+            answer = await here.ask(
+                b"POST /a.B/C HTTP/1.1\r\nHost: w\r\ncontent-type: application/grpc\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            )
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            assert b"grpc-status: 14\r\n" in answer
+            assert here.records[0].grpc_status == 14
+
+    run(main())
+
+
+def test_the_client_going_away_ends_the_upstream_request() -> None:
+    async def main() -> None:
+        gone = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            try:
+                await reader.read()
+            finally:
+                gone.set()
+
+        async with stage(serve) as here:
+            async with await here.connect() as client:
+                client.send(b"POST / HTTP/1.1\r\nHost: w\r\nContent-Length: 9\r\n\r\nx")
+                await asyncio.sleep(0.05)
+            async with asyncio.timeout(2):
+                await gone.wait()
+            assert one_record(here)[1] == "DC"
+            assert here.proxy.active == 0
+
+    run(main())

@@ -23,12 +23,13 @@ from bench.document import (
 )
 from bench.machine import ROOT, describe_machine, describe_versions, load_average
 from bench.model import Report
-from bench.plan import FULL, QUICK, SMOKE, Plan, own_cores
+from bench.plan import FULL, QUICK, SMOKE, AgentSettings, Plan, own_cores
 from bench.plots import PLOTS, draw
 from bench.scenario import Runner, Suite
 from bench.scenarios.cores import cores_suite
 from bench.scenarios.network import network_suite
 from bench.scenarios.node import node_suite
+from mesh.tunnel.select import best_engine
 
 RESULTS = ROOT / "bench" / "results"
 TOOLS = ROOT / ".cache" / "bench"
@@ -59,7 +60,8 @@ def main() -> int:
     # A node's agents are started with byte code in place, as after an installation.
     for package in PACKAGES:
         compileall.compile_dir(str(ROOT / package), quiet=2)
-    report = run(plan, options.only, options.agent_option, say)
+    agents = AgentSettings(options=options.agent_option, engine=options.engine)
+    report = run(plan, options.only, agents, say)
     show(report)
     write(report, partial=bool(options.only))
     say("done")
@@ -78,21 +80,27 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="OPTION",
         help="passed to every agent, such as --agent-option=--workers=2",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("native", "python"),
+        default="",
+        help="tunnel engine of every agent (default: as the agent chooses)",
+    )
     return parser.parse_args(arguments)
 
 
-def run(plan: Plan, only: str, agent_options: Sequence[str], say: Callable[[str], None]) -> Report:
+def run(plan: Plan, only: str, agents: AgentSettings, say: Callable[[str], None]) -> Report:
     """Run the suites that have something wanted."""
     pattern = re.compile(only)
     versions = dict(describe_versions())
-    if agent_options:
-        versions["agent options"] = " ".join(agent_options)
+    versions["tunnel engine"] = agents.engine or best_engine()
+    versions["agent options"] = " ".join(agents.argv)
     runner = Runner(say, lambda name: bool(pattern.search(name)))
     cores = own_cores()
     suites: list[Suite] = [
         cores_suite(plan, cores),
-        node_suite(plan, cores, agent_options),
-        network_suite(plan, cores, TOOLS, agent_options),
+        node_suite(plan, cores, agents),
+        network_suite(plan, cores, TOOLS, agents),
     ]
     for suite in suites:
         if not only or any(only.startswith(prefix) for prefix in suite.prefixes):

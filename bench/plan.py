@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -117,6 +117,7 @@ SMOKE = Plan(
 )
 
 POLICY_RULES = 10
+ENGINE_VARIABLE = "MESHNODE_TUNNEL_ENGINE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +132,27 @@ class Cores:
     @property
     def all(self) -> list[int]:
         return sorted({self.client, self.near_proxy, self.far_proxy, self.server})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """How the agents are started.
+
+    Attributes:
+        options: of the command line; one worker unless they say otherwise.
+        engine: of the tunnels; empty = as the agent chooses.
+    """
+
+    options: Sequence[str] = ()
+    engine: str = ""
+
+    @property
+    def argv(self) -> list[str]:
+        return ["--workers", "1", *self.options]
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        return {ENGINE_VARIABLE: self.engine} if self.engine else {}
 
 
 def assign_cores(available: Sequence[int]) -> Cores:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import envoy
 from bench.model import Peer
-from bench.plan import Cores
+from bench.plan import AgentSettings, Cores
 from bench.tools import compile_tool
 from bench.usage import pin
 from tests.lab import Lab, LabError, Node, Pod, Process, eventually
@@ -73,10 +73,10 @@ class Carrier:
 class Stand:
     """The stand, up and pinned. Made by `build_stand`."""
 
-    def __init__(self, lab: Lab, tools: Path, cores: Cores, agent_options: Sequence[str]) -> None:
+    def __init__(self, lab: Lab, tools: Path, cores: Cores, agents: AgentSettings) -> None:
         self.lab = lab
         self.cores = cores
-        self._agent_options = agent_options
+        self._agent_settings = agents
         self._tools = {name: compile_tool(name, tools) for name in ("load", "serve", "spin")}
         self._a, self._b = lab.node("a"), lab.node("b")
         lab.namespace(MESH_NAMESPACE, enrolled=True)
@@ -244,8 +244,9 @@ class Stand:
             for node in (self._a, self._b):
                 if node.running_agent is not None and node.running_agent.running:
                     node.running_agent.stop()
+            settings = self._agent_settings
             for node in (self._a, self._b):
-                node.agent("--workers", "1", *self._agent_options, ready_within_s=START_S)
+                node.agent(*settings.argv, ready_within_s=START_S, env=settings.env)
             pin(node_cgroups(self._a), self.cores.near_proxy)
             pin(node_cgroups(self._b), self.cores.far_proxy)
 
@@ -282,10 +283,10 @@ class Stand:
 
 
 @contextmanager
-def build_stand(cores: Cores, tools: Path, agent_options: Sequence[str]) -> Iterator[Stand]:
+def build_stand(cores: Cores, tools: Path, agents: AgentSettings) -> Iterator[Stand]:
     """Set the stand up; all of it is gone after the block."""
     with Lab("bench") as lab:
-        yield Stand(lab, tools, cores, agent_options)
+        yield Stand(lab, tools, cores, agents)
 
 
 def _pinned(core: int, argv: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.model import Peer
-from bench.plan import Cores, Plan
+from bench.plan import AgentSettings, Cores, Plan
 from bench.scenario import Scenario, Suite, Values
 from bench.stand import Route, Stand, build_stand
 from bench.stats import summarise
@@ -26,12 +26,12 @@ FAR_PEERS = (Peer.OURS, Peer.NO_MESH, Peer.ENVOY_TLS, Peer.ENVOY_HBONE)
 PROXIED_PEERS = (Peer.OURS, Peer.ENVOY_TLS, Peer.ENVOY_HBONE)
 
 
-def network_suite(plan: Plan, cores: Cores, tools: Path, agent_options: Sequence[str]) -> Suite:
+def network_suite(plan: Plan, cores: Cores, tools: Path, agents: AgentSettings) -> Suite:
     """Everything that needs the stand."""
 
     @contextmanager
     def build() -> Iterator[Sequence[Scenario]]:
-        with build_stand(cores, tools, agent_options) as stand:
+        with build_stand(cores, tools, agents) as stand:
             yield _scenarios(stand, plan)
 
     return Suite(name="network", prefixes=tuple(Route), build=build)

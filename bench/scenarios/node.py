@@ -9,7 +9,7 @@ from functools import partial
 
 from agent.admin.view import PodState
 from bench.model import Peer
-from bench.plan import Cores, Plan
+from bench.plan import AgentSettings, Cores, Plan
 from bench.scenario import Scenario, Suite, Values
 from bench.stand import START_S, node_cgroups
 from bench.usage import cpu_seconds, pin, resident_bytes, wait_quiet
@@ -21,14 +21,14 @@ ENROL_S_PER_POD = 1.0
 """Patience, not expectation."""
 
 
-def node_suite(plan: Plan, cores: Cores, agent_options: Sequence[str]) -> Suite:
+def node_suite(plan: Plan, cores: Cores, agents: AgentSettings) -> Suite:
     """Everything that needs one node and its agent."""
 
     @contextmanager
     def build() -> Iterator[Sequence[Scenario]]:
         with Lab("bench-node") as lab:
             lab.namespace(NAMESPACE, enrolled=True)
-            yield _scenarios(_Subject(lab, plan.pods, cores, agent_options), plan)
+            yield _scenarios(_Subject(lab, plan.pods, cores, agents), plan)
 
     return Suite(name="node", prefixes=("node",), build=build)
 
@@ -51,12 +51,12 @@ def _scenarios(subject: _Subject, plan: Plan) -> list[Scenario]:
 class _Subject:
     """One node whose agent is started, filled with pods and watched."""
 
-    def __init__(self, lab: Lab, pods: int, cores: Cores, agent_options: Sequence[str]) -> None:
+    def __init__(self, lab: Lab, pods: int, cores: Cores, agents: AgentSettings) -> None:
         self._lab = lab
         self._node: Node = lab.node("a")
         self._count = pods
         self._core = cores.far_proxy
-        self._options = agent_options
+        self._settings = agents
         self._pods: list[Pod] = []
         self._enrolments = 0
 
@@ -101,7 +101,8 @@ class _Subject:
         }
 
     def _start(self) -> None:
-        self._node.agent("--workers", "1", *self._options, ready_within_s=START_S)
+        settings = self._settings
+        self._node.agent(*settings.argv, ready_within_s=START_S, env=settings.env)
 
     def _timed_start(self) -> Values:
         begin = time.perf_counter()

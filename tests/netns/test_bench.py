@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.model import Peer
-from bench.plan import SMOKE, own_cores
+from bench.plan import SMOKE, AgentSettings, own_cores
 from bench.scenario import Runner
 from bench.scenarios.cores import cores_suite
 from bench.scenarios.network import FAR_PEERS, PROXIED_PEERS, network_suite
@@ -35,8 +35,8 @@ def test_one_scenario_of_each_kind_gives_numbers(tmp_path: Path) -> None:
     cores = own_cores()
     for suite in (
         cores_suite(SMOKE, cores),
-        node_suite(SMOKE, cores, []),
-        network_suite(SMOKE, cores, tmp_path, []),
+        node_suite(SMOKE, cores, AgentSettings()),
+        network_suite(SMOKE, cores, tmp_path, AgentSettings()),
     ):
         runner.run_suite(suite)
     assert not runner.failures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.plan import Cores, assign_cores
+from bench.plan import ENGINE_VARIABLE, AgentSettings, Cores, assign_cores
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,12 @@ from bench.plan import Cores, assign_cores
 def test_cores_are_shared_out(available: list[int], expected: Cores) -> None:
     assert assign_cores(available) == expected
     assert set(expected.all) <= set(available)
+
+
+def test_the_agents_are_told_an_engine_only_if_one_is_asked_for() -> None:
+    assert AgentSettings().env == {}
+    assert AgentSettings(engine="python").env == {ENGINE_VARIABLE: "python"}
+
+
+def test_later_options_win() -> None:
+    assert AgentSettings(options=["--workers=2"]).argv == ["--workers", "1", "--workers=2"]

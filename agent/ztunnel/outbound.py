@@ -22,13 +22,13 @@ from agent.ztunnel.plan_outbound import (
     TunnelPlan,
     plan_outbound,
 )
-from agent.ztunnel.pool import PoolKey, TunnelPool
 from agent.ztunnel.recorder import OpenRecord, party
 from agent.ztunnel.sockets import connect, original_destination, reset
 from agent.ztunnel.tunnels import OutboundTunnel
 from mesh.balance.least_loaded import choose_least_loaded
 from mesh.errors import IdentityError, MeshnodeError, UpstreamError
 from mesh.hbone.connect import ConnectRequest, build_connect
+from mesh.hbone.pool import PoolKey, TunnelPool
 from mesh.hbone.telemetry_headers import Forwarded
 from mesh.model.address import IPAddress, SocketAddress, parse_ip
 from mesh.model.connection import Path, Reporter, ResponseFlag

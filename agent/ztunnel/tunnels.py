@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Generic, Protocol, TypeVar
 
-from agent.ztunnel.pool import PoolKey, TunnelPool
+from mesh.hbone.pool import PoolKey, TunnelPool
 from mesh.model.connection import ResponseFlag
 from mesh.tunnel.contract import Loss, LossReason, StreamRequest, Tunnel
 

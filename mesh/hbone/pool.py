@@ -1,6 +1,6 @@
 """Which tunnel an outbound connection uses. Bookkeeping only: dials nothing.
 
-One pool per worker. Tunnels are shared by connections of one workload to one peer (`PoolKey`);
+One pool per process. Tunnels are shared by connections of one workload to one peer (`PoolKey`);
 a tunnel takes at most 100 streams (the de-facto limit of HBONE clients), then another is dialled.
 While a tunnel is being dialled, connections wait for it instead of dialling again.
 """

@@ -3,7 +3,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from agent.ztunnel.pool import IDLE_TIMEOUT_S, STREAMS_PER_TUNNEL, PoolKey, TunnelPool
+from mesh.hbone.pool import IDLE_TIMEOUT_S, STREAMS_PER_TUNNEL, PoolKey, TunnelPool
 from mesh.model.address import parse_socket_address
 from mesh.model.identity import SpiffeId, parse_spiffe_id
 from mesh.model.workload import WorkloadUid

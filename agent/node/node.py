@@ -23,13 +23,13 @@ from agent.node.strangers import drain_strangers
 from agent.node.workers import WorkerOptions, WorkerSupervisor
 from agent.options import AgentOptions
 from agent.paths import NodePaths
-from agent.privilege import worker_ids
 from mesh.errors import MeshnodeError
 from mesh.identity.rotation import Priority
 from mesh.identity.store import CertificateStore
 from mesh.model.connection import ConnectionRecord, Path, Reporter
 from mesh.model.snapshot import MeshSnapshot
 from mesh.policy.engine import PolicyIndex
+from mesh.privilege import worker_ids
 from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import reduce
 from mesh.telemetry.access_log import AccessLog

@@ -12,9 +12,9 @@ import sys
 
 import uvloop
 
-from agent.privilege import drop_privileges, install_seccomp
 from agent.ztunnel.worker import Channels, Worker
 from mesh.errors import MeshnodeError
+from mesh.privilege import drop_privileges, install_seccomp
 from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import EngineFactory, best_engine, engine_factory, parse_engine
 

@@ -11,7 +11,7 @@ import sys
 
 from agent.holder.client import HolderClient
 from agent.holder.protocol import Family, SocketKind
-from agent.privilege import drop_privileges, install_seccomp
+from mesh.privilege import drop_privileges, install_seccomp
 
 
 def main() -> None:

@@ -12,11 +12,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.privilege import worker_ids
+from mesh.privilege import worker_ids
 
 pytestmark = pytest.mark.root
 
-DROP = "from agent.privilege import *\ndrop_privileges(65534, 65534)\n"
+DROP = "from mesh.privilege import *\ndrop_privileges(65534, 65534)\n"
 PROBE = """
 import ctypes, errno, platform, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -91,7 +91,7 @@ def test_nothing_comes_back(attempt: str) -> None:
 
 
 def test_root_is_no_worker() -> None:
-    result = child("from agent.privilege import *\ndrop_privileges(0, 65534)", check=False)
+    result = child("from mesh.privilege import *\ndrop_privileges(0, 65534)", check=False)
     assert "must not run as user or group 0" in result.stderr
 
 
@@ -99,7 +99,7 @@ def test_threads_are_an_error() -> None:
     code = (
         "import threading\nevent = threading.Event()\n"
         "thread = threading.Thread(target=event.wait)\nthread.start()\n"
-        "from agent.privilege import *\n"
+        "from mesh.privilege import *\n"
         "try:\n    drop_privileges(65534, 65534)\nexcept Exception as error:\n    print(error)\n"
         "event.set()\n"
     )
@@ -108,7 +108,7 @@ def test_threads_are_an_error() -> None:
 
 def test_without_root_it_fails_instead_of_pretending() -> None:
     code = (
-        "import os\nfrom agent.privilege import *\nos.setresuid(1000, 1000, 1000)\n"
+        "import os\nfrom mesh.privilege import *\nos.setresuid(1000, 1000, 1000)\n"
         "drop_privileges(65534, 65534)"
     )
     result = child(code, check=False)
@@ -117,7 +117,7 @@ def test_without_root_it_fails_instead_of_pretending() -> None:
 
 
 def test_verification_names_what_is_left() -> None:
-    result = child("from agent.privilege import *\nverify_unprivileged(65534, 65534)", check=False)
+    result = child("from mesh.privilege import *\nverify_unprivileged(65534, 65534)", check=False)
     assert "Still privileged: CapPrm, CapEff, CapBnd, Uid, Gid" in result.stderr
 
 
@@ -134,7 +134,7 @@ def test_refused_calls() -> None:
     ]
     # As root: EPERM can only be the filter's.
     code = PROBE + (
-        "from agent.privilege import *\ninstall_seccomp()\n"
+        "from mesh.privilege import *\ninstall_seccomp()\n"
         "for name in sys.argv[1:]:\n    print(name, call(name, 0, 0, 0, 0, 0))\n"
         "print('clone', call('clone', 17, 0, 0, 0, 0))\n"
         "print('clone3', call('clone3', 0, 0))\n"
@@ -230,7 +230,7 @@ def test_uvloop_tls_and_threads_work_behind_the_filter(tmp_path: Path) -> None:
 
 def test_missing_library_names_the_package() -> None:
     code = (
-        "import agent.privilege.seccomp as s\ns.LIBRARY = 'libseccomp-none.so.0'\n"
+        "import mesh.privilege.seccomp as s\ns.LIBRARY = 'libseccomp-none.so.0'\n"
         "try:\n    s.install_seccomp()\nexcept s.KernelError as error:\n    print(error)\n"
     )
     assert "Install the package libseccomp2" in child(code).stdout

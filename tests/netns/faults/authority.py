@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from agent.options import DEFAULT_CA_PORT
 from controller.admin import activate_root, create_token, init_ca, list_roots, rotate_root
-from mesh.identity.roots import RootStage
+from mesh.identity.roots import CaState, RootStage
+from mesh.identity.state_dir import StateDir
 from tests.lab import Agent, Lab, Node
 from tests.lab.agent import MESHNODE_ENVIRONMENT
 from tests.lab.process import Process
 from tests.netns.faults.world import OPTIONS, PROGRAMS
+
+ALIAS = "former.example"
+"""A second trust domain that is accepted from the start."""
 
 
 class Authority:
@@ -25,7 +30,11 @@ class Authority:
         self._lifetime_s = leaf_lifetime_s
         self.state_dir = lab.directory / name
         init_ca(
-            self.state_dir, trust_domain="cluster.local", now=time.time(), random_bytes=os.urandom
+            self.state_dir,
+            trust_domain="cluster.local",
+            aliases=[ALIAS],
+            now=time.time(),
+            random_bytes=os.urandom,
         )
         self._process: Process | None = None
 
@@ -60,6 +69,15 @@ class Authority:
 
     def activate(self) -> None:
         activate_root(self.state_dir, now=time.time())
+
+    def drop_alias(self) -> None:
+        """Accept the own trust domain alone from now on."""
+
+        def dropped(state: CaState) -> CaState:
+            own = state.trust_domains[:1]
+            return replace(state, trust_domains=own, revision=state.revision + 1)
+
+        StateDir(self.state_dir).update_ca(dropped)
 
     def stages(self) -> list[RootStage]:
         return [root.stage for root in list_roots(self.state_dir)]

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import ssl
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from mesh.identity.roots import RootStage
+from mesh.model.credentials import Credentials, TrustBundle
 from tests.conftest import NO_ROOT
-from tests.lab import Lab, Node, eventually
-from tests.netns.faults.authority import Authority
-from tests.netns.faults.world import World, agent_of, frozen
+from tests.lab import Lab, Node, Pod, eventually
+from tests.netns.faults.authority import ALIAS, Authority
+from tests.netns.faults.hostile import CLIENT, LabCa, peer, status_of
+from tests.netns.faults.world import PORT, World, agent_of, frozen
+from tests.support.certs import spiffe
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 LIFETIME_S = 8.0
+
+
+@pytest.fixture(scope="module")
+def outsider(authority_and_world: tuple[Authority, World]) -> Pod:
+    """A pod that is not captured, and brings certificates of its own."""
+    return authority_and_world[1].a.pod("outsider", namespace="outside")
+
+
+def accepts(outsider: Pod, world: World, credentials: Credentials) -> bool:
+    """Whether the ztunnel of `far` takes a peer with these credentials."""
+
+    async def attempt() -> bool:
+        try:
+            async with asyncio.timeout(10.0), peer(outsider, world.far.address4, credentials):
+                return True
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+            return False
+
+    return asyncio.run(attempt())
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +93,15 @@ def test_renewal_under_traffic_refuses_nothing(world: World) -> None:
     assert held.result().end == "alive"
 
 
-def test_root_rotation_under_traffic_refuses_nothing(authority: Authority, world: World) -> None:
+def test_root_rotation_under_traffic_refuses_nothing(
+    authority: Authority, world: World, outsider: Pod
+) -> None:
+    old = LabCa(authority.state_dir)
+
+    def is_accepted(bundle: TrustBundle) -> bool:
+        return accepts(outsider, world, old.issue(CLIENT, bundle=bundle))
+
+    assert is_accepted(old.bundle())
     with world.churn(world.far.address4) as out:
         authority.rotate()
         eventually(
@@ -76,7 +109,30 @@ def test_root_rotation_under_traffic_refuses_nothing(authority: Authority, world
             3 * LIFETIME_S,
             "the old root is retired",
         )
+        new = LabCa(authority.state_dir)
+        # Whom the peer itself trusts is not what it is refused for.
+        eventually(lambda: not is_accepted(old.bundle(new)), 10.0, "the old root is refused")
     out[0].check_all_served()
+
+
+def test_live_tunnels_of_a_dropped_trust_domain_end(
+    authority: Authority, world: World, outsider: Pod
+) -> None:
+    ca = LabCa(authority.state_dir)
+    former = ca.issue(spiffe("client", namespace="default", trust_domain=ALIAS))
+    ours = world.hold(world.far.address4)
+
+    async def live() -> None:
+        async with asyncio.timeout(20.0), peer(outsider, world.far.address4, former) as raw:
+            assert await status_of(raw, 1, f"{world.far.address4}:{PORT}") == "200"
+            authority.drop_alias()
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while await raw.read_frame():
+                    pass
+
+    asyncio.run(live())
+    assert not accepts(outsider, world, former)
+    assert ours.result().end == "alive"
 
 
 def flags(node: Node) -> list[object]:

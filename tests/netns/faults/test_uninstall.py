@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,10 +13,13 @@ import pytest
 
 from agent.capture import pins, syscalls
 from agent.capture.cgroup import agent_cgroup_path
+from agent.paths import NodePaths
 from mesh.errors import KernelError
 from tests.conftest import NO_ROOT
-from tests.lab import Lab, Node, Pod, eventually
-from tests.lab.system import command, start_ticks
+from tests.lab import Lab, Node, Pod, eventually, sweep
+from tests.lab.agent import REPOSITORY
+from tests.lab.record import RECORD_ROOT
+from tests.lab.system import NETNS_ROOT, command, start_ticks
 from tests.netns.faults.world import (
     PORT,
     agent_of,
@@ -167,3 +172,33 @@ def test_the_port_is_free_for_the_application_again(scene: OneNode) -> None:
     assert PORT == 8080
     serve(scene.client, 15008)
     assert ask(scene.server, scene.client.address4, "hello", 15008).end == "ok"
+
+
+KILLED_LAB = """
+import time
+from tests.lab import Lab
+lab = Lab("killed").__enter__()
+lab.namespace("default", enrolled=True)
+node = lab.node("a")
+node.pod("p")
+node.agent()
+print(lab.name, node.name, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_run_with_an_agent_is_swept() -> None:
+    """The agent dies with its lab; holder, workers, pins and cgroups are what is left."""
+    script = [sys.executable, "-c", KILLED_LAB]
+    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as child:
+        assert child.stdout is not None
+        name, node = child.stdout.readline().split()
+        child.kill()
+    paths = NodePaths(node)
+    cgroup = agent_cgroup_path(paths)
+    pids = [int(pid) for pid in (cgroup / "cgroup.procs").read_text().split()]
+    assert len(pids) >= 2, "holder and workers"
+    assert name in sweep()
+    for path in (paths.run_dir, paths.pin_root, cgroup, RECORD_ROOT / name, NETNS_ROOT / node):
+        assert not path.exists()
+    eventually(lambda: not any(map(start_ticks, pids)), 5.0, "its processes are gone")

@@ -1,0 +1,1 @@
+"""The node's side of Kubernetes: its pods' network namespaces."""

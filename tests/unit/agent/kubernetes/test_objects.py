@@ -1,0 +1,79 @@
+"""Namespaces of local pods in the objects that the node reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import aclosing
+
+from agent.kubernetes.objects import NodeObjects
+from mesh.sources.objects import Metadata, ObjectSet, PodObject, PodSpec, PodStatus, SourceObject
+from mesh.state.reducer import reduce
+
+TIMEOUT_S = 10.0
+
+
+def pod(name: str, *, host_network: bool = False) -> SourceObject:
+    body = PodObject(
+        metadata=Metadata(name=name, namespace="shop"),
+        spec=PodSpec(node_name="one", host_network=host_network),
+        status=PodStatus(phase="Running", pod_ip=f"10.0.0.{len(name)}"),
+    )
+    where = f"Pod shop/{name}"
+    return SourceObject(kind="Pod", namespace="shop", name=name, where=where, body=body)
+
+
+class ScriptedSource:
+    """Yields what it is given; knows which pods are local."""
+
+    def __init__(self, uids: Mapping[str, str]) -> None:
+        self.sets: asyncio.Queue[ObjectSet] = asyncio.Queue()
+        self._uids = uids
+
+    async def watch(self) -> AsyncGenerator[ObjectSet, None]:
+        while True:
+            yield await self.sets.get()
+
+    def pod_uid(self, namespace: str, name: str) -> str:
+        return self._uids.get(f"{namespace}/{name}", "")
+
+
+class ScriptedFinder:
+    """Knows the paths it is told."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, str] = {}
+        self.asked: list[Collection[str]] = []
+
+    def find(self, uids: Collection[str]) -> Mapping[str, str]:
+        self.asked.append(uids)
+        return {uid: self.paths[uid] for uid in uids if uid in self.paths}
+
+
+def netns_of(objects: ObjectSet) -> dict[str, str | None]:
+    return {w.name: w.netns for w in reduce(objects, None).workloads.values()}
+
+
+def test_namespaces_are_filled_in_and_followed() -> None:
+    async def run() -> None:
+        source, finder = ScriptedSource({"shop/a": "u-a", "shop/host": "u-h"}), ScriptedFinder()
+        objects = NodeObjects(source, finder, look_s=0.01)
+        finder.paths = {"u-a": "/proc/9/fd/1", "u-h": "/proc/9/fd/2"}
+        source.sets.put_nowait(
+            ObjectSet(objects=(pod("a"), pod("far"), pod("host", host_network=True)))
+        )
+        async with asyncio.TaskGroup() as group, asyncio.timeout(TIMEOUT_S):
+            following = group.create_task(objects.run())
+            async with aclosing(objects.watch()) as changes:
+                found = await anext(changes)
+                assert netns_of(found) == {"a": "/proc/9/fd/1", "far": None, "host": None}
+                assert finder.asked[0] == {"u-a"}
+                finder.paths = {"u-a": "/proc/9/fd/3"}
+                assert netns_of(await anext(changes))["a"] == "/proc/9/fd/3"
+                finder.paths = {}
+                assert netns_of(await anext(changes))["a"] is None
+                source.sets.put_nowait(ObjectSet(objects=(pod("far"),)))
+                assert netns_of(await anext(changes)) == {"far": None}
+            following.cancel()
+
+    asyncio.run(run())

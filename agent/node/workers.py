@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 
 RESTART_BACKOFF_S = (0.0, 0.2, 1.0, 5.0)
 STABLE_AFTER_S = 10.0
+SILENCE_CHECK_S = 2.0
+MAX_SILENT_CHECKS = 6
+"""A worker reports every two seconds; one that is silent for twelve is stuck, and clients that
+wait for it are to be told within twenty."""
 READ_BYTES = 256 * 1024
 ANSWER_TIMEOUT_S = 2.0
 RecordSink = Callable[[Sequence[ConnectionRecord], Sequence[ConnectionRecord]], None]
@@ -80,6 +84,8 @@ class Worker:
     retired: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it ended, or was told to end: another takes its place."""
     ended: bool = False
+    silent_checks: int = 0
+    """Turns of the watch in a row without a word of it."""
     questions: dict[int, asyncio.Future[list[ConnectionRecord]]] = field(default_factory=dict)
     """Questions for open connections that wait for an answer."""
 
@@ -162,8 +168,24 @@ class WorkerSupervisor:
     async def run(self) -> None:
         """Keep every worker running until cancelled."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
             for index in range(self._options.count):
                 group.create_task(self._keep(index, group))
+
+    async def _watch(self) -> None:
+        """Kill a worker that hangs: its connections would hang with it, others can serve them.
+
+        Turns are counted, not seconds: a node process that was stopped for a while must not
+        take its own silence for that of the workers.
+        """
+        while True:
+            await asyncio.sleep(SILENCE_CHECK_S)
+            for worker in self.workers.values():
+                worker.silent_checks += 1
+                if worker.ready and worker.silent_checks > MAX_SILENT_CHECKS:
+                    log.error("ztunnel worker %d (pid %d) hangs", worker.index, worker.pid)
+                    with contextlib.suppress(ProcessLookupError):
+                        worker.process.kill()
 
     def roll(self) -> None:
         """Replace every worker by a new one; the old ones finish what they have open."""
@@ -299,6 +321,7 @@ class WorkerSupervisor:
                 self._sink([], [from_wire(r) for r in records])
             case WorkerStats():
                 worker.stats = message
+                worker.silent_checks = 0
             case OpenConnections(request=request, records=records):
                 waiting = worker.questions.pop(request, None)
                 if waiting is not None and not waiting.done():

@@ -95,3 +95,18 @@ def test_holder_agent_and_workers_are_killed(world: World, side: str) -> None:
             check_refused(world, address, secret)
 
     world.check_never_plain(attack)
+
+
+def test_a_worker_that_hangs_is_replaced(world: World) -> None:
+    held = [world.hold(world.far.address4) for _ in range(8)]
+    stuck = worker_pids(world.a)[0]
+    with frozen(stuck), world.churn(world.far.address4) as out:
+        eventually(lambda: stuck not in worker_pids(world.a), 20.0, "it is killed")
+        eventually(lambda: len(worker_pids(world.a)) == 2, 5.0, "another one is started")
+        agent_of(world.a).wait_ready()
+    result = out[0]
+    # What the stuck one had accepted ends with it; nobody else notices.
+    assert len(result.bad) <= 10, result.bad
+    assert result.slowest < 20.0
+    ends = {one.result(stop=one.running).end for one in held}
+    assert ends <= {"alive", "ECONNRESET", "closed"}, ends

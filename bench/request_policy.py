@@ -1,4 +1,4 @@
-"""How long a decision about a request takes with very many policies: `python -m bench.request_policy`.
+"""How long judging a request takes with very many policies: `python -m bench.request_policy`.
 
 10,000 policies of 10 rules each on one waypoint, ALLOW and DENY mixed, every rule with other
 paths, hosts, headers, claims or principals. The last ALLOW rule is the one that matches. Prints

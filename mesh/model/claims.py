@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-JsonValue = None | bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
 ALWAYS_SPLIT = frozenset({"scope", "permission"})
 """Claims that hold a list in one string (RFC 8693 §4.2; Istio)."""
@@ -42,13 +42,13 @@ class Claims:
         return presenter if isinstance(presenter, str) else ""
 
     def at(self, way: Sequence[str]) -> JsonValue:
-        """Return the claim at the end of a way of names; None where there is none."""
-        value: JsonValue = self.payload
-        for name in way:
-            if not isinstance(value, Mapping):
+        """Return the claim at the end of a way of at least one name; None where there is none."""
+        found = self.payload.get(way[0])
+        for name in way[1:]:
+            if not isinstance(found, dict):
                 return None
-            value = value.get(name)
-        return value
+            found = found.get(name)
+        return found
 
     def texts(self, way: Sequence[str]) -> tuple[str, ...]:
         """Return a claim as strings: each element of a list, numbers and booleans as JSON."""
@@ -66,7 +66,7 @@ def scalar_text(value: JsonValue) -> str | None:
 
 
 def _texts(value: JsonValue) -> tuple[str, ...]:
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, list):
         return tuple(text for item in value if (text := scalar_text(item)) is not None)
     text = scalar_text(value)
     return () if text is None else (text,)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from mesh.model.address import IPAddress, IPNetwork
+from mesh.model.address import IPAddress, IPNetwork, SocketAddress
+from mesh.model.identity import SpiffeId
 from mesh.model.policy import L4Match, Rule, ServiceAccountMatch, StringMatch
 from mesh.model.verdict import ConnectionFacts
 
@@ -54,14 +55,37 @@ class Peer:
 
 def peer_of(facts: ConnectionFacts, trust_domains: TrustDomains) -> Peer:
     """Take the facts apart."""
-    principal, src, dst = facts.principal, facts.src.ip, facts.dst.ip
-    address = (src.version, int(src), dst.version, int(dst), facts.dst.port)
+    return Peer(*peer_parts(facts.principal, facts.src, facts.dst, trust_domains))
+
+
+PeerParts = tuple[
+    tuple[str, ...],
+    tuple[str, ...],
+    tuple[tuple[str, str], ...],
+    tuple[str, ...],
+    int,
+    int,
+    int,
+    int,
+    int,
+]
+
+
+def peer_parts(
+    principal: SpiffeId | None,
+    src: SocketAddress,
+    dst: SocketAddress,
+    trust_domains: TrustDomains,
+) -> PeerParts:
+    """Take facts apart into the fields of a `Peer`, in order."""
+    src_ip, dst_ip = src.ip, dst.ip
+    address = (src_ip.version, int(src_ip), dst_ip.version, int(dst_ip), dst.port)
     if principal is None:
-        return Peer((), (), (), (), *address)
+        return ((), (), (), (), *address)
     domains = trust_domains.equivalents(principal.trust_domain)
     namespace, account = principal.namespace, principal.service_account
-    names = tuple(f"{domain}/ns/{namespace}/sa/{account}" for domain in domains)
-    return Peer(names, (namespace,), ((namespace, account),), domains, *address)
+    names = tuple([f"{domain}/ns/{namespace}/sa/{account}" for domain in domains])
+    return (names, (namespace,), ((namespace, account),), domains, *address)
 
 
 Facts = TypeVar("Facts", bound=Peer)

@@ -90,22 +90,31 @@ class PeerTables:
 
     def candidates(self, peer: Peer, /) -> list[Sequence[int]]:
         """Collect the ordinals filed under any key that the connection shows."""
-        found: list[Sequence[int] | None] = [self._ports.get(peer.port)]
+        found: list[Sequence[int] | None] = []
+        if self._ports:
+            found.append(self._ports.get(peer.port))
         for src, version, shift, table in self._networks:
             if src and version == peer.src_version:
                 found.append(table.get(peer.src_value >> shift))
             elif not src and version == peer.dst_version:
                 found.append(table.get(peer.dst_value >> shift))
         if peer.principals:
-            found.append(self._any)
-            found.append(self._accounts.get(peer.accounts[0]))
-            found.append(self._namespaces.get(peer.namespaces[0]))
-            found += map(self._principals.get, peer.principals)
-            found += map(self._domains.get, peer.trust_domains)
-            for field, length, table in self._affixes:
-                for value in peer.strings(field):
-                    found.append(table.get(value[:length] if length >= 0 else value[length:]))
+            self._by_identity(peer, found)
         return [ordinals for ordinals in found if ordinals]
+
+    def _by_identity(self, peer: Peer, found: list[Sequence[int] | None]) -> None:
+        found.append(self._any)
+        if self._accounts:
+            found.append(self._accounts.get(peer.accounts[0]))
+        if self._namespaces:
+            found.append(self._namespaces.get(peer.namespaces[0]))
+        if self._principals:
+            found += map(self._principals.get, peer.principals)
+        if self._domains:
+            found += map(self._domains.get, peer.trust_domains)
+        for field, length, table in self._affixes:
+            for value in peer.strings(field):
+                found.append(table.get(value[:length] if length >= 0 else value[length:]))
 
 
 class RuleList(Generic[Facts]):

@@ -133,10 +133,11 @@ def condition_request(when: When, at: FieldPath, notes: Notes) -> RequestMatch |
     if when.key == "remote.ip":
         networks, not_networks = both(parse_network)
         return RequestMatch(remote_ips=networks, not_remote_ips=not_networks)
+    if when.key == "connection.sni":
+        names, not_names = both(parse_host)
+        return RequestMatch(snis=names, not_snis=not_names)
     values, not_values = both(parse_string_form)
     match when.key:
-        case "connection.sni":
-            return RequestMatch(snis=values, not_snis=not_values)
         case "request.auth.principal":
             return RequestMatch(request_principals=values, not_request_principals=not_values)
         case "request.auth.audiences":

@@ -63,7 +63,7 @@ def main() -> int:
     agents = AgentSettings(options=options.agent_option, engine=options.engine)
     report = run(plan, options.only, agents, say)
     show(report)
-    write(report, partial=bool(options.only))
+    write(report)
     say("done")
     return 1 if report.failures else 0
 
@@ -106,7 +106,7 @@ def run(plan: Plan, only: str, agents: AgentSettings, say: Callable[[str], None]
         if not only or any(only.startswith(prefix) for prefix in suite.prefixes):
             runner.run_suite(suite)
     return Report(
-        mode=plan.mode,
+        mode="partial" if only else plan.mode,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=describe_machine(),
         versions=versions,
@@ -125,11 +125,11 @@ def show(report: Report) -> None:
         print(f"\nFAILED {failure.scenario} {failure.peer or ''}\n{failure.reason}")
 
 
-def write(report: Report, *, partial: bool) -> None:
+def write(report: Report) -> None:
     """The full run is the one that is kept; others lie beside it."""
     RESULTS.mkdir(exist_ok=True)
-    if report.mode != "full" or partial:
-        (RESULTS / f"{'partial' if partial else report.mode}.json").write_text(to_json(report))
+    if report.mode != "full":
+        (RESULTS / f"{report.mode}.json").write_text(to_json(report))
         return
     (RESULTS / "latest.json").write_text(to_json(report))
     PICTURES.mkdir(exist_ok=True)

@@ -49,9 +49,9 @@ class Plan:
 FULL = Plan(
     mode="full",
     rounds=5,
-    flow_s=2.5,
+    flow_s=2.0,
     streams=(1, 8, 64),
-    rtt_s=1.5,
+    rtt_s=1.0,
     rtt_bytes=(1, 128, 1024, 16384, 65536),
     near_streams=(1, 8),
     near_rtt_bytes=(1, 128, 16384),

@@ -126,7 +126,7 @@ def proxy(port: int, upstream: int) -> None:
                 workload=None,
             )
             server = await loop.create_server(
-                lambda: Http1Server(loop, path, origin, limits), HOST, port
+                lambda: Http1Server(loop, path, origin, limits, lambda _: None), HOST, port
             )
             await server.serve_forever()
 

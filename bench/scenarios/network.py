@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +15,7 @@ from bench.stand import Route, Stand, build_stand
 from bench.stats import summarise
 from bench.usage import cpu_seconds, resident_bytes, wait_quiet
 
+SPARE_FILES = 1000
 PARALLEL = 16
 """Connects in flight when connects per second are counted."""
 NO_LIMIT = 1_000_000_000
@@ -59,12 +61,21 @@ def _scenarios(stand: Stand, plan: Plan) -> list[Scenario]:
     return found + [
         Scenario(
             name=f"{Route.FAR}/idle/{count}",
-            peers=PROXIED_PEERS,
+            peers=idle_peers(count, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
             rounds=plan.idle_rounds if count == min(plan.idle) else 1,
             measure=partial(_idle, stand, count),
         )
         for count in plan.idle
     ]
+
+
+def idle_peers(count: int, open_files: int) -> list[Peer]:
+    """Who can hold `count` connections with so many open files per process.
+
+    A proxy that makes a connection of its own for each has two descriptors per connection.
+    """
+    doubled = 2 * count + SPARE_FILES > open_files
+    return [peer for peer in PROXIED_PEERS if not (doubled and peer is Peer.ENVOY_TLS)]
 
 
 def _rtt(stand: Stand, route: Route, size: int, seconds: float, peer: Peer) -> Values:

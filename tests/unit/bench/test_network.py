@@ -1,0 +1,15 @@
+"""Who can take part where a machine sets limits."""
+
+from __future__ import annotations
+
+from bench.model import Peer
+from bench.scenarios.network import PROXIED_PEERS, idle_peers
+
+
+def test_all_take_part_where_there_are_files_enough() -> None:
+    assert idle_peers(1000, 20_000) == list(PROXIED_PEERS)
+    assert idle_peers(10_000, 1_000_000) == list(PROXIED_PEERS)
+
+
+def test_a_connection_per_connection_needs_twice_the_files() -> None:
+    assert idle_peers(10_000, 20_000) == [Peer.OURS, Peer.ENVOY_HBONE]

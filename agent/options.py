@@ -27,6 +27,7 @@ class SourceKind(StrEnum):
     """Where the mesh's objects come from."""
 
     FILE = "file"
+    KUBERNETES = "kubernetes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,17 @@ class SourceOption:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.directory}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesOption:
+    """`--source kubernetes` in a pod, `--source kubernetes:KUBECONFIG` elsewhere."""
+
+    kubeconfig: Path | None = None
+
+    def __str__(self) -> str:
+        colon = f":{self.kubeconfig}" if self.kubeconfig else ""
+        return f"{SourceKind.KUBERNETES}{colon}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +84,7 @@ class AgentOptions:
     """
 
     node: str
-    source: SourceOption
+    source: SourceOption | KubernetesOption
     ca: CaServe | CaJoin
     cgroup: Path | None = None
     trust_domain: str | None = None
@@ -93,6 +105,19 @@ def parse_source(text: str) -> SourceOption:
     if not directory.is_dir():
         raise ConfigError(f"--source {text}: {rest} is not a directory")
     return SourceOption(kind=SourceKind.FILE, directory=directory.absolute())
+
+
+def parse_agent_source(text: str) -> SourceOption | KubernetesOption:
+    """Parse `file:DIR`, `kubernetes` or `kubernetes:KUBECONFIG`; what is named must exist."""
+    kind, colon, rest = text.partition(":")
+    if kind != SourceKind.KUBERNETES:
+        return parse_source(text)
+    if not colon:
+        return KubernetesOption()
+    file = Path(rest)
+    if not file.is_file():
+        raise ConfigError(f"--source {text}: there is no kubeconfig file {rest!r}")
+    return KubernetesOption(kubeconfig=file.absolute())
 
 
 def parse_cgroup(text: str) -> Path:

@@ -26,7 +26,12 @@ _node = click.option(
 
 @click.command()
 @_node
-@click.option("--source", required=True, metavar="file:DIR", help="Where the mesh's objects are.")
+@click.option(
+    "--source",
+    required=True,
+    metavar="file:DIR|kubernetes[:KUBECONFIG]",
+    help="Where the mesh's objects are. `kubernetes` alone: the cluster this pod runs in.",
+)
 @click.option("--cgroup", metavar="PATH", help="Parent cgroup of the pods. Default: the v2 root.")
 @click.option("--ca", metavar="DIR", help="Be the certificate authority, with its state in DIR.")
 @click.option("--ca-listen", metavar="HOST:PORT", help="With --ca: sign for other nodes here.")
@@ -89,7 +94,7 @@ def agent(
 
     checked = parse.AgentOptions(
         node=node,
-        source=parse.parse_source(source),
+        source=parse.parse_agent_source(source),
         ca=parse.parse_ca(ca, ca_listen, ca_address, join_token_file),
         cgroup=parse.parse_cgroup(cgroup) if cgroup else None,
         trust_domain=parse.parse_trust_domain(trust_domain) if trust_domain else None,

@@ -21,6 +21,7 @@ from agent.admin.view import LogLevel
 from agent.capture.cgroup import agent_cgroup_path, make_agent_cgroup
 from agent.capture.pins import refuse_other_schemas
 from agent.node.certificates import open_source
+from agent.node.changes import first_set, open_changes
 from agent.node.holder import HolderKeeper
 from agent.node.kernel import KernelPlane, run_loader
 from agent.node.lock import node_lock
@@ -30,7 +31,6 @@ from agent.options import AgentOptions
 from agent.paths import NodePaths
 from mesh.errors import ConfigError, KernelError
 from mesh.identity.store import CertificateStore
-from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import MeshMetrics
@@ -97,8 +97,11 @@ async def _serve(options: AgentOptions, paths: NodePaths, access_log: AccessLog)
         )
         stack.callback(node.direct.close)
         stack.push_async_callback(node.canary.aclose)
-        changes = FileSource(options.source.directory).watch()
-        node.reduce(await anext(changes))
+        changes = await open_changes(options, stack)
+        objects = await first_set(changes, stop)
+        if objects is None:
+            return
+        node.reduce(objects)
         await _run(node, changes, stop, stack, registry, paths)
 
 

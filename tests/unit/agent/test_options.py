@@ -10,6 +10,9 @@ import pytest
 from agent.options import (
     CaJoin,
     CaServe,
+    KubernetesOption,
+    SourceOption,
+    parse_agent_source,
     parse_ca,
     parse_cgroup,
     parse_duration,
@@ -32,6 +35,17 @@ def test_a_source(tmp_path: Path) -> None:
 def test_a_source_of_another_form(text: str) -> None:
     with pytest.raises(ConfigError, match="write file:DIR"):
         parse_source(text)
+
+
+def test_kubernetes_as_a_source(tmp_path: Path) -> None:
+    assert str(parse_agent_source("kubernetes")) == "kubernetes"
+    file = tmp_path / "config"
+    file.write_text("")
+    assert parse_agent_source(f"kubernetes:{file}") == KubernetesOption(kubeconfig=file)
+    assert isinstance(parse_agent_source(f"file:{tmp_path}"), SourceOption)
+    for wrong in ("kubernetes:", f"kubernetes:{tmp_path}/none"):
+        with pytest.raises(ConfigError, match="there is no kubeconfig file"):
+            parse_agent_source(wrong)
 
 
 def test_a_source_that_is_missing(tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""The JWT rules of a waypoint, merged per service."""
+
+from __future__ import annotations
+
+from mesh.jwt.authenticate import Authenticator
+from mesh.jwt.jwks import JwksLocation, location_of
+from mesh.model.authentication import RequestAuthentication
+from mesh.model.snapshot import MeshSnapshot
+from mesh.model.workload import ServiceKey
+from mesh.policy.l7.scope import TargetScopes
+
+
+class AuthenticationIndex:
+    """The RequestAuthentications of one waypoint. Services are merged on first use."""
+
+    def __init__(self, snapshot: MeshSnapshot, waypoint: str) -> None:
+        self._scopes: TargetScopes[RequestAuthentication] = TargetScopes(
+            snapshot.request_authentications.values(), snapshot.settings.root_namespace, waypoint
+        )
+        self._merged: dict[ServiceKey | None, Authenticator] = {}
+        self._services = snapshot.services
+
+    def authenticator(self, service: ServiceKey | None) -> Authenticator | None:
+        """Return what verifies the tokens of a service; None where nobody asks for tokens."""
+        known = service if service in self._services else None
+        merged = self._merged.get(known)
+        if merged is None:
+            layers = self._scopes.of(known)
+            merged = Authenticator(
+                [rule for layer in layers for item in layer for rule in item.rules]
+            )
+            self._merged[known] = merged
+        return merged if merged.rules else None
+
+    def key_sources(self) -> frozenset[JwksLocation]:
+        """Every place whose keys the waypoint needs."""
+        rules = [rule for item in self._scopes.all() for rule in item.rules]
+        return frozenset(map(location_of, rules))

@@ -68,6 +68,7 @@ BARS = (
         "p50_us",
         20.0,
     ),
+    _at_most("route match, 10,000 routes, µs", "core/routes/10000", "p50_us", 10.0),
     _at_most("start of the agent to ready, warm, s", "node/start/warm", "seconds", 3.0),
 )
 

@@ -53,7 +53,7 @@ METRICS: Mapping[str, Metric] = {
     "ms": Metric("ms", Better.LOWER, "until done"),
     "record_us": Metric("µs", Better.LOWER, "one connection counted"),
     "change_ms": Metric("ms", Better.LOWER, "after one of them changed"),
-    "compile_s": Metric("s", Better.LOWER, "once per change of policy"),
+    "compile_s": Metric("s", Better.LOWER, "once per change of policies or routes"),
     "kib": Metric("KiB", Better.LOWER, "size"),
     "connect_us": Metric("µs", Better.LOWER, "CONNECT opened and closed, both sides"),
     "chunk_16k_us": Metric("µs", Better.LOWER, "16 KiB of DATA, both sides"),

@@ -39,6 +39,7 @@ class Plan:
     session: bool
     workloads: int
     policies: int
+    routes: Sequence[int]
     series: int
     start_rounds: int
     enrol_rounds: int
@@ -63,6 +64,7 @@ FULL = Plan(
     session=True,
     workloads=100_000,
     policies=10_000,
+    routes=(10, 1000, 10_000),
     series=10_000,
     start_rounds=3,
     enrol_rounds=3,
@@ -86,6 +88,7 @@ QUICK = Plan(
     session=False,
     workloads=10_000,
     policies=1000,
+    routes=(10, 1000),
     series=1000,
     start_rounds=1,
     enrol_rounds=1,
@@ -109,6 +112,7 @@ SMOKE = Plan(
     session=False,
     workloads=200,
     policies=20,
+    routes=(10,),
     series=20,
     start_rounds=1,
     enrol_rounds=1,

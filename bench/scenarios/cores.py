@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from bench import http2_session, policy, scrape, snapshot
+from bench import http2_session, policy, routing, scrape, snapshot
 from bench.model import Peer
 from bench.plan import POLICY_RULES, Cores, Plan
 from bench.scenario import Scenario, Suite, Values
@@ -20,7 +20,7 @@ TIMEOUT_S = 240.0
 
 
 def cores_suite(plan: Plan, cores: Cores) -> Suite:
-    """Policy, snapshot, metrics and the HTTP/2 session."""
+    """Policy, routes, snapshot, metrics and the HTTP/2 session."""
 
     @contextmanager
     def build() -> Iterator[Sequence[Scenario]]:
@@ -34,6 +34,7 @@ def _scenarios(plan: Plan, core: int) -> list[Scenario]:
         (f"core/policy/{plan.policies}x{POLICY_RULES}", "policy", plan.policies),
         (f"core/snapshot/{plan.workloads}", "snapshot", plan.workloads),
         (f"core/scrape/{plan.series}", "scrape", plan.series),
+        *((f"core/routes/{count}", "routes", count) for count in plan.routes),
     )
     found = [
         Scenario(
@@ -77,6 +78,11 @@ def _snapshot(size: int) -> Values:
     }
 
 
+def _routes(size: int) -> Values:
+    found = routing.measure(size)
+    return {"p50_us": found.p50_us, "p99_us": found.p99_us, "compile_s": found.compile_s}
+
+
 def _scrape(size: int) -> Values:
     found = scrape.measure(size)
     return {
@@ -101,6 +107,7 @@ KINDS: Mapping[str, Callable[[int], Values]] = {
     "policy": _policy,
     "snapshot": _snapshot,
     "scrape": _scrape,
+    "routes": _routes,
     "session-nghttp2": partial(_session, "nghttp2"),
     "session-h2": partial(_session, "h2"),
 }

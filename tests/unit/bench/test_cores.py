@@ -25,6 +25,6 @@ def test_a_scrape_has_every_series() -> None:
     assert large.text_bytes > 5 * small.text_bytes
 
 
-@pytest.mark.parametrize("kind", ["policy", "snapshot", "scrape"])
+@pytest.mark.parametrize("kind", ["policy", "routes", "snapshot", "scrape"])
 def test_a_kind_gives_numbers(kind: str) -> None:
     assert all(value > 0 for value in KINDS[kind](20).values())

@@ -62,10 +62,15 @@ class RequestFacts:
 
 
 def fold_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers by name; repeated ones joined by commas (RFC 9110 §5.3)."""
+    """Headers by name; repeated ones joined by commas (RFC 9110 §5.3).
+
+    Cookie, which HTTP/2 may split, is joined by semicolons (RFC 9113 §8.2.3).
+    """
     folded: dict[str, str] = {}
     for name, value in headers:
-        folded[name] = f"{folded[name]},{value}" if name in folded else value
+        if name in folded:
+            value = f"{folded[name]}{'; ' if name == 'cookie' else ','}{value}"
+        folded[name] = value
     return folded
 
 

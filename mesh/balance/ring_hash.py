@@ -1,0 +1,47 @@
+"""Consistent hashing on a ring: when one endpoint goes, only its own keys move (Karger)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+from mesh.balance.hashing import hash64
+
+Endpoint = TypeVar("Endpoint")
+
+
+class HashRing(Generic[Endpoint]):
+    """An immutable ring; build a new one when endpoints change."""
+
+    __slots__ = ("_owners", "_points")
+
+    def __init__(
+        self, weights: Mapping[str, tuple[Endpoint, int]], *, min_size: int, max_size: int
+    ) -> None:
+        """`weights`: stable name -> endpoint and weight; weight 0 gets no point.
+
+        The ring has about `min_size` points, or as many more (up to `max_size`) as the lightest
+        endpoint needs to get one; every endpoint gets at least one.
+        """
+        used = {name: item for name, item in weights.items() if item[1] > 0}
+        total = sum(weight for _, weight in used.values())
+        lightest = min((weight for _, weight in used.values()), default=1)
+        size = max(min_size, -(-total // lightest))
+        size = min(size, max_size)
+        points: list[tuple[int, Endpoint]] = []
+        for name, (endpoint, weight) in used.items():
+            count = max(1, round(size * weight / total))
+            points += ((hash64(f"{name}_{number}"), endpoint) for number in range(count))
+        points.sort(key=lambda item: item[0])
+        self._points = [point for point, _ in points]
+        self._owners = [endpoint for _, endpoint in points]
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def choose(self, key: int) -> Endpoint | None:
+        """The owner of the first point at or after a hash; None on an empty ring."""
+        if not self._points:
+            return None
+        return self._owners[bisect_left(self._points, key) % len(self._points)]

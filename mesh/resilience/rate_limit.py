@@ -1,0 +1,98 @@
+"""Token buckets: how many requests a service, an identity or a header value may send.
+
+A bucket is two numbers; it fills by the clock, without a timer. Buckets of many keys are bounded:
+the one that was used longest ago goes first, and a bucket that is full again needs no memory.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from mesh.model.traffic import RateLimit, RateLimitKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateDecision:
+    """What a limit says.
+
+    Attributes:
+        allowed: let the request pass (always, for a limit in shadow mode).
+        limited: the bucket was empty; with `allowed`, what shadow mode counts.
+        remaining: whole requests left now.
+        retry_after_s: until the next request would pass; 0 where one would now.
+    """
+
+    allowed: bool
+    limited: bool
+    remaining: int
+    retry_after_s: float
+
+
+class TokenBucket:
+    """`rate` tokens per second, at most `burst`. Starts full."""
+
+    __slots__ = ("_at", "_burst", "_rate", "_tokens")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Take one token; False where there is none."""
+        tokens = self.tokens(now)
+        taken = tokens >= 1
+        self._tokens = tokens - 1 if taken else tokens
+        # A clock that stands still or steps back gives nothing and takes nothing.
+        self._at = max(self._at, now)
+        return taken
+
+    def tokens(self, now: float) -> float:
+        """Tokens at an instant."""
+        return min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until a token is there."""
+        return max(0.0, (1 - self.tokens(now)) / self._rate)
+
+
+class RateLimiter:
+    """One limit of a policy, with its buckets."""
+
+    def __init__(self, limit: RateLimit, *, most_keys: int = 10_000) -> None:
+        self.limit = limit
+        self._rate = limit.requests / limit.per_s
+        self._most_keys = most_keys
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def decide(self, identity: str | None, headers: dict[str, str], now: float) -> RateDecision:
+        """Judge a request of an identity (None = not authenticated: all such share a bucket)."""
+        key = self._key(identity, headers)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            if len(self._buckets) >= self._most_keys:
+                self._buckets.popitem(last=False)
+            bucket = self._buckets[key] = TokenBucket(self._rate, self.limit.burst, now)
+        else:
+            self._buckets.move_to_end(key)
+        taken = bucket.take(now)
+        return RateDecision(
+            allowed=taken or self.limit.shadow,
+            limited=not taken,
+            remaining=int(bucket.tokens(now)),
+            retry_after_s=bucket.wait_s(now),
+        )
+
+    def _key(self, identity: str | None, headers: dict[str, str]) -> str:
+        match self.limit.key:
+            case RateLimitKey.TOTAL:
+                return ""
+            case RateLimitKey.IDENTITY:
+                return identity or ""
+            case RateLimitKey.HEADER:
+                return headers.get(self.limit.header, "")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from tests.lab import Pod
-from tests.lab.objects import KubeObject, endpoint_slice_object, kube_object, service_object
+from tests.lab.objects import Json, KubeObject, endpoint_slice_object, kube_object, service_object
 from tests.netns.mesh.apps.serve import EXTRA, SPEAK_FIRST
 from tests.netns.mesh.world import APPS, PYTHON, Mesh, own_port
 
@@ -71,7 +71,7 @@ def flat(pair: tuple[KubeObject, list[KubeObject]]) -> list[KubeObject]:
 
 def named_port(pod: Pod) -> list[KubeObject]:
     """A service whose targetPort is the name of a port of `pod`, and that pod saying so."""
-    ports = [{"name": "web", "containerPort": EXTRA}]
+    ports: Json = [{"name": "web", "containerPort": EXTRA}]
     account, described = pod.objects()
     spec = described["spec"]
     assert isinstance(spec, Mapping)

@@ -226,7 +226,7 @@ def wait_end(client: Client, sock: socket.socket) -> Answer:
     try:
         data = sock.recv(1)
     except OSError as error:
-        return {"ended": errno.errorcode[error.errno]}
+        return {"ended": errno.errorcode[error.errno or 0]}
     return {"ended": "data" if data else "eof"}
 
 
@@ -281,7 +281,7 @@ def main() -> None:
     except TimeoutError:
         result = {"error": "timeout"}
     except OSError as error:
-        result = {"error": errno.errorcode.get(error.errno, str(error))}
+        result = {"error": errno.errorcode.get(error.errno or 0, str(error))}
     print(json.dumps({**result, "seconds": round(time.monotonic() - started, 3)}), flush=True)
 
 

@@ -14,13 +14,12 @@ from mesh.http1.message import Framing, Headers, RequestHead, ResponseHead
 from mesh.model.request import RequestFlag
 from waypoint import retry
 from waypoint.contract import Downstream, Failure, FailureKind, Origin, UpstreamStream
-from waypoint.edit import edit_response
 from waypoint.forward_headers import Seen
 from waypoint.limits import ProxyLimits
 from waypoint.local_reply import reply
 from waypoint.plan import Forward, Reply
 from waypoint.pool import Pending, Pool
-from waypoint.target import Target
+from waypoint.target import Speaks, Target
 
 _STATUS_OF_FLAG = {
     RequestFlag.UPSTREAM_TIMEOUT: 504,
@@ -176,7 +175,13 @@ class Exchange:
         self._counted = True
         if plan.try_timeout_s:
             self._try_timer = self._host.loop.call_later(plan.try_timeout_s, self._try_too_long)
-        self._pending = self._host.pool.start(target, plan.group.speaks, self.head, self)
+        self._pending = self._host.pool.start(target, self._version(plan), self.head, self)
+
+    def _version(self, plan: Forward) -> Speaks:
+        """gRPC needs HTTP/2 whatever the port says, an upgrade HTTP/1.1."""
+        if self.head.upgrade:
+            return Speaks.HTTP1
+        return Speaks.HTTP2 if self.seen.is_grpc else plan.group.speaks
 
     def connected(self, stream: UpstreamStream) -> None:
         """The pool sent the request's head on `stream`."""
@@ -262,7 +267,8 @@ class Exchange:
         self.responded_at = self._host.now()
         if self._try_timer is not None:
             self._try_timer.cancel()
-        edit_response(head, plan)
+        if plan.finish is not None:
+            head.headers = plan.finish(head.status, head.headers)
         self.upgraded = bool(head.upgrade)
         if self.seen.is_grpc:
             self._note_grpc(head.headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import assert_never, cast
 
 from mesh.http1.chunked import encode_chunk, encode_last_chunk
@@ -37,7 +38,9 @@ class Http1Server(asyncio.Protocol):
         exchanges: Exchanges,
         origin: Origin,
         limits: ProxyLimits,
+        on_closed: Callable[[Http1Server], None],
     ) -> None:
+        self._on_closed = on_closed
         self._loop = loop
         self._exchanges = exchanges
         self._origin = origin
@@ -95,6 +98,7 @@ class Http1Server(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self._on_closed(self)
         if self._timer is not None:
             self._timer.cancel()
         exchange, self._exchange = self._exchange, None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from mesh.http1.message import Headers, RequestHead
 from mesh.model.request import RequestFlag
-from mesh.model.routing import HeaderEdit
 from waypoint.contract import Origin
 from waypoint.target import Group
 
@@ -40,8 +40,8 @@ class Forward:
     request_timeout_s: float | None = None
     try_timeout_s: float | None = None
     retry: RetryRule = RetryRule()
-    response_edits: tuple[HeaderEdit, ...] = ()
-    response_headers: Headers | None = None
+    finish: Callable[[int, Headers], Headers] | None = None
+    """Response filters: status and headers to headers."""
     mirrors: tuple[Group, ...] = ()
 
 

@@ -11,8 +11,9 @@ from mesh.http1.message import RequestHead
 from mesh.model.request import RequestFlag
 from waypoint.contract import Failure, FailureKind, ResponseSink, UpstreamStream
 from waypoint.h1_client import Http1Client
+from waypoint.h2_client import Http2Client
 from waypoint.limits import ProxyLimits
-from waypoint.target import Http1Idle, Speaks, Target
+from waypoint.target import Http1Idle, MultiplexedClient, Speaks, Target
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -65,12 +66,15 @@ class Pool:
         self._limits = limits
         self._spawn = spawn
         self._targets: set[Target] = set()
+        self._waiting: dict[Target, list[Pending]] = {}
 
     def start(
         self, target: Target, speaks: Speaks, head: RequestHead, taker: Taker
     ) -> Pending | None:
         """Send a request's head, now or when a connection is there; None if it was sent or
         refused already. `taker.connected` or `taker.upstream_failed` follows otherwise."""
+        if speaks is Speaks.HTTP2:
+            return self._start_http2(target, head, taker)
         while target.idle:
             client = target.idle.pop()
             if client.is_open:
@@ -79,6 +83,60 @@ class Pool:
         pending = Pending(head, taker)
         self._spawn(self._dial(target, pending))
         return pending
+
+    def _start_http2(self, target: Target, head: RequestHead, taker: Taker) -> Pending | None:
+        for client in target.multiplexed:
+            if client.can_open:
+                self._open(client, head, taker)
+                return None
+        pending = Pending(head, taker)
+        waiting = self._waiting.setdefault(target, [])
+        waiting.append(pending)
+        # One dial serves as many requests as a connection takes.
+        if len(waiting) % self._limits.max_streams == 1:
+            self._spawn(self._dial_http2(target))
+        return pending
+
+    def _open(self, client: MultiplexedClient, head: RequestHead, taker: Taker) -> None:
+        try:
+            stream = client.open(head, taker)
+        except LocalProtocolError as error:
+            taker.unsendable(error)
+            return
+        taker.connected(stream)
+
+    async def _dial_http2(self, target: Target) -> None:
+        self._targets.add(target)
+        client: Http2Client | None = None
+        detail = f"no connection in {self._limits.connect_timeout_s:g} s"
+        try:
+            async with asyncio.timeout(self._limits.connect_timeout_s):
+                client = await self._connector.connect(target, self._new_http2(target))
+        except TimeoutError:
+            pass  # `detail` says so already
+        except MeshnodeError as error:
+            detail = str(error)
+        if client is not None:
+            target.multiplexed.append(client)
+        waiting = self._waiting.pop(target, [])
+        for pending in waiting:
+            taker = pending.taker
+            if taker is None:
+                continue
+            if client is None:
+                self._failed(pending, detail)
+            elif client.can_open:
+                self._open(client, pending.head, taker)
+                taker.flush_request()
+            else:
+                self._start_http2(target, pending.head, taker)
+
+    def _new_http2(self, target: Target) -> Callable[[], Http2Client]:
+        def closed(client: Http2Client) -> None:
+            if client in target.multiplexed:
+                target.multiplexed.remove(client)
+
+        return lambda: Http2Client(self._loop, self._limits, closed)
 
     def _send(self, client: Http1Idle, head: RequestHead, taker: Taker) -> None:
         try:
@@ -140,11 +198,15 @@ class Pool:
             for client in stale:
                 target.idle.remove(client)
                 client.close()
+            for shared in list(target.multiplexed):
+                if not shared.open_streams and shared.idle_since < oldest:
+                    target.multiplexed.remove(shared)
+                    shared.close()
             if not target.idle and not target.multiplexed and not target.active:
                 self._targets.discard(target)
 
     def close_all(self) -> None:
         """Close every idle connection."""
         for target in self._targets:
-            for client in target.idle:
+            for client in (*target.idle, *target.multiplexed):
                 client.close()

@@ -136,7 +136,7 @@ async def stage(
             src=party(None, CALLER),
         )
         listener = await loop.create_server(
-            lambda: Http1Server(loop, proxy, origin, limits), "127.0.0.1", 0
+            lambda: Http1Server(loop, proxy, origin, limits, lambda _: None), "127.0.0.1", 0
         )
         port: int = listener.sockets[0].getsockname()[1]
         try:

@@ -7,10 +7,9 @@ import hashlib
 
 import pytest
 
-from mesh.http1.message import RequestHead
+from mesh.http1.message import Headers, RequestHead
 from mesh.model.address import SocketAddress, parse_ip
 from mesh.model.request import RequestFlag
-from mesh.model.routing import HeaderEdit, HeaderField
 from tests.contract.http1.stage import PORT, Handler, Stage, answering, run, stage
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
@@ -425,13 +424,13 @@ def test_server_sent_events_are_not_held_back() -> None:
 
 def test_response_filters_edit_what_the_client_sees() -> None:
     async def main() -> None:
-        edit = HeaderEdit(
-            set=(HeaderField(name="x-a", value="new"),),
-            add=(HeaderField(name="x-b", value="2"),),
-            remove=("x-c",),
-        )
+        def finish(status: int, headers: Headers) -> Headers:
+            assert status == 200
+            kept = [item for item in headers if item[0] not in (b"x-a", b"x-c")]
+            return [*kept, (b"x-a", b"new"), (b"x-b", b"2")]
+
         answer = b"HTTP/1.1 200 OK\r\nX-A: old\r\nx-b: 1\r\nX-C: 1\r\ncontent-length: 0\r\n\r\n"
-        rules = {"response_edits": (edit,)}
+        rules = {"finish": finish}
         async with stage(answering(answer), router=lambda e: FixedRouter(e, **rules)) as here:
             head = await here.ask(GET)
             assert b"x-a: new\r\n" in head

@@ -1,0 +1,175 @@
+"""Counts requests under Istio's names; tallied in workers, summed up and exposed by one process."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from mesh.model.connection import Party
+from mesh.model.request import RequestRecord
+from mesh.telemetry.names import TCP_LABELS
+
+BUCKETS_MS = (
+    *(0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000),
+    *(300_000, 600_000, 1_800_000, 3_600_000),
+)
+"""Istio's and Envoy's, so that quantiles of dashboards agree."""
+
+REQUEST_LABELS = (*TCP_LABELS[:-1], "response_code", "grpc_response_status", TCP_LABELS[-1])
+UNKNOWN = "unknown"
+IDLE_S = 600.0
+MAX_SERIES = 10_000
+
+Series = tuple[tuple[str, ...], int, float, int, int, list[int]]
+"""Label values, count, sum of seconds, bytes of requests, bytes of responses, buckets."""
+
+
+class _Sum:
+    __slots__ = ("buckets", "count", "received", "seconds", "sent", "touched_at")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+        self.received = self.sent = 0
+        self.buckets = [0] * (len(BUCKETS_MS) + 1)
+        self.touched_at = 0.0
+
+
+class RequestTally:
+    """What one worker saw since it was last asked."""
+
+    def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
+        self._sums: dict[tuple[object, ...], _Sum] = {}
+
+    def record(self, record: RequestRecord) -> None:
+        """Count one request."""
+        key = (
+            record.src, record.dst, record.service, record.protocol, record.grpc_status,
+            record.status, record.flag, record.mutual_tls,
+        )  # fmt: skip
+        found = self._sums.get(key)
+        if found is None:
+            found = self._sums[key] = _Sum()
+        found.count += 1
+        found.seconds += record.duration_s
+        found.received += record.bytes_received
+        found.sent += record.bytes_sent
+        found.buckets[bisect_left(BUCKETS_MS, record.duration_s * 1000.0)] += 1
+
+    def take(self) -> list[Series]:
+        """Hand over what was counted and begin anew."""
+        sums, self._sums = self._sums, {}
+        return [
+            (self._labels(key), s.count, s.seconds, s.received, s.sent, s.buckets)
+            for key, s in sums.items()
+        ]
+
+    def _labels(self, key: tuple[object, ...]) -> tuple[str, ...]:
+        src, dst, service, _, grpc, status, flag, mutual_tls = key
+        assert isinstance(src, Party)
+        assert isinstance(dst, Party)
+        namespace, _, name = str(service).rpartition("/")
+        known = bool(namespace and name)
+        return (
+            "waypoint",
+            *_party(src, self._cluster),
+            *_party(dst, self._cluster),
+            f"{name}.{namespace}.svc.cluster.local" if known else UNKNOWN,
+            name if known else UNKNOWN,
+            namespace if known else UNKNOWN,
+            "grpc" if grpc != -1 else "http",
+            str(flag),
+            str(status),
+            str(grpc) if grpc != -1 else "",
+            "mutual_tls" if mutual_tls else "none",
+        )
+
+
+def _party(party: Party, cluster: str) -> tuple[str, ...]:
+    canonical = party.canonical_service or UNKNOWN
+    revision = party.canonical_revision or UNKNOWN
+    return (
+        party.app_name or party.name or UNKNOWN,
+        party.namespace or UNKNOWN,
+        f"spiffe://{party.identity}" if party.identity else UNKNOWN,
+        canonical,
+        revision,
+        cluster if party.workload else UNKNOWN,
+        canonical,
+        revision,
+    )
+
+
+class RequestMetrics(Collector):
+    """Sums the tallies of all workers. Idle label sets are dropped after `IDLE_S`.
+
+    Args:
+        now: monotonic seconds.
+    """
+
+    def __init__(self, registry: CollectorRegistry, now: Callable[[], float]) -> None:
+        self._now = now
+        self._sums: dict[tuple[str, ...], _Sum] = {}
+        registry.register(self)
+
+    def add(self, series: list[Series]) -> None:
+        """Add one worker's tally."""
+        for labels, count, seconds, received, sent, buckets in series:
+            key = tuple(labels)
+            found = self._sums.get(key)
+            if found is None:
+                if len(self._sums) >= MAX_SERIES:
+                    key = ("waypoint", *["overflow"] * (len(key) - 1))
+                found = self._sums.setdefault(key, _Sum())
+            found.count += count
+            found.seconds += seconds
+            found.received += received
+            found.sent += sent
+            found.buckets = [a + b for a, b in zip(found.buckets, buckets, strict=True)]
+            found.touched_at = self._now()
+
+    def describe(self) -> list[Metric]:
+        return list(self._families())
+
+    def collect(self) -> Iterator[Metric]:
+        oldest = self._now() - IDLE_S
+        for key in [key for key, found in self._sums.items() if found.touched_at < oldest]:
+            del self._sums[key]
+        total, duration, received, sent = self._families()
+        bounds = [*(str(float(bound)) for bound in BUCKETS_MS), "+Inf"]
+        for labels, found in self._sums.items():
+            total.add_metric(labels, found.count)
+            received.add_metric(labels, found.received)
+            sent.add_metric(labels, found.sent)
+            running, counts = 0, []
+            for count in found.buckets:
+                running += count
+                counts.append(float(running))
+            buckets = list(zip(bounds, counts, strict=True))
+            duration.add_metric(labels, buckets, sum_value=found.seconds * 1000.0)
+        yield from (total, duration, received, sent)
+
+    def _families(
+        self,
+    ) -> tuple[
+        CounterMetricFamily, HistogramMetricFamily, CounterMetricFamily, CounterMetricFamily
+    ]:
+        labels = REQUEST_LABELS
+        return (
+            CounterMetricFamily("istio_requests_total", "Requests.", labels=labels),
+            HistogramMetricFamily(
+                "istio_request_duration_milliseconds", "Duration of requests.", labels=labels
+            ),
+            CounterMetricFamily(
+                "meshnode_waypoint_request_bytes_total", "Bytes of request bodies.", labels=labels
+            ),
+            CounterMetricFamily(
+                "meshnode_waypoint_response_bytes_total", "Bytes of response bodies.", labels=labels
+            ),
+        )

@@ -1,0 +1,112 @@
+"""What supervisor and workers tell each other: msgspec structs, each behind a 4-byte length."""
+
+from __future__ import annotations
+
+import struct
+from typing import Generic, TypeVar
+
+import msgspec
+
+from mesh.errors import RemoteProtocolError
+from mesh.model.credentials import Credentials
+from mesh.model.identity import SpiffeId
+
+_LENGTH = struct.Struct("!I")
+MAX_BYTES = 1 << 30
+
+
+class SnapshotChange(msgspec.Struct, frozen=True, tag="snapshot"):
+    """`mesh.state.delta` bytes, relative to the last one sent."""
+
+    delta: bytes
+
+
+class CredentialsChange(msgspec.Struct, frozen=True, tag="credentials"):
+    valid: list[Credentials]
+    gone: list[SpiffeId]
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    timeout_s: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The worker serves."""
+
+    revision: int
+
+
+class Tally(msgspec.Struct, frozen=True, tag="tally"):
+    """Requests since the last one: label values, then count, sum of seconds, bytes in and out,
+    and counts per bucket of duration."""
+
+    series: list[tuple[tuple[str, ...], int, float, int, int, list[int]]]
+
+
+class Lines(msgspec.Struct, frozen=True, tag="lines"):
+    """Lines of the access log."""
+
+    text: str
+
+
+class EndpointState(msgspec.Struct, frozen=True):
+    address: str
+    workload: str
+    active: int
+    idle: int
+
+
+class Stats(msgspec.Struct, frozen=True, tag="stats"):
+    """Sent every second."""
+
+    revision: int
+    tunnels: int
+    requests: int
+    lost_lines: int
+    endpoints: list[EndpointState]
+
+
+ToWorker = SnapshotChange | CredentialsChange | Drain
+ToSupervisor = Ready | Tally | Lines | Stats
+_Message = TypeVar("_Message")
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: ToWorker | ToSupervisor) -> bytes:
+    """A message with its length in front."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Reader(Generic[_Message]):
+    """Bytes in, messages out."""
+
+    def __init__(self, decoder: msgspec.msgpack.Decoder[_Message]) -> None:
+        self._decoder = decoder
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[_Message]:
+        """Raises `RemoteProtocolError` for anything that is not a message."""
+        self._buffer += data
+        messages: list[_Message] = []
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_BYTES:
+                raise RemoteProtocolError(f"a message of {length} bytes")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            try:
+                messages.append(self._decoder.decode(self._buffer[_LENGTH.size : end]))
+            except msgspec.DecodeError as error:
+                raise RemoteProtocolError(f"a bad message: {error}") from error
+            del self._buffer[:end]
+        return messages
+
+
+def worker_reader() -> Reader[ToWorker]:
+    return Reader(msgspec.msgpack.Decoder(ToWorker))
+
+
+def supervisor_reader() -> Reader[ToSupervisor]:
+    return Reader(msgspec.msgpack.Decoder(ToSupervisor))

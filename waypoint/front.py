@@ -1,0 +1,137 @@
+"""From a client's socket to its codec: sniff, then HTTP/1, HTTP/2 or an opaque relay."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from typing import Protocol
+
+from mesh.errors import MeshnodeError
+from mesh.tunnel.contract import End, TunnelEngine
+from waypoint.contract import Exchanges, Origin
+from waypoint.endpoints import app_protocol
+from waypoint.h1_server import Http1Server
+from waypoint.h2_server import Http2Server
+from waypoint.limits import ProxyLimits
+from waypoint.sniff import PREFACE, SNIFF_BYTES, Known, Spoken, classify, known_protocol
+from waypoint.target import Target
+
+log = logging.getLogger(__name__)
+
+
+class OpaqueRoutes(Protocol):
+    """Where connections that are no HTTP go."""
+
+    def pick_opaque(self, origin: Origin) -> Target | None:
+        """An endpoint, or None if policy or routes leave none."""
+
+
+class SocketOpener(Protocol):
+    """Opens a socket to an endpoint."""
+
+    async def open_socket(self, target: Target) -> socket.socket: ...
+
+
+class _Relayed:
+    """`RelayEvents` of one opaque connection."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        target.active += 1
+
+    def relay_closed(self, end: End) -> None:
+        self._target.active -= 1
+
+
+class Front:
+    """Serves connections of one worker."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        exchanges: Exchanges,
+        limits: ProxyLimits,
+        engine: TunnelEngine,
+        opaque: OpaqueRoutes,
+        opener: SocketOpener,
+    ) -> None:
+        self._loop = loop
+        self._exchanges = exchanges
+        self._limits = limits
+        self._engine = engine
+        self._opaque = opaque
+        self._opener = opener
+        self.servers: set[Http1Server | Http2Server] = set()
+
+    async def serve(self, sock: socket.socket, origin: Origin) -> None:
+        """Take a connected socket; returns once its codec has it."""
+        try:
+            spoken, initial = await self._sniff(sock, origin)
+        except OSError as error:
+            log.info("%s went away: %s", origin.client, error)
+            sock.close()
+            return
+        if spoken is Spoken.OPAQUE:
+            await self._relay(sock, origin, initial)
+            return
+        server: Http1Server | Http2Server
+        kind = Http1Server if spoken is Spoken.HTTP1 else Http2Server
+        server = kind(self._loop, self._exchanges, origin, self._limits, self.servers.discard)
+        self.servers.add(server)
+        try:
+            await self._loop.create_unix_connection(lambda: server, sock=sock)
+        except OSError as error:
+            self.servers.discard(server)
+            sock.close()
+            log.info("%s went away: %s", origin.client, error)
+            return
+        if initial:
+            server.data_received(initial)
+
+    async def _sniff(self, sock: socket.socket, origin: Origin) -> tuple[Spoken, bytes]:
+        name = app_protocol(origin.service, origin.dialled.port) if origin.service else ""
+        known = known_protocol(name)
+        if known is Known.OPAQUE:
+            return Spoken.OPAQUE, b""
+        limit = (
+            self._limits.sniff_timeout_s
+            if known is Known.NOTHING
+            else self._limits.header_timeout_s
+        )
+        data = b""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                while len(data) < SNIFF_BYTES:
+                    more = await self._loop.sock_recv(sock, SNIFF_BYTES - len(data))
+                    data += more
+                    spoken = classify(data)
+                    if spoken is not None or not more:
+                        return spoken or Spoken.OPAQUE, data
+        if known is Known.HTTP or PREFACE.startswith(data[:3] or b"-"):
+            return Spoken.HTTP1, data
+        return Spoken.OPAQUE, data
+
+    async def _relay(self, sock: socket.socket, origin: Origin, initial: bytes) -> None:
+        target = self._opaque.pick_opaque(origin)
+        if target is None:
+            log.info("%s: no endpoint for a connection of %s", origin.dialled, origin.client)
+            sock.close()
+            return
+        try:
+            async with asyncio.timeout(self._limits.connect_timeout_s):
+                upstream = await self._opener.open_socket(target)
+                if initial:
+                    await self._loop.sock_sendall(upstream, initial)
+        except (MeshnodeError, OSError, TimeoutError) as error:
+            log.info("%s: %s", target.key.address, error)
+            sock.close()
+            return
+        self._engine.relay(sock, upstream, _Relayed(target))
+
+    def drain(self) -> None:
+        """Close every connection after what it is doing."""
+        for server in list(self.servers):
+            server.drain()

@@ -1,0 +1,247 @@
+"""HTTP/2 towards the client: one exchange per stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from mesh.errors import LocalProtocolError
+from mesh.http1.message import Framing, Headers, MessageError, ResponseHead
+from mesh.http2.contract import (
+    DataReceived,
+    Drained,
+    Event,
+    HeadersReceived,
+    StreamEnded,
+    StreamReset,
+)
+from mesh.http2.contract import Headers as Fields
+from mesh.model.request import RequestFlag
+from waypoint.contract import Exchanges, Origin, RequestSink
+from waypoint.h2_head import read_request, response_fields
+from waypoint.h2_link import INTERNAL_ERROR, NO_ERROR, Http2Link
+from waypoint.limits import ProxyLimits
+from waypoint.local_reply import reply
+
+
+class ServerStream:
+    """`waypoint.contract.Downstream` of one stream."""
+
+    __slots__ = (
+        "_blocked", "_ended", "_link", "_owed", "_paused", "exchange", "id", "request_over",
+    )  # fmt: skip
+    protocol = "HTTP/2"
+
+    def __init__(self, link: Http2Server, stream_id: int) -> None:
+        self._link = link
+        self.id = stream_id
+        self.exchange: RequestSink | None = None
+        self.request_over = False
+        self._paused = self._blocked = self._ended = False
+        self._owed = 0
+
+    def inform(self, status: int, headers: Headers) -> None:
+        fields: Fields = [(b":status", b"%d" % status), *headers]
+        self._link.session.send_headers(self.id, fields)
+        self.flush()
+
+    def respond(self, head: ResponseHead) -> None:
+        """Raises `LocalProtocolError` if a field can't be sent."""
+        bodiless = head.framing is Framing.NONE
+        self._link.session.send_headers(self.id, response_fields(head), end_stream=bodiless)
+        if bodiless:
+            self._ended = True
+
+    def send_body(self, data: bytes) -> None:
+        session = self._link.session
+        session.send_data(self.id, data)
+        if not self._blocked and self._link.is_behind(self.id):
+            self._blocked = True
+            if self.exchange is not None:
+                self.exchange.client_blocked(True)
+
+    def send_end(self, trailers: Headers) -> None:
+        self.exchange = None
+        if not self._ended:
+            if trailers:
+                self._link.session.send_headers(self.id, trailers, end_stream=True)
+            else:
+                self._link.session.send_data(self.id, b"", end_stream=True)
+        self._link.stream_over(self)
+
+    def finish(self) -> None:
+        self._link.stream_over(self)
+
+    def flush(self) -> None:
+        self._link.schedule_flush()
+
+    def reset(self) -> None:
+        self.exchange = None
+        self._link.session.reset(self.id, INTERNAL_ERROR)
+        self._link.stream_over(self)
+
+    def pause_reading(self) -> None:
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        owed, self._owed = self._owed, 0
+        if owed:
+            self._link.session.consume(self.id, owed)
+            self._link.schedule_flush()
+
+    # --- events of the link ---------------------------------------------------------------------
+
+    def data_received(self, data: bytes, flow_bytes: int) -> None:
+        if self.exchange is not None and data:
+            self.exchange.request_body(data)
+        if self._paused:
+            self._owed += flow_bytes
+        else:
+            self._link.session.consume(self.id, flow_bytes)
+
+    def drained(self) -> None:
+        if self._blocked:
+            self._blocked = False
+            if self.exchange is not None:
+                self.exchange.client_blocked(False)
+
+    def request_ended(self, trailers: Headers) -> None:
+        if not self.request_over:
+            self.request_over = True
+            if self.exchange is not None:
+                self.exchange.request_end(trailers)
+
+    def gone(self, detail: str) -> None:
+        exchange, self.exchange = self.exchange, None
+        if self._owed:
+            self._link.session.consume(self.id, self._owed)
+        if exchange is not None:
+            exchange.client_gone(RequestFlag.DOWNSTREAM_CLOSED, detail)
+
+
+class Http2Server(Http2Link):
+    """The protocol of a client's transport."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        exchanges: Exchanges,
+        origin: Origin,
+        limits: ProxyLimits,
+        on_closed: Callable[[Http2Server], None],
+    ) -> None:
+        super().__init__(loop, limits, client=False)
+        self._exchanges = exchanges
+        self._origin = origin
+        self._on_closed = on_closed
+        self._streams: dict[int, ServerStream] = {}
+        self._touched: list[ServerStream] = []
+        self._draining = False
+        self._timer = loop.call_later(limits.downstream_idle_s, self._check_idle)
+
+    def is_behind(self, stream_id: int) -> bool:
+        """Whether more waits for the client than it should."""
+        return self.session.unsent_bytes(stream_id) > self._limits.high_water_bytes
+
+    def handle(self, event: Event) -> None:
+        kind = type(event)
+        if kind is HeadersReceived:
+            self._headers_received(event)  # type: ignore[arg-type] # narrowed by `kind`
+            return
+        stream = self._streams.get(getattr(event, "stream", 0))
+        if isinstance(event, DataReceived):
+            if stream is None:
+                self.session.consume(event.stream, event.flow_bytes)
+            else:
+                stream.data_received(event.data, event.flow_bytes)
+        elif stream is None:
+            return
+        elif isinstance(event, StreamEnded):
+            stream.request_ended([])
+        elif isinstance(event, Drained):
+            stream.drained()
+        elif isinstance(event, StreamReset):
+            self._streams.pop(stream.id, None)
+            stream.gone("client reset the stream")
+        self._touch(stream)
+
+    def _touch(self, stream: ServerStream | None) -> None:
+        if stream is not None and stream.exchange is not None and stream not in self._touched:
+            self._touched.append(stream)
+
+    def batch_over(self) -> None:
+        touched, self._touched = self._touched, []
+        for stream in touched:
+            if stream.exchange is not None:
+                stream.exchange.flush_request()
+
+    def _headers_received(self, event: HeadersReceived) -> None:
+        known = self._streams.get(event.stream)
+        if known is not None:
+            known.request_ended([item for item in event.headers if item[0][:1] != b":"])
+            self._touch(known)
+            return
+        stream = ServerStream(self, event.stream)
+        try:
+            head = read_request(event.headers, event.end_stream, self._limits.message.fields)
+        except MessageError as error:
+            self._refuse(stream, error)
+            return
+        self._streams[event.stream] = stream
+        stream.exchange = exchange = self._exchanges.open(stream, head, self._origin)
+        exchange.begin()
+        self._touch(stream)
+
+    def _refuse(self, stream: ServerStream, error: MessageError) -> None:
+        self._exchanges.refused(self._origin, stream.protocol, error.status, error.code)
+        head, body = reply(error.status, "", grpc=False)
+        try:
+            stream.respond(head)
+        except LocalProtocolError:
+            self.session.reset(stream.id, INTERNAL_ERROR)
+            return
+        if body:
+            stream.send_body(body)
+        self.session.reset(stream.id, NO_ERROR)
+
+    def stream_over(self, stream: ServerStream) -> None:
+        """Our side is done; the client need not send the rest (RFC 9113 §8.1)."""
+        if self._streams.pop(stream.id, None) is not None and not stream.request_over:
+            self._loop.call_soon(self._stop_request, stream.id)
+        self.schedule_flush()
+        if self._draining and not self._streams:
+            self._loop.call_soon(self._close_drained)
+
+    def _stop_request(self, stream_id: int) -> None:
+        self.flush_now()
+        self.session.reset(stream_id, NO_ERROR)
+        self.schedule_flush()
+
+    def lost(self, detail: str) -> None:
+        self._timer.cancel()
+        self._on_closed(self)
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.gone(detail)
+
+    def drain(self) -> None:
+        """GOAWAY; close when the streams under way are done."""
+        self._draining = True
+        self.session.goaway(NO_ERROR)
+        self.schedule_flush()
+        if not self._streams:
+            self._loop.call_soon(self._close_drained)
+
+    def _close_drained(self) -> None:
+        self.flush_now()
+        self.close()
+
+    def _check_idle(self) -> None:
+        due = self.heard_at + self._limits.downstream_idle_s
+        if self._streams or due > self._loop.time():
+            wait = max(1.0, due - self._loop.time())
+            self._timer = self._loop.call_later(wait, self._check_idle)
+            return
+        self.session.goaway(NO_ERROR)
+        self._close_drained()

@@ -1,0 +1,203 @@
+"""Policy and routes of a snapshot, applied to a request: see `waypoint.plan.Router`.
+
+The path is normalised once, before both; the same bytes are judged, matched and forwarded.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Protocol
+
+from mesh.errors import RemoteProtocolError
+from mesh.http1.message import Headers, RequestHead
+from mesh.model.request import RequestFlag
+from mesh.model.workload import ServiceKey
+from mesh.routing import message
+from mesh.routing.path import PathRules, normalize_path
+from mesh.routing.plan import Answer, AnswerReason, finish_response, make_plan
+from mesh.routing.plan import Forward as RoutePlan
+from mesh.routing.table import RouteTable
+from waypoint.contract import Origin
+from waypoint.endpoints import Endpoints
+from waypoint.plan import Forward, Reply, RetryRule
+from waypoint.target import Group, Target, choose
+
+_DEFAULT_BACKOFF_S = 0.025
+_FLAG = {AnswerReason.NO_MATCH: RequestFlag.NO_ROUTE}
+
+
+class Authorizer(Protocol):
+    """L7 policy: who may do what."""
+
+    def judge(self, origin: Origin, head: RequestHead) -> Reply | None:
+        """The refusal, or None if the request may pass. May edit the head (claims to headers)."""
+
+    def admits_opaque(self, origin: Origin) -> bool:
+        """Whether a connection that is no HTTP may pass; policies that need HTTP deny it."""
+
+
+class RouteRouter:
+    """Built anew for every snapshot."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        table: RouteTable,
+        random: Random,
+        authorizer: Authorizer | None = None,
+        path_rules: PathRules | None = None,
+    ) -> None:
+        self._endpoints = endpoints
+        self._table = table
+        self._random = random
+        self._authorizer = authorizer
+        self._path_rules = path_rules or PathRules()
+
+    def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply:
+        path, mark, query = head.target.decode("latin-1").partition("?")
+        try:
+            path = normalize_path(path, self._path_rules)
+        except RemoteProtocolError as error:
+            return Reply(
+                status=400,
+                text="bad path",
+                flag=RequestFlag.DOWNSTREAM_PROTOCOL_ERROR,
+                details=f"path_normalization_failed: {error}",
+            )
+        head.target = f"{path}{mark}{query}".encode("latin-1")
+        refusal = self._authorizer.judge(origin, head) if self._authorizer else None
+        if refusal is not None:
+            return refusal
+        if origin.service is None:
+            return self._to_workload(origin)
+        caller = origin.principal.namespace if origin.principal else None
+        key, port = origin.service.key, origin.dialled.port
+        if self._table.kind(key, port, caller) is None:
+            return self._to_service(key, port)
+        return self._routed(origin, head, (path, query if mark else None), caller)
+
+    def _to_workload(self, origin: Origin) -> Forward | Reply:
+        if origin.workload is None:
+            return _no_cluster(str(origin.dialled))
+        return Forward(group=self._endpoints.workload(origin.workload, origin.dialled))
+
+    def _to_service(self, key: ServiceKey, port: int) -> Forward | Reply:
+        group = self._endpoints.service(key, port)
+        return Forward(group=group) if group is not None else _no_cluster(f"{key}:{port}")
+
+    def _routed(
+        self, origin: Origin, head: RequestHead, target: tuple[str, str | None], caller: str | None
+    ) -> Forward | Reply:
+        assert origin.service is not None  # routes are of services
+        facts = message.RequestFacts(
+            service=origin.service.key,
+            port=origin.dialled.port,
+            caller_namespace=caller,
+            head=_to_text(head, target),
+        )
+        plan = make_plan(self._table, facts, self._random)
+        if isinstance(plan, Answer):
+            return _answer(plan)
+        _from_text(head, plan.head, facts.head)
+        return self._forward(plan)
+
+    def _forward(self, plan: RoutePlan) -> Forward | Reply:
+        group = self._endpoints.service(plan.service, plan.port)
+        if group is None:
+            return _no_cluster(f"{plan.service}:{plan.port}")
+        if plan.match is None:
+            return Forward(group=group)
+        rule = plan.match.rule
+        source = rule.source
+        retry = RetryRule()
+        if source.retry is not None:
+            backoff = source.retry.backoff_s
+            retry = RetryRule(
+                attempts=source.retry.attempts,
+                codes=frozenset(source.retry.codes),
+                backoff_s=_DEFAULT_BACKOFF_S if backoff is None else backoff,
+                on_failure=True,
+            )
+        return Forward(
+            group=group,
+            route=f"{rule.route}/{source.name or rule.index}",
+            request_timeout_s=source.timeouts.request_s,
+            try_timeout_s=source.timeouts.backend_request_s,
+            retry=retry,
+            finish=lambda status, headers: _finish(plan, status, headers),
+            mirrors=tuple(self._mirrors(plan)),
+        )
+
+    def _mirrors(self, plan: RoutePlan) -> list[Group]:
+        found = (self._endpoints.service(c.to.service, c.to.port) for c in plan.copies)
+        return [group for group in found if group is not None]
+
+    def pick_opaque(self, origin: Origin) -> Target | None:
+        """An endpoint for a connection that is no HTTP (TLSRoute, TCPRoute, or none)."""
+        if self._authorizer is not None and not self._authorizer.admits_opaque(origin):
+            return None
+        if origin.service is None:
+            plan = self._to_workload(origin)
+            group = plan.group if isinstance(plan, Forward) else None
+        else:
+            group = self._opaque_group(origin, origin.service.key)
+        return choose(group.targets, self._random, None) if group is not None else None
+
+    def _opaque_group(self, origin: Origin, key: ServiceKey) -> Group | None:
+        caller = origin.principal.namespace if origin.principal else None
+        found = self._table.match_connection(key, origin.dialled.port, caller)
+        if isinstance(found, str):
+            attached = self._table.kind(key, origin.dialled.port, caller)
+            # HTTP routes replace the service's own routing; what is no HTTP matches none of them.
+            return self._endpoints.service(key, origin.dialled.port) if attached is None else None
+        backend = found.rule.choose(self._random)
+        if backend is None or backend.failure is not None:
+            return None
+        return self._endpoints.service(backend.service, backend.port)
+
+
+def _to_text(head: RequestHead, target: tuple[str, str | None]) -> message.RequestHead:
+    return message.RequestHead(
+        method=head.method.decode("latin-1"),
+        path=target[0],
+        query=target[1],
+        authority=head.host.decode("latin-1"),
+        headers=tuple([(n.decode("latin-1"), v.decode("latin-1")) for n, v in head.headers]),
+    )
+
+
+def _from_text(head: RequestHead, edited: message.RequestHead, before: message.RequestHead) -> None:
+    """Take over what filters changed."""
+    if edited is before:
+        return
+    head.target = edited.target.encode("latin-1")
+    head.host = edited.authority.encode("latin-1")
+    if edited.headers is not before.headers:
+        head.headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in edited.headers]
+
+
+def _finish(plan: RoutePlan, status: int, headers: Headers) -> Headers:
+    text = tuple([(n.decode("latin-1"), v.decode("latin-1")) for n, v in headers])
+    edited = finish_response(plan, message.ResponseHead(status=status, headers=text))
+    return [(n.encode("latin-1"), v.encode("latin-1")) for n, v in edited.headers]
+
+
+def _answer(plan: Answer) -> Reply:
+    fields = plan.head.headers
+    match = plan.match
+    return Reply(
+        status=plan.head.status,
+        headers=[(n.encode("latin-1"), v.encode("latin-1")) for n, v in fields],
+        flag=_FLAG.get(plan.reason, RequestFlag.NONE),
+        details=str(plan.reason),
+        route=f"{match.rule.route}/{match.rule.index}" if match else "",
+    )
+
+
+def _no_cluster(name: str) -> Reply:
+    return Reply(
+        status=503,
+        text=f"no destination {name}",
+        flag=RequestFlag.NO_CLUSTER,
+        details="cluster_not_found",
+    )

@@ -81,7 +81,10 @@ async def _body(reply: aiohttp.ClientResponse) -> bytes:
 
 def _shown(url: str) -> str:
     """Leave out what may be secret: user, password and query."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a malformed URL"
     return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"[:200]
 
 

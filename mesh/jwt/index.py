@@ -19,6 +19,7 @@ class AuthenticationIndex:
         )
         self._merged: dict[ServiceKey | None, Authenticator] = {}
         self._services = snapshot.services
+        self._waypoint = waypoint
 
     def authenticator(self, service: ServiceKey | None) -> Authenticator | None:
         """Return what verifies the tokens of a service; None where nobody asks for tokens."""
@@ -34,5 +35,6 @@ class AuthenticationIndex:
 
     def key_sources(self) -> frozenset[JwksLocation]:
         """Every place whose keys the waypoint needs."""
-        rules = [rule for item in self._scopes.all() for rule in item.rules]
-        return frozenset(map(location_of, rules))
+        own = [key for key, item in self._services.items() if item.waypoint == self._waypoint]
+        items = [item for key in (None, *own) for layer in self._scopes.of(key) for item in layer]
+        return frozenset(location_of(rule) for item in items for rule in item.rules)

@@ -53,9 +53,3 @@ class TargetScopes(Generic[Targeted]):
             own = self._services.get(service, ())
         mesh, gateway = self._wide
         return mesh, gateway, own
-
-    def all(self) -> tuple[Targeted, ...]:
-        """Collect every object that counts somewhere at the waypoint, in order of keys."""
-        found = {item.key: item for layer in self._wide for item in layer}
-        found.update((item.key, item) for items in self._services.values() for item in items)
-        return tuple(found[key] for key in sorted(found))

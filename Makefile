@@ -16,7 +16,7 @@ define need_root
 	@[ "$$(id -u)" -eq 0 ] || { echo "needs root: run \`sudo make $@\`" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo test test-unit test-netns sanitize check fmt lint types layers c-check bench bench-quick clean
+.PHONY: help setup demo test test-slow test-unit test-netns sanitize check fmt lint types layers c-check bench bench-quick clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,9 +30,13 @@ demo: $(READY) ## two nodes, five pods, real applications, every claim checked (
 	$(need_root)
 	@$(PY) -m tests.demo $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: $(READY) ## every test: unit, contract, namespaces, interoperability
+test: $(READY) ## every test but the slow ones: unit, contract, namespaces, interoperability
 	$(need_root)
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(READY) ## the slow ones: gigabytes, thousands of connections, minutes of load
+	$(need_root)
+	$(PY) -m pytest -m slow $(PYTEST_ARGS)
 
 test-unit: $(READY) ## the cores only; no root, seconds
 	$(PY) -m pytest tests/unit $(PYTEST_ARGS)

@@ -37,14 +37,21 @@ class PoolKey:
 
 
 @dataclass(slots=True)
+class _Held:
+    """What is known of a tunnel: the end of the certificate that it was made with (epoch s), and
+    when it was last seen in use (monotonic s)."""
+
+    expires_at: float
+    used_s: float
+
+
+@dataclass(slots=True)
 class _Line(Generic[W]):
     """Tunnels and waiting connections of one key."""
 
-    tunnels: dict[Tunnel, float] = field(default_factory=dict)
-    """With the end of the certificate that each was made with."""
+    tunnels: dict[Tunnel, _Held] = field(default_factory=dict)
     waiting: deque[W] = field(default_factory=deque)
     dialling: int = 0
-    last_used_s: float = 0.0
 
 
 class TunnelPool(Generic[W]):
@@ -62,14 +69,15 @@ class TunnelPool(Generic[W]):
         line = self._lines.get(key)
         if line is None:
             return None
-        line.last_used_s = self._clock()
         usable = [t for t in line.tunnels if t.can_open and t.active_streams < STREAMS_PER_TUNNEL]
-        return max(usable, key=lambda t: t.active_streams, default=None)
+        fullest = max(usable, key=lambda t: t.active_streams, default=None)
+        if fullest is not None:
+            line.tunnels[fullest].used_s = self._clock()
+        return fullest
 
     def wait(self, key: PoolKey, waiter: W) -> bool:
         """Queue a connection; True if the caller has to dial another tunnel for it."""
         line = self._lines.setdefault(key, _Line())
-        line.last_used_s = self._clock()
         line.waiting.append(waiter)
         if len(line.waiting) <= line.dialling * STREAMS_PER_TUNNEL:
             return False
@@ -86,7 +94,7 @@ class TunnelPool(Generic[W]):
         """A dial succeeded: the tunnel is up; our certificate ends at `expires_at`, epoch s."""
         line = self._lines[key]
         line.dialling -= 1
-        line.tunnels[tunnel] = expires_at
+        line.tunnels[tunnel] = _Held(expires_at, self._clock())
 
     def pop_waiter(self, key: PoolKey) -> W | None:
         """Next connection that a tunnel with room should take."""
@@ -119,23 +127,25 @@ class TunnelPool(Generic[W]):
         ended = [
             (key, tunnel)
             for key, line in self._lines.items()
-            for tunnel, expires_at in line.tunnels.items()
-            if expires_at <= now
+            for tunnel, held in line.tunnels.items()
+            if held.expires_at <= now
         ]
         for key, tunnel in ended:
             self.lost(key, tunnel)
         return [tunnel for _, tunnel in ended]
 
     def idle(self) -> list[Tunnel]:
-        """Tunnels without streams whose key was not asked for in the last five minutes."""
-        deadline = self._clock() - IDLE_TIMEOUT_S
-        return [
-            tunnel
-            for line in self._lines.values()
-            if line.last_used_s <= deadline
-            for tunnel in line.tunnels
-            if tunnel.active_streams == 0
-        ]
+        """Tunnels that had no stream in the last five minutes. Ask every few seconds: the time of
+        a tunnel with streams is taken here."""
+        now = self._clock()
+        idle: list[Tunnel] = []
+        for line in self._lines.values():
+            for tunnel, held in line.tunnels.items():
+                if tunnel.active_streams:
+                    held.used_s = now
+                elif held.used_s <= now - IDLE_TIMEOUT_S:
+                    idle.append(tunnel)
+        return idle
 
     def tunnels(self) -> list[tuple[PoolKey, Tunnel]]:
         """Every tunnel that is up."""

@@ -7,7 +7,7 @@ backend's own routes are not followed (GEP-1324).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from mesh.model.routing import ReferenceGrant, Route, RouteKind
@@ -30,14 +30,18 @@ class NoRoute(StrEnum):
     """Routes are, and none matches: 404, or UNIMPLEMENTED for gRPC."""
 
 
+Rules = list[CompiledRule]
+
+
 class _Group:
     """The routes of one group, compiled."""
 
-    __slots__ = ("index", "kind", "l4")
+    __slots__ = ("index", "kind", "l4", "made_of")
 
-    def __init__(self, routes: Iterable[Route], rules: dict[str, list[CompiledRule]]) -> None:
+    def __init__(self, routes: Sequence[Route], rules: Mapping[str, Rules]) -> None:
         members = [(route, rule) for route in routes for rule in rules[route.key]]
-        self.kind = next(iter(routes)).kind
+        self.made_of = members
+        self.kind = routes[0].kind
         self.index: HttpIndex | GrpcIndex | None = None
         self.l4: RouteMatch | None = None
         match self.kind:
@@ -54,36 +58,52 @@ class _Group:
                 if members:
                     self.l4 = RouteMatch(rule=members[0][1], match=0, prefix=None)
 
+    def is_made_of(self, routes: Sequence[Route], rules: Mapping[str, Rules]) -> bool:
+        """Say whether compiling these would give the same group. Mostly compares identities."""
+        return self.made_of == [(route, rule) for route in routes for rule in rules[route.key]]
+
 
 class RouteTable:
     """Finds the rule of a request. Immutable; build a new one for a new snapshot."""
 
-    def __init__(self, groups: dict[GroupKey, _Group]) -> None:
+    def __init__(
+        self, groups: Mapping[GroupKey, _Group], shared: Mapping[tuple[str, ...], _Group]
+    ) -> None:
+        self._shared = shared
         self._groups: dict[tuple[ServiceKey, int], dict[str, _Group]] = {}
         for key, group in groups.items():
             self._groups.setdefault((key.service, key.port), {})[key.consumer] = group
 
     @classmethod
-    def compile(cls, snapshot: MeshSnapshot, *, grants_required: bool = False) -> RouteTable:
-        """Compile the routes of a snapshot.
+    def compile(
+        cls,
+        snapshot: MeshSnapshot,
+        previous: RouteTable | None = None,
+        *,
+        grants_required: bool = False,
+    ) -> RouteTable:
+        """Compile the routes of a snapshot, taking over from `previous` what did not change.
 
         `grants_required`: a backend in another namespace needs a ReferenceGrant, as the standard
         demands of gateways; of mesh routes it does not.
         """
         resolver = make_resolver(snapshot, grants_required=grants_required)
-        settled = settle_groups(snapshot.routes.values(), snapshot.services)
-        rules: dict[str, list[CompiledRule]] = {}
+        known = previous._shared if previous else {}
+        rules: dict[str, Rules] = {}
         shared: dict[tuple[str, ...], _Group] = {}
         groups: dict[GroupKey, _Group] = {}
+        settled = settle_groups(snapshot.routes.values(), snapshot.services)
         for key, routes in settled.items():
             names = tuple(route.key for route in routes)
             if names not in shared:
                 for route in routes:
                     if route.key not in rules:
                         rules[route.key] = usable_rules(route, resolver)
-                shared[names] = _Group(routes, rules)
+                old = known.get(names)
+                keep = old is not None and old.is_made_of(routes, rules)
+                shared[names] = old if old is not None and keep else _Group(routes, rules)
             groups[key] = shared[names]
-        return cls(groups)
+        return cls(groups, shared)
 
     def kind(
         self, service: ServiceKey, port: int, caller_namespace: str | None
@@ -121,7 +141,7 @@ class RouteTable:
         return groups.get("")
 
 
-def usable_rules(route: Route, resolver: BackendResolver) -> list[CompiledRule]:
+def usable_rules(route: Route, resolver: BackendResolver) -> Rules:
     """Compile the rules that can be matched; the others are dropped, and the status says so."""
     return [
         compile_rule(route, index, resolver)

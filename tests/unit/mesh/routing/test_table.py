@@ -23,6 +23,7 @@ from mesh.model.workload import ServiceKey
 from mesh.routing.index import RouteMatch
 from mesh.routing.message import RequestFacts
 from mesh.routing.regex import compile_pattern, literal_prefix
+from mesh.routing.rule import BackendFailure
 from mesh.routing.table import NoRoute, RouteTable
 from tests.unit.mesh.routing import build, reference
 
@@ -79,7 +80,7 @@ REQUESTS = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(routes=ROUTES, requests=st.lists(REQUESTS, min_size=1, max_size=8))
 def test_every_choice_is_the_references(routes: list[Route], requests: list[RequestFacts]) -> None:
     table = RouteTable.compile(build.snapshot([build.service("api")], routes))
@@ -91,6 +92,26 @@ def test_every_choice_is_the_references(routes: list[Route], requests: list[Requ
         else:
             assert isinstance(found, RouteMatch)
             assert (found.route, found.rule.index, found.match) == wanted
+
+
+def test_a_new_table_takes_over_what_did_not_change() -> None:
+    api, web = build.service("api"), build.service("web")
+    backends = [build.service("v1"), build.service("v2")]
+    one = build.route("one", [build.rule()])
+    two = build.route("two", [build.rule()], parent="web")
+    first = RouteTable.compile(build.snapshot([api, web, *backends], [one, two]))
+    other = build.route("two", [build.rule(to="v2")], parent="web")
+    second = RouteTable.compile(build.snapshot([api, web, *backends], [one, other]), first)
+    assert second.match(build.facts()) is first.match(build.facts())
+    moved = second.match(build.facts(to=web.key))
+    assert isinstance(moved, RouteMatch)
+    assert [item.service for item in moved.rule.backends] == ["shop/v2"]
+    # A backend that goes away changes the rule, though the route is the same object.
+    third = RouteTable.compile(build.snapshot([api, web, backends[1]], [one, other]), second)
+    broken = third.match(build.facts())
+    assert isinstance(broken, RouteMatch)
+    assert broken.rule.backends[0].failure is BackendFailure.NOT_FOUND
+    assert third.match(build.facts(to=web.key)) is moved
 
 
 def test_a_service_without_routes_is_left_alone() -> None:

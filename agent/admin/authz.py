@@ -7,20 +7,30 @@ verified identity, as it would on the wire.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
+from agent.admin.authz_request import (
+    NO_WAYPOINT,
+    Called,
+    Judged,
+    authz_step,
+    judge_request,
+    no_pods,
+    undecided,
+)
 from agent.admin.question import AuthzAnswer, AuthzParty, AuthzQuestion, AuthzStep
 from mesh.errors import ConfigError
 from mesh.model.address import IPAddress, SocketAddress, parse_ip
 from mesh.model.identity import SpiffeId, parse_spiffe_id
+from mesh.model.policy import PolicyKey
 from mesh.model.snapshot import MeshSnapshot
-from mesh.model.verdict import ConnectionFacts, Decision, Verdict
+from mesh.model.verdict import ConnectionFacts, Decision, RuleRef, Verdict
 from mesh.model.workload import Service, ServiceKey, Workload
 from mesh.policy.engine import PolicyIndex
-from mesh.policy.explain import Step, explain_facts
+from mesh.policy.explain import explain_facts
 
 T = TypeVar("T")
 
@@ -40,6 +50,7 @@ class _Target:
     workload: Workload
     addresses: tuple[IPAddress, ...]
     port: int
+    service: Service | None = None
 
 
 def check_authz(snapshot: MeshSnapshot, question: AuthzQuestion) -> AuthzAnswer:
@@ -54,12 +65,8 @@ def check_authz(snapshot: MeshSnapshot, question: AuthzQuestion) -> AuthzAnswer:
         src=SocketAddress(src_ip or _UNKNOWN[dst_ip.version], 0),
         dst=SocketAddress(dst_ip, dst.port),
     )
-    verdict = _NOT_ENROLLED
-    steps: tuple[AuthzStep, ...] = (_step_not_enrolled(dst.workload),)
-    if dst.workload.enrolled:
-        explanation = explain_facts(PolicyIndex.compile(snapshot), dst.workload, facts)
-        verdict = explanation.verdict
-        steps = tuple(_step(step) for step in explanation.steps)
+    judged = _judge(snapshot, question, dst, facts)
+    verdict = judged.verdict
     return AuthzAnswer(
         allowed=verdict.allowed,
         decision=verdict.decision,
@@ -68,10 +75,45 @@ def check_authz(snapshot: MeshSnapshot, question: AuthzQuestion) -> AuthzAnswer:
         dst=_party(dst.workload, dst_ip, dst.workload.identity),
         port=dst.port,
         revision=snapshot.revision,
-        steps=steps,
+        steps=judged.steps,
         audited=verdict.audited,
         dry_run=verdict.dry_run,
+        waypoint=judged.waypoint,
+        providers=judged.providers,
     )
+
+
+def _judge(
+    snapshot: MeshSnapshot, question: AuthzQuestion, dst: _Target, facts: ConnectionFacts
+) -> Judged:
+    """Judge the connection, or the request and the connection that its waypoint makes."""
+    if not dst.workload.enrolled:
+        return Judged(verdict=_NOT_ENROLLED, steps=(_step_not_enrolled(dst.workload),))
+    index, request = PolicyIndex.compile(snapshot), question.request
+    waypoint = (dst.service.waypoint if dst.service else None) or dst.workload.waypoint
+    if request is None:
+        return _connection(index, dst.workload, facts)
+    if waypoint is None:
+        found = _connection(index, dst.workload, facts)
+        return replace(found, steps=(NO_WAYPOINT, *found.steps))
+    pods = sorted(index.waypoint_identities(waypoint))
+    if not pods:
+        gone = RuleRef(kind="Waypoint", policy=PolicyKey(waypoint))
+        verdict = Verdict(allowed=False, decision=Decision.WAYPOINT_REQUIRED, decided_by=gone)
+        return Judged(verdict=verdict, steps=(no_pods(waypoint),), waypoint=waypoint)
+    service_port = replace(facts.dst, port=question.port)
+    called = Called(waypoint=waypoint, service=dst.service, address=service_port)
+    seen = judge_request(snapshot, called, facts, request)
+    # The waypoint makes its own connection to the destination, as itself.
+    onward = _connection(index, dst.workload, replace(facts, principal=pods[0]))
+    if not seen.verdict.allowed or onward.verdict.allowed:
+        return replace(seen, steps=(*seen.steps, *map(undecided, onward.steps)))
+    return replace(onward, steps=(*map(undecided, seen.steps), *onward.steps), waypoint=waypoint)
+
+
+def _connection(index: PolicyIndex, dst: Workload, facts: ConnectionFacts) -> Judged:
+    explanation = explain_facts(index, dst, facts)
+    return Judged(verdict=explanation.verdict, steps=tuple(map(authz_step, explanation.steps)))
 
 
 def _pair(src: Sequence[IPAddress], dst: Sequence[IPAddress]) -> tuple[IPAddress | None, IPAddress]:
@@ -81,16 +123,6 @@ def _pair(src: Sequence[IPAddress], dst: Sequence[IPAddress]) -> tuple[IPAddress
             if src_ip.version == dst_ip.version:
                 return src_ip, dst_ip
     return None, dst[0]
-
-
-def _step(step: Step) -> AuthzStep:
-    return AuthzStep(
-        what=str(step.ref),
-        action=f"{step.action} (dry run)" if step.dry_run else step.action,
-        result=step.outcome,
-        detail=step.detail,
-        decided=step.decided,
-    )
 
 
 def _step_not_enrolled(dst: Workload) -> AuthzStep:
@@ -158,7 +190,10 @@ def _backend(snapshot: MeshSnapshot, service: Service, port: int) -> _Target:
         workload = snapshot.workloads.get(endpoint.workload) if endpoint.workload else None
         if workload is not None and endpoint.ready and port in endpoint.ports:
             return _Target(
-                workload=workload, addresses=(endpoint.address,), port=endpoint.ports[port]
+                workload=workload,
+                addresses=(endpoint.address,),
+                port=endpoint.ports[port],
+                service=service,
             )
     raise ConfigError(f"service {service.key} has no ready endpoint in the mesh for port {port}")
 

@@ -10,16 +10,37 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestQuestion:
+    """The request that is sent over the connection.
+
+    Attributes:
+        host: empty = the service's own name.
+        headers: name and value; a name may come several times.
+        token: a JWT that is sent as a bearer token, empty = none.
+        at: when, in seconds since the epoch: tokens have a time.
+    """
+
+    method: str = "GET"
+    path: str = "/"
+    host: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    token: str = ""
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthzQuestion:
     """May SRC connect to PORT of DST?
 
     `src` and `dst` are `<namespace>/<name>` of a workload, an IP address, or (src only) a SPIFFE
-    ID; `dst` may also be `<namespace>/<name>` of a service.
+    ID; `dst` may also be `<namespace>/<name>` of a service. With `request`, the question is
+    whether this request may be sent.
     """
 
     src: str
     dst: str
     port: int
+    request: RequestQuestion | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,3 +85,7 @@ class AuthzAnswer:
     steps: tuple[AuthzStep, ...] = ()
     audited: tuple[RuleRef, ...] = ()
     dry_run: tuple[RuleRef, ...] = ()
+    waypoint: str = ""
+    """The waypoint that judges the request, empty without one."""
+    providers: tuple[str, ...] = ()
+    """External authorizers that have the last word, if the rules allow."""

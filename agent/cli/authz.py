@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from typing import TextIO
+
 import click
 
-from agent.admin.question import AuthzAnswer, AuthzParty, AuthzQuestion
+from agent.admin.question import AuthzAnswer, AuthzParty, AuthzQuestion, RequestQuestion
 from agent.cli.exits import Exit
 from agent.cli.shared import Output, answer, node_option, output_option, paths_of
 from agent.cli.table import clean, columns, table
+from mesh.jwt.token import MAX_TOKEN_BYTES
 
 
 @click.group()
@@ -24,6 +28,16 @@ def authz() -> None:
     metavar="file:DIR",
     help="Judge by the objects in DIR instead of asking the running agent.",
 )
+@click.option("--method", metavar="NAME", help="Method of the request, such as GET.")
+@click.option("--path", metavar="PATH", help="Path of the request, with its query if it has one.")
+@click.option("--host", metavar="NAME", help="Host header. Default: the service's own name.")
+@click.option("--header", "headers", multiple=True, metavar="K:V", help="Header; may be repeated.")
+@click.option(
+    "--token",
+    type=click.File("r"),
+    metavar="FILE",
+    help="File (or - for standard input) with a JWT that the request carries as bearer token.",
+)
 @node_option
 @output_option()
 @click.pass_context
@@ -33,6 +47,11 @@ def check(
     dst: str,
     port: int,
     source: str | None,
+    method: str | None,
+    path: str | None,
+    host: str | None,
+    headers: tuple[str, ...],
+    token: TextIO | None,
     node: str | None,
     output: Output,
 ) -> None:
@@ -41,13 +60,33 @@ def check(
     SRC and DST are NAMESPACE/NAME, an IP address or a SPIFFE ID; DST may be a service. Nothing is
     sent. A source outside the mesh is judged as plaintext, without an identity.
 
+    With any of --method, --path, --host, --header and --token the question is about a request:
+    where DST has a waypoint, its rules and tokens are judged as the waypoint would.
+
     Ends with 0 if the connection is allowed, 1 if it is denied.
     """
-    question = AuthzQuestion(src=src, dst=dst, port=port)
+    request = None
+    if method or path or host or headers or token:
+        request = RequestQuestion(
+            method=method or "GET",
+            path=path or "/",
+            host=host or "",
+            headers=tuple(map(_parse_header, headers)),
+            token=token.read(MAX_TOKEN_BYTES + 2).strip() if token else "",
+            at=time.time(),
+        )
+    question = AuthzQuestion(src=src, dst=dst, port=port, request=request)
     found = _offline(source, question) if source else _live(node, question)
     answer(output, found, lambda: format_answer(found))
     if not found.allowed:
         context.exit(Exit.NEGATIVE)
+
+
+def _parse_header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name or not name.isascii() or any(sign <= " " for sign in name):
+        raise click.UsageError(f"--header {text!r}: write NAME:VALUE")
+    return name, value.strip(" \t")
 
 
 def _live(node: str | None, question: AuthzQuestion) -> AuthzAnswer:
@@ -75,6 +114,11 @@ def format_answer(found: AuthzAnswer) -> str:
         f"  to   {_who(found.dst)} port {found.port}",
         f"  at   revision {found.revision}",
     ]
+    if found.waypoint:
+        lines.append(f"  via  waypoint {clean(found.waypoint)}")
+    if found.providers and found.allowed:
+        names = ", ".join(map(clean, found.providers))
+        lines.append(f"  if   external authorizer {names} agrees")
     lines += [f"  audited by {ref}" for ref in found.audited]
     lines += [f"  would be denied by {ref} (dry run)" for ref in found.dry_run]
     if found.steps:

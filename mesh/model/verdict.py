@@ -23,6 +23,8 @@ class Decision(StrEnum):
     """PeerAuthentication is STRICT and the peer has no verified identity."""
     NEEDS_L7 = "needs_l7"
     """A rule that needs L7 applies and this point has none: fail closed."""
+    INVALID_TOKEN = "invalid_token"
+    """The request carries a token that is not to be believed (answered with 401)."""
     UNSUPPORTED = "unsupported"
     """A rule that no point of ours can judge applies: fail closed."""
     PROVIDER = "provider"

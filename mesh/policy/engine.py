@@ -11,7 +11,7 @@ from mesh.model.identity import SpiffeId
 from mesh.model.policy import AuthorizationPolicy, PolicyKey
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.verdict import ConnectionFacts, Decision, RuleRef, Verdict
-from mesh.model.workload import Workload, WorkloadUid
+from mesh.model.workload import WAYPOINT_LABEL, Workload, WorkloadUid
 from mesh.policy.judge import NO_POLICY, deny, judge, marked
 from mesh.policy.layer import Layer, LayerCache
 from mesh.policy.match import TrustDomains, peer_of
@@ -22,9 +22,6 @@ from mesh.policy.scope import (
     authorization_scopes,
     effective_mtls,
 )
-
-WAYPOINT_LABEL = "gateway.networking.k8s.io/gateway-name"
-"""Pods of a waypoint carry it, with the name of their Gateway (Gateway API GEP-1762)."""
 
 
 class Destination:

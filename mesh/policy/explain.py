@@ -6,18 +6,18 @@ the engine's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
 from mesh.model.address import IPAddress, SocketAddress
-from mesh.model.policy import AuthorizationPolicy, PolicyAction, PolicyScope, Rule
+from mesh.model.policy import AuthorizationPolicy, L4Match, PolicyAction, PolicyScope, Rule
 from mesh.model.verdict import ConnectionFacts, RuleRef, Verdict
 from mesh.model.workload import Workload
 from mesh.policy.engine import PolicyIndex, waypoint_ref
 from mesh.policy.layer import policy_ref
-from mesh.policy.match import Peer, Test, compile_match, compile_rule, peer_of
+from mesh.policy.match import Peer, compile_match, compile_rule, peer_of
 
 
 class Outcome(StrEnum):
@@ -27,6 +27,8 @@ class Outcome(StrEnum):
     NOT_MATCHED = "not matched"
     NEEDS_L7 = "needs L7"
     """Its L4 part matches; the rest cannot be decided here."""
+    UNSUPPORTED = "unsupported"
+    """What can be decided matches; the rest no point of ours can decide."""
     EMPTY = "no rules"
 
 
@@ -84,12 +86,12 @@ def explain_facts(index: PolicyIndex, dst: Workload, facts: ConnectionFacts) -> 
                 steps += _policy_steps(policy, peer)
     return Explanation(
         facts=facts,
-        steps=tuple(_mark(step, verdict.decided_by) for step in steps),
+        steps=tuple(marked_step(step, verdict.decided_by) for step in steps),
         verdict=verdict,
     )
 
 
-def _mark(step: Step, decided_by: RuleRef | None) -> Step:
+def marked_step(step: Step, decided_by: RuleRef | None) -> Step:
     if decided_by is None or step.ref.policy != decided_by.policy or step.dry_run:
         return step
     same_rule = decided_by.rule is None or step.ref.rule == decided_by.rule
@@ -149,20 +151,35 @@ def _waypoint_step(index: PolicyIndex, dst: Workload, facts: ConnectionFacts) ->
 
 def _policy_steps(policy: AuthorizationPolicy, peer: Peer) -> list[Step]:
     if not policy.rules:
-        detail = "it allows nothing" if policy.action is PolicyAction.ALLOW else "it does nothing"
-        return [_step(policy, None, Outcome.EMPTY, detail)]
+        return [empty_step(policy)]
     steps = []
     for number, rule in enumerate(policy.rules):
         if not compile_rule(rule).holds(peer):
-            steps.append(_step(policy, number, Outcome.NOT_MATCHED, why_not(rule, peer)))
+            steps.append(
+                policy_step(
+                    policy,
+                    number,
+                    Outcome.NOT_MATCHED,
+                    why_not(rule, lambda match: _failed(match, peer)),
+                )
+            )
         elif rule.l7_fields:
-            steps.append(_step(policy, number, Outcome.NEEDS_L7, ", ".join(rule.l7_fields)))
+            steps.append(policy_step(policy, number, Outcome.NEEDS_L7, ", ".join(rule.l7_fields)))
         else:
-            steps.append(_step(policy, number, Outcome.MATCHED, ""))
+            steps.append(policy_step(policy, number, Outcome.MATCHED, ""))
     return steps
 
 
-def _step(policy: AuthorizationPolicy, number: int | None, outcome: Outcome, detail: str) -> Step:
+def empty_step(policy: AuthorizationPolicy) -> Step:
+    """Make the step of a policy without rules."""
+    detail = "it allows nothing" if policy.action is PolicyAction.ALLOW else "it does nothing"
+    return policy_step(policy, None, Outcome.EMPTY, detail)
+
+
+def policy_step(
+    policy: AuthorizationPolicy, number: int | None, outcome: Outcome, detail: str
+) -> Step:
+    """Make the step of one rule, or of a policy without rules."""
     return Step(
         ref=policy_ref(policy, number),
         scope=policy.scope,
@@ -173,18 +190,18 @@ def _step(policy: AuthorizationPolicy, number: int | None, outcome: Outcome, det
     )
 
 
-def why_not(rule: Rule, peer: Peer) -> str:
-    """Name the fields that keep a rule from matching."""
+def why_not(rule: Rule, failing: Callable[[L4Match], str]) -> str:
+    """Name the fields that keep a rule from matching; `failing` names that of one match."""
     for clause, matches in (("from", rule.sources), ("to", rule.operations)):
-        failed = [_failed(compile_match(match), peer) for match in matches]
+        failed = [failing(match) for match in matches]
         if failed and all(failed):
             return "; ".join(f"{clause}[{number}]: {name}" for number, name in enumerate(failed))
     for number, match in enumerate(rule.conditions):
-        name = _failed(compile_match(match), peer)
+        name = failing(match)
         if name:
             return f"when[{number}]: {name}"
     return ""
 
 
-def _failed(tests: Sequence[Test], peer: Peer) -> str:
-    return next((test.name for test in tests if not test.holds(peer)), "")
+def _failed(match: L4Match, peer: Peer) -> str:
+    return next((test.name for test in compile_match(match) if not test.holds(peer)), "")

@@ -46,7 +46,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Churned:
-    """How the connections of `programs/churn.py` ended."""
+    """How the connections of `programs/churn.py` ended; `seconds`: while they were opened."""
 
     ends: Mapping[str, int]
     bad: list[tuple[float, float, str]]
@@ -131,7 +131,7 @@ class World:
         eventually(served, 20.0, "both paths work")
 
     @contextmanager
-    def churn(self, address: str, rate: int = 120) -> Iterator[list[Churned]]:
+    def churn(self, address: str, rate: int = 130) -> Iterator[list[Churned]]:
         """Short connections from `client` while the block runs; the list then has the result."""
         results: list[Churned] = []
         argv = [str(PROGRAMS / "churn.py"), address, str(PORT), str(rate)]

@@ -64,7 +64,7 @@ async def main() -> None:
             group.create_task(one())
             turn += 1
             await asyncio.sleep(max(0.0, began + turn / rate - time.monotonic()))
-    took = time.monotonic() - began
+        took = time.monotonic() - began
     print(json.dumps({"ends": ends, "bad": bad, "slowest": slowest, "seconds": took}), flush=True)
 
 

@@ -7,7 +7,7 @@ its name, the order in it (Gateway API GRPCRouteRule). The path of a call is `/s
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mesh.model.routing import GrpcMatch, Route, ValueMatchType
 from mesh.routing.attach import age
@@ -71,8 +71,8 @@ class GrpcIndex:
         ordered = sorted(items, key=lambda item: item[1].order)
         filed: dict[tuple[str | None, str | None], list[Entry]] = {}
         rest: list[Entry] = []
-        for rank, (match, unranked) in enumerate(ordered):
-            entry = replace(unranked, rank=rank)
+        for rank, (match, entry) in enumerate(ordered):
+            entry.rank = rank
             if match.kind is ValueMatchType.REGEX:
                 rest.append(entry)
             else:

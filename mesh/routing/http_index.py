@@ -10,7 +10,6 @@ name, the order in it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from mesh.model.routing import HttpMatch, PathMatchType, Route
 from mesh.routing.attach import age
@@ -68,8 +67,8 @@ class HttpIndex:
         exact: dict[str, list[Entry]] = {}
         prefix: dict[str, list[Entry]] = {}
         regex: dict[str, list[Entry]] = {}
-        for rank, (match, unranked) in enumerate(ordered):
-            entry = replace(unranked, rank=rank)
+        for rank, (match, entry) in enumerate(ordered):
+            entry.rank = rank
             path = match.path.value
             match match.path.kind:
                 case PathMatchType.EXACT:

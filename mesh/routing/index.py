@@ -108,9 +108,13 @@ class PathCheck(Protocol):
         """Say whether the path matches."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """One match of one rule. `order` sorts entries; `rank` is the place in that order."""
+    """One match of one rule.
+
+    `order` sorts entries; `rank`, the place in that order, is set once by the index that the
+    entry was made for.
+    """
 
     order: tuple[object, ...]
     result: RouteMatch

@@ -19,9 +19,6 @@ from tests.netns.faults.world import (
 
 pytestmark = pytest.mark.root
 
-DRAIN_S = 30
-"""SIGTERM from a new node process: `ORPHAN_DRAIN_S` of a worker."""
-
 
 @pytest.fixture(autouse=True)
 def healthy_afterwards(world: World) -> Iterator[None]:

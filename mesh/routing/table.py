@@ -38,8 +38,9 @@ class _Group:
 
     __slots__ = ("index", "kind", "l4", "made_of")
 
-    def __init__(self, routes: Sequence[Route], rules: Mapping[str, Rules]) -> None:
-        members = [(route, rule) for route in routes for rule in rules[route.key]]
+    def __init__(
+        self, routes: Sequence[Route], members: Sequence[tuple[Route, CompiledRule]]
+    ) -> None:
         self.made_of = members
         self.kind = routes[0].kind
         self.index: HttpIndex | GrpcIndex | None = None
@@ -58,18 +59,41 @@ class _Group:
                 if members:
                     self.l4 = RouteMatch(rule=members[0][1], match=0, prefix=None)
 
-    def is_made_of(self, routes: Sequence[Route], rules: Mapping[str, Rules]) -> bool:
-        """Say whether compiling these would give the same group. Mostly compares identities."""
-        return self.made_of == [(route, rule) for route in routes for rule in rules[route.key]]
+
+class _RuleCache:
+    """The rules of routes, taken over while route and everything it may refer to stay."""
+
+    def __init__(
+        self, snapshot: MeshSnapshot, previous: _RuleCache | None, grants_required: bool
+    ) -> None:
+        ports = {key: service.ports for key, service in snapshot.services.items()}
+        # All that a backend's resolution depends on; endpoints come and go without a trace here.
+        self._world = (ports, snapshot.grants, grants_required)
+        same = previous is not None and previous._world == self._world
+        self._known = previous._rules if previous is not None and same else {}
+        self._rules: dict[str, tuple[Route, Rules]] = {}
+        self._resolver = make_resolver(snapshot, grants_required=grants_required)
+
+    def of(self, route: Route) -> Rules:
+        """The usable rules of a route."""
+        known = self._rules.get(route.key) or self._known.get(route.key)
+        if known is None or known[0] is not route:
+            known = (route, usable_rules(route, self._resolver))
+        self._rules[route.key] = known
+        return known[1]
 
 
 class RouteTable:
     """Finds the rule of a request. Immutable; build a new one for a new snapshot."""
 
     def __init__(
-        self, groups: Mapping[GroupKey, _Group], shared: Mapping[tuple[str, ...], _Group]
+        self,
+        groups: Mapping[GroupKey, _Group],
+        shared: Mapping[tuple[str, ...], _Group],
+        rules: _RuleCache,
     ) -> None:
         self._shared = shared
+        self._rules = rules
         self._groups: dict[tuple[ServiceKey, int], dict[str, _Group]] = {}
         for key, group in groups.items():
             self._groups.setdefault((key.service, key.port), {})[key.consumer] = group
@@ -87,23 +111,20 @@ class RouteTable:
         `grants_required`: a backend in another namespace needs a ReferenceGrant, as the standard
         demands of gateways; of mesh routes it does not.
         """
-        resolver = make_resolver(snapshot, grants_required=grants_required)
+        rules = _RuleCache(snapshot, previous._rules if previous else None, grants_required)
         known = previous._shared if previous else {}
-        rules: dict[str, Rules] = {}
         shared: dict[tuple[str, ...], _Group] = {}
         groups: dict[GroupKey, _Group] = {}
         settled = settle_groups(snapshot.routes.values(), snapshot.services)
         for key, routes in settled.items():
             names = tuple(route.key for route in routes)
             if names not in shared:
-                for route in routes:
-                    if route.key not in rules:
-                        rules[route.key] = usable_rules(route, resolver)
+                members = [(route, rule) for route in routes for rule in rules.of(route)]
                 old = known.get(names)
-                keep = old is not None and old.is_made_of(routes, rules)
-                shared[names] = old if old is not None and keep else _Group(routes, rules)
+                keep = old is not None and old.made_of == members
+                shared[names] = old if old is not None and keep else _Group(routes, members)
             groups[key] = shared[names]
-        return cls(groups, shared)
+        return cls(groups, shared, rules)
 
     def kind(
         self, service: ServiceKey, port: int, caller_namespace: str | None

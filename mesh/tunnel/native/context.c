@@ -10,8 +10,11 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Ciphertext read ahead: one system call for several records. */
-#define READ_AHEAD (4u * (RECORD_BYTES + 256u))
+/*
+ * Ciphertext read ahead, one system call for several records. A whole number of full ones and no
+ * more: OpenSSL reads the rest of a record that is cut by a call of its own. 3 aligns its buffer.
+ */
+#define READ_AHEAD (4u * (RECORD_BYTES + RECORD_OVERHEAD) + 3u)
 
 static int refuse(char *error, size_t size, const char *what)
 {

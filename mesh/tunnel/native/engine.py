@@ -109,11 +109,13 @@ class NativeTunnelEngine:
 
     @property
     def core(self) -> Core | None:
-        return self._core
+        """None once the engine is being closed: everything ends then, and nothing can be asked
+        for any more."""
+        return None if self._closing else self._core
 
     def register(self, handle: Handle, subject: Subject) -> None:
         """Deliver the events of `handle` from now on, until the last one."""
-        if self._core is not None:
+        if not self._closing:
             self._subjects[key_of(handle)] = (subject, handle)
 
     # --- inside -------------------------------------------------------------------------------

@@ -113,6 +113,7 @@ static int on_begin_headers(nghttp2_session *h2, const nghttp2_frame *frame, voi
     st = stream_new(t, frame->hd.stream_id, false);
     if (!st)
         return no_memory(t);
+    st->o.refs = 1; /* nobody asked for it yet */
     stream_adopt(t, st);
     t->last_peer_stream = st->id;
     nghttp2_session_set_stream_user_data(h2, st->id, st);
@@ -540,7 +541,8 @@ int http2_collect(mt_tunnel *t, bool payload)
 
         list_remove(&st->ready);
         /* Up to the end of a record: a scrap of one costs as much as half of it. */
-        t->quantum = STREAM_TURN - e->output_len % RECORD_BYTES;
+        t->quantum = (list_empty(&t->ready) ? STREAM_TURN : SHARED_TURN) -
+                     e->output_len % RECORD_BYTES;
         t->turn = st;
         nghttp2_session_resume_data(t->h2, st->id);
         if (collect_control(t))

@@ -38,11 +38,14 @@ typedef nghttp2_data_provider mt_provider;
 #endif
 
 #define RECORD_BYTES 16384u /* plaintext of one TLS record (RFC 8446 5.1) */
+#define RECORD_OVERHEAD 22u /* head, type and tag (RFC 8446 5.2) */
 #define FRAME_HEAD 9u       /* RFC 9113 4.1 */
-/* One turn of a stream: a frame that fills whole records together with its head. */
-#define STREAM_TURN (4u * RECORD_BYTES - FRAME_HEAD)
+/* One turn of a stream, alone and next to others: a frame that fills whole records together with
+ * its head. */
+#define STREAM_TURN (8u * RECORD_BYTES - FRAME_HEAD)
+#define SHARED_TURN (4u * RECORD_BYTES - FRAME_HEAD)
 /* Plaintext made at a time, and so the most that waits for a peer that does not read. */
-#define OUTPUT_BYTES (8u * RECORD_BYTES)
+#define OUTPUT_BYTES (16u * RECORD_BYTES)
 #define OUTPUT_SIZE (OUTPUT_BYTES + 2u * (STREAM_TURN + FRAME_HEAD))
 /* Read at a time from a tunnel or a relay's socket; stays within the cache of a core. */
 #define INPUT_SIZE (8u * RECORD_BYTES)

@@ -42,7 +42,7 @@ class Host(Protocol):
     def loop(self) -> asyncio.AbstractEventLoop: ...
     @property
     def core(self) -> Core | None:
-        """None once the engine has stopped: everything had its last event by then."""
+        """None once the engine is being closed: last events come, commands are of no use."""
 
     def register(self, handle: Handle, subject: Subject) -> None:
         """Deliver the events of `handle` from now on, until the last one."""

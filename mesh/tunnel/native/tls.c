@@ -3,8 +3,7 @@
 
 /*
  * TLS on a tunnel's socket. OpenSSL reads and writes the socket itself, through a BIO that knows
- * what epoll said: no system call is spent on finding out that there is nothing, and records that
- * others follow go out with MSG_MORE, so that TCP still sends large segments.
+ * what epoll said: no system call is spent on finding out that there is nothing.
  */
 
 #include "internal.h"
@@ -16,6 +15,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+
+/*
+ * Records that go out together. One at a time costs a packet for each; four and more let the peer
+ * fall asleep in between, and waking a core costs more than a packet.
+ */
+#define PUSH_RECORDS 2u
 
 static pthread_once_t method_once = PTHREAD_ONCE_INIT;
 static BIO_METHOD *method;
@@ -168,7 +173,7 @@ ssize_t tls_write(mt_tunnel *t, const uint8_t *data, size_t len)
     while (sent < len) {
         size_t record = len - sent < RECORD_BYTES ? len - sent : RECORD_BYTES;
 
-        t->more_follows = len - sent > RECORD_BYTES;
+        t->more_follows = len - sent > RECORD_BYTES && sent / RECORD_BYTES % PUSH_RECORDS == 0;
         ERR_clear_error();
         if (SSL_write_ex(t->ssl, data + sent, record, &n) != 1) {
             int error = SSL_get_error(t->ssl, 0);

@@ -34,24 +34,26 @@ class Endpoints:
 
     def __init__(self, snapshot: MeshSnapshot, previous: Endpoints | None = None) -> None:
         self.snapshot = snapshot
-        self._groups: dict[tuple[ServiceKey, int], Group] = {}
+        self._groups: dict[tuple[ServiceKey, int, int], Group] = {}
         self._single: dict[SocketAddress, Group] = {}
         self._targets: WeakValueDictionary[TargetKey, Target] = (
             previous._targets if previous else WeakValueDictionary()
         )
 
-    def service(self, key: ServiceKey, port: int) -> Group | None:
-        """Ready endpoints of a service port; None if there is no such port."""
-        group = self._groups.get((key, port))
+    def service(self, key: ServiceKey, port: int, family: int) -> Group | None:
+        """Ready endpoints of a service port, in the IP version that was dialled where there are
+        any; None if there is no such port."""
+        group = self._groups.get((key, port, family))
         if group is not None:
             return group
         service = self.snapshot.services.get(key)
         if service is None or port not in {p.port for p in service.ports}:
             return None
-        targets = tuple(self._of_service(service, port))
+        found = tuple(self._of_service(service, port))
+        targets = tuple(t for t in found if t.key.address.ip.version == family) or found
         version = speaks(app_protocol(service, port))
         group = Group(name=f"{key}:{port}", targets=targets, speaks=version)
-        self._groups[(key, port)] = group
+        self._groups[(key, port, family)] = group
         return group
 
     def workload(self, workload: Workload, address: SocketAddress) -> Group:

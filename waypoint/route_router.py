@@ -73,7 +73,7 @@ class RouteRouter:
         caller = origin.principal.namespace if origin.principal else None
         key, port = origin.service.key, origin.dialled.port
         if self._table.kind(key, port, caller) is None:
-            return self._to_service(key, port)
+            return self._to_service(key, port, origin.dialled.ip.version)
         return self._routed(origin, head, (path, query if mark else None), caller)
 
     def _to_workload(self, origin: Origin) -> Forward | Reply:
@@ -81,8 +81,8 @@ class RouteRouter:
             return _no_cluster(str(origin.dialled))
         return Forward(group=self._endpoints.workload(origin.workload, origin.dialled))
 
-    def _to_service(self, key: ServiceKey, port: int) -> Forward | Reply:
-        group = self._endpoints.service(key, port)
+    def _to_service(self, key: ServiceKey, port: int, family: int) -> Forward | Reply:
+        group = self._endpoints.service(key, port, family)
         return Forward(group=group) if group is not None else _no_cluster(f"{key}:{port}")
 
     def _routed(
@@ -99,10 +99,10 @@ class RouteRouter:
         if isinstance(plan, Answer):
             return _answer(plan)
         _from_text(head, plan.head, facts.head)
-        return self._forward(plan)
+        return self._forward(plan, origin.dialled.ip.version)
 
-    def _forward(self, plan: RoutePlan) -> Forward | Reply:
-        group = self._endpoints.service(plan.service, plan.port)
+    def _forward(self, plan: RoutePlan, family: int) -> Forward | Reply:
+        group = self._endpoints.service(plan.service, plan.port, family)
         if group is None:
             return _no_cluster(f"{plan.service}:{plan.port}")
         if plan.match is None:
@@ -125,11 +125,11 @@ class RouteRouter:
             try_timeout_s=source.timeouts.backend_request_s,
             retry=retry,
             finish=lambda status, headers: _finish(plan, status, headers),
-            mirrors=tuple(self._mirrors(plan)),
+            mirrors=tuple(self._mirrors(plan, family)),
         )
 
-    def _mirrors(self, plan: RoutePlan) -> list[Group]:
-        found = (self._endpoints.service(c.to.service, c.to.port) for c in plan.copies)
+    def _mirrors(self, plan: RoutePlan, family: int) -> list[Group]:
+        found = (self._endpoints.service(c.to.service, c.to.port, family) for c in plan.copies)
         return [group for group in found if group is not None]
 
     def pick_opaque(self, origin: Origin) -> Target | None:
@@ -149,11 +149,13 @@ class RouteRouter:
         if isinstance(found, str):
             attached = self._table.kind(key, origin.dialled.port, caller)
             # HTTP routes replace the service's own routing; what is no HTTP matches none of them.
-            return self._endpoints.service(key, origin.dialled.port) if attached is None else None
+            if attached is not None:
+                return None
+            return self._endpoints.service(key, origin.dialled.port, origin.dialled.ip.version)
         backend = found.rule.choose(self._random)
         if backend is None or backend.failure is not None:
             return None
-        return self._endpoints.service(backend.service, backend.port)
+        return self._endpoints.service(backend.service, backend.port, origin.dialled.ip.version)
 
 
 def _to_text(head: RequestHead, target: tuple[str, str | None]) -> message.RequestHead:

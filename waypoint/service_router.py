@@ -17,7 +17,9 @@ class ServiceRouter:
 
     def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply:
         if origin.service is not None:
-            group = self._endpoints.service(origin.service.key, origin.dialled.port)
+            group = self._endpoints.service(
+                origin.service.key, origin.dialled.port, origin.dialled.ip.version
+            )
             if group is not None:
                 return Forward(group=group)
         elif origin.workload is not None:

@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, Lazy] = {
     "uninstall": Lazy("agent.cli.uninstall:uninstall", "Remove everything from the kernel."),
     "agent": Lazy("agent.cli.daemons:agent", "Run the node agent."),
     "controller": Lazy("agent.cli.daemons:controller", "Run the certificate authority."),
+    "waypoint": Lazy("agent.cli.waypoint_daemon:waypoint", "Run an L7 proxy of the mesh."),
     "holder": Lazy("agent.cli.daemons:holder", "Run the process that owns the listeners."),
 }
 

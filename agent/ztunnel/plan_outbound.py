@@ -14,7 +14,7 @@ from mesh.model.address import SocketAddress
 from mesh.model.connection import ResponseFlag
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot, SameNode
-from mesh.model.workload import Endpoint, Service, Workload
+from mesh.model.workload import WAYPOINT_LABEL, Endpoint, Service, Workload, WorkloadUid
 
 HBONE_PORT = 15008
 CAPTURE_PORTS = frozenset({15001, 15006, HBONE_PORT})
@@ -80,7 +80,7 @@ def plan_outbound(
     workload = snapshot.by_address.get(dialled.ip)
     if workload is None:
         return PassthroughPlan(address=dialled, destination=None, service=None)
-    return _plan_workload(workload, dialled, None)
+    return _plan_workload(snapshot, source, workload, dialled, None, choose)
 
 
 def _plan_service(
@@ -97,6 +97,9 @@ def _plan_service(
             detail=f"service {service.key} has no port {port}",
             service=service,
         )
+    if service.waypoint is not None and not _is_waypoint(source, service.waypoint):
+        # Before endpoints are looked at: routes may lead elsewhere, and the answer is HTTP's.
+        return _plan_waypoint(snapshot, service.waypoint, dialled, None, service, choose)
     # Of the family that was dialled, as in the kernel: the destination sees the client in it.
     candidates = [
         e
@@ -114,7 +117,7 @@ def _plan_service(
     workload = snapshot.workloads.get(chosen.workload) if chosen.workload else None
     if workload is None:
         return PassthroughPlan(address=address, destination=None, service=service)
-    return _plan_workload(workload, address, service)
+    return _plan_workload(snapshot, source, workload, address, service, choose)
 
 
 def _prefer_other_nodes(
@@ -138,22 +141,62 @@ def _is_on_node(snapshot: MeshSnapshot, endpoint: Endpoint, node: str) -> bool:
 
 
 def _plan_workload(
-    workload: Workload, address: SocketAddress, service: Service | None
+    snapshot: MeshSnapshot,
+    source: Workload,
+    workload: Workload,
+    address: SocketAddress,
+    service: Service | None,
+    choose: Chooser,
 ) -> OutboundPlan:
     if not workload.enrolled:
         return PassthroughPlan(address=address, destination=workload, service=service)
-    if workload.waypoint is not None:
-        return RefusePlan(
-            flag=ResponseFlag.NO_HEALTHY_UPSTREAM,
-            detail=f"traffic to {workload.uid} must pass waypoint {workload.waypoint}, "
-            "which has no ready endpoint",
-            destination=workload,
-            service=service,
-        )
+    if workload.waypoint is not None and not _is_waypoint(source, workload.waypoint):
+        return _plan_waypoint(snapshot, workload.waypoint, address, workload, service, choose)
     return TunnelPlan(
         peer=SocketAddress(address.ip, HBONE_PORT),
         authority=address,
         expected=frozenset({workload.identity}),
         destination=workload,
+        service=service,
+    )
+
+
+def _is_waypoint(workload: Workload, waypoint: str) -> bool:
+    """Whether a workload is a pod of that waypoint, which reaches its destinations directly."""
+    name = workload.labels.get(WAYPOINT_LABEL)
+    return bool(name) and f"{workload.namespace}/{name}" == waypoint
+
+
+def _plan_waypoint(
+    snapshot: MeshSnapshot,
+    waypoint: str,
+    authority: SocketAddress,
+    destination: Workload | None,
+    service: Service | None,
+    choose: Chooser,
+) -> OutboundPlan:
+    """Through a ready pod of a waypoint, with the address that was asked for; never past it."""
+    pods = {pod.uid: pod for pod in snapshot.waypoint_workloads.get(waypoint, ()) if pod.ready}
+    candidates = [
+        Endpoint(address=address, workload=pod.uid, ports={})
+        for pod in pods.values()
+        for address in pod.addresses
+        if address.version == authority.ip.version
+    ]
+    if not candidates:
+        what = service.key if service is not None else destination.uid if destination else authority
+        return RefusePlan(
+            flag=ResponseFlag.NO_HEALTHY_UPSTREAM,
+            detail=f"traffic to {what} must pass waypoint {waypoint}, which has no ready endpoint",
+            destination=destination,
+            service=service,
+        )
+    chosen = choose(candidates)
+    pod = pods[chosen.workload or WorkloadUid("")]
+    return TunnelPlan(
+        peer=SocketAddress(chosen.address, HBONE_PORT),
+        authority=authority,
+        expected=frozenset({pod.identity}),
+        destination=pod,
         service=service,
     )

@@ -13,7 +13,7 @@ from mesh.model.policy import AuthorizationPolicy, PeerAuthentication, PolicyKey
 from mesh.model.provider import ExternalAuthorizer
 from mesh.model.routing import GrantKey, ReferenceGrant, Route, RouteKey
 from mesh.model.traffic import TrafficPolicy
-from mesh.model.workload import Service, ServiceKey, Workload, WorkloadUid
+from mesh.model.workload import WAYPOINT_LABEL, Service, ServiceKey, Workload, WorkloadUid
 
 
 class SameNode(StrEnum):
@@ -89,6 +89,16 @@ class MeshSnapshot:
     def by_vip(self) -> Mapping[IPAddress, Service]:
         """Service of each virtual address."""
         return {vip: service for service in self.services.values() for vip in service.addresses}
+
+    @cached_property
+    def waypoint_workloads(self) -> Mapping[str, tuple[Workload, ...]]:
+        """The pods of each waypoint (`<namespace>/<name>`), whether ready or not."""
+        found: dict[str, list[Workload]] = {}
+        for workload in self.workloads.values():
+            name = workload.labels.get(WAYPOINT_LABEL)
+            if name:
+                found.setdefault(f"{workload.namespace}/{name}", []).append(workload)
+        return {name: tuple(workloads) for name, workloads in found.items()}
 
     def local_workloads(self, node: str) -> list[Workload]:
         """Enrolled workloads of a node."""

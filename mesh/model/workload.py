@@ -16,6 +16,10 @@ ServiceKey = NewType("ServiceKey", str)
 """`<namespace>/<name>`."""
 
 
+WAYPOINT_LABEL = "gateway.networking.k8s.io/gateway-name"
+"""Pods of a waypoint carry it, with the name of their Gateway (Gateway API GEP-1762)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exclusions:
     """Outbound traffic of a workload that is never captured, and inbound ports left alone."""
@@ -38,6 +42,8 @@ class Workload:
         app_name: name of the owning application (Deployment, or the `app` label): metric label
             `workload`; `canonical_service` and `canonical_revision` follow Istio's label rules.
         waypoint: `<namespace>/<name>` of the waypoint that traffic to it must pass, or None.
+        ready: only of a waypoint's own pods: whether it takes traffic. Readiness of others is
+            their endpoints' matter.
     """
 
     uid: WorkloadUid
@@ -56,6 +62,7 @@ class Workload:
     canonical_revision: str = "latest"
     exclusions: Exclusions = Exclusions()
     waypoint: str | None = None
+    ready: bool = True
 
     @property
     def identity(self) -> SpiffeId:

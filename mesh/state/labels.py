@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mesh.errors import ConfigError
-from mesh.model.workload import Exclusions
-from mesh.policy.engine import WAYPOINT_LABEL
+from mesh.model.workload import WAYPOINT_LABEL, Exclusions
 from mesh.sources.fields import FieldPath, parse_network, parse_port, split_list
 from mesh.sources.objects import Metadata
 

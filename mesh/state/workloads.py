@@ -81,11 +81,13 @@ def _pod(source: SourceObject, pod: PodObject, context: Context) -> Member | Non
     workload = _workload(
         source, pod.metadata, addresses, context, host_network=pod.spec.host_network
     )
+    ready = all(c.status == "True" for c in pod.status.conditions if c.type == "Ready")
     return Member(
         workload=replace(
             workload,
             node=pod.spec.node_name,
             service_account=pod.spec.service_account_name or "default",
+            ready=ready or not is_waypoint(pod.metadata.labels),
         ),
         source=source,
         ports={
@@ -94,7 +96,7 @@ def _pod(source: SourceObject, pod: PodObject, context: Context) -> Member | Non
             for port in container.ports
             if port.name
         },
-        ready=all(c.status == "True" for c in pod.status.conditions if c.type == "Ready"),
+        ready=ready,
     )
 
 

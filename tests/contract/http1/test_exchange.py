@@ -30,7 +30,7 @@ class FixedRouter:
 
     def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply:
         assert origin.service is not None
-        group = self._endpoints.service(origin.service.key, PORT)
+        group = self._endpoints.service(origin.service.key, PORT, 4)
         assert group is not None
         return Forward(group=group, **self._rules)  # type: ignore[arg-type] # the test's own
 

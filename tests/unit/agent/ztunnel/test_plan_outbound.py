@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ from mesh.model.address import SocketAddress, parse_ip
 from mesh.model.address import parse_socket_address as addr
 from mesh.model.connection import ResponseFlag
 from mesh.model.snapshot import MeshSettings, SameNode
-from mesh.model.workload import Endpoint
+from mesh.model.workload import WAYPOINT_LABEL, Endpoint, WorkloadUid
 from tests.unit.agent.ztunnel.builders import endpoint, service, snapshot, workload
 
 CLIENT = workload("client", "10.0.0.1", node="node-a")
@@ -139,3 +140,52 @@ def test_a_service_keeps_the_family_that_was_dialled(vip: str, expected: str) ->
         plan = plan_outbound(snapshot(CLIENT, FAR, services=[web]), CLIENT, dialled, pick(picked))
         assert isinstance(plan, TunnelPlan)
         assert str(plan.authority.ip) == expected
+
+
+GATE = replace(
+    workload("gate", "10.0.1.7", "fd00::7", node="node-b", enrolled=False),
+    labels={WAYPOINT_LABEL: "gate"},
+)
+
+
+def test_a_services_waypoint_gets_the_address_that_was_dialled() -> None:
+    web = replace(service("web", "10.96.0.1", 80, [endpoint(FAR, 80, 80)]), waypoint="default/gate")
+    mesh = snapshot(CLIENT, FAR, GATE, services=[web])
+    plan = plan_outbound(mesh, CLIENT, addr("10.96.0.1:80"), first)
+    assert isinstance(plan, TunnelPlan)
+    assert plan.peer == addr("10.0.1.7:15008")
+    assert plan.authority == addr("10.96.0.1:80")
+    assert plan.expected == {GATE.identity}
+    assert plan.service is web
+
+
+def test_a_services_waypoint_beats_that_of_its_workload() -> None:
+    other = replace(GATE, uid=WorkloadUid("pod/default/other"), labels={WAYPOINT_LABEL: "other"})
+    behind = workload("behind", "10.0.1.9", node="node-b", waypoint="default/other")
+    web = service("web", "10.96.0.1", 80, [endpoint(behind, 80, 80)])
+    for waypoint, authority in (("default/gate", "10.96.0.1:80"), (None, "10.0.1.9:80")):
+        mesh = snapshot(CLIENT, behind, GATE, other, services=[replace(web, waypoint=waypoint)])
+        plan = plan_outbound(mesh, CLIENT, addr("10.96.0.1:80"), first)
+        assert isinstance(plan, TunnelPlan)
+        assert plan.authority == addr(authority)
+        assert plan.destination is (GATE if waypoint else other)
+
+
+def test_a_workloads_waypoint_is_passed_unless_the_caller_is_it() -> None:
+    behind = workload("behind", "10.0.1.9", node="node-b", waypoint="default/gate")
+    mesh = snapshot(CLIENT, behind, GATE)
+    plan = plan_outbound(mesh, CLIENT, addr("10.0.1.9:80"), first)
+    assert isinstance(plan, TunnelPlan)
+    assert plan.peer == addr("10.0.1.7:15008")
+    plan = plan_outbound(mesh, GATE, addr("10.0.1.9:80"), first)
+    assert isinstance(plan, TunnelPlan)
+    assert plan.peer == addr("10.0.1.9:15008")
+
+
+def test_a_waypoint_that_is_not_ready_fails_closed() -> None:
+    web = replace(service("web", "10.96.0.1", 80, [endpoint(FAR, 80, 80)]), waypoint="default/gate")
+    mesh = snapshot(CLIENT, FAR, replace(GATE, ready=False), services=[web])
+    plan = plan_outbound(mesh, CLIENT, addr("10.96.0.1:80"), first)
+    assert isinstance(plan, RefusePlan)
+    assert plan.flag is ResponseFlag.NO_HEALTHY_UPSTREAM
+    assert "default/gate" in plan.detail

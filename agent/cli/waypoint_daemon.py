@@ -1,0 +1,110 @@
+"""`meshnode waypoint`: the long-running L7 proxy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.shared import host_name
+from mesh.telemetry.access_log import LogFormat
+
+if TYPE_CHECKING:
+    from waypoint.options import CaAddress, CaDirectory
+
+DEFAULT_LISTEN = "0.0.0.0:15008"
+DEFAULT_ADMIN = "127.0.0.1:15021"
+
+
+@click.command()
+@click.option("--name", required=True, metavar="NS/NAME", help="Namespace and name of its Gateway.")
+@click.option("--source", required=True, metavar="file:DIR", help="Where the mesh's objects are.")
+@click.option(
+    "--service-account",
+    metavar="NAME",
+    help="Service account of its pods. Default: the Gateway's name.",
+)
+@click.option(
+    "--node",
+    envvar="MESHNODE_NODE",
+    metavar="NAME",
+    default=host_name,
+    help="Node it runs on. Default: the host's name.",
+)
+@click.option("--ca", metavar="DIR", help="Sign with the certificate authority in DIR.")
+@click.option("--ca-address", metavar="HOST:PORT", help="Get certificates from this agent.")
+@click.option("--join-token-file", metavar="FILE", help="With --ca-address: proves the node.")
+@click.option(
+    "--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT", help="HBONE port."
+)
+@click.option(
+    "--admin",
+    default=DEFAULT_ADMIN,
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where /healthz, /metrics, /config_dump and /clusters are served.",
+)
+@click.option("--workers", type=int, metavar="N", help="Worker processes. Default: one per core.")
+@click.option(
+    "--access-log",
+    type=click.Choice([str(kind) for kind in LogFormat]),
+    default=str(LogFormat.TEXT),
+    show_default=True,
+    help="One line per request.",
+)
+@click.option(
+    "--drain-timeout",
+    default="30s",
+    show_default=True,
+    metavar="TIME",
+    help="How long open requests may go on after a stop.",
+)
+def waypoint(
+    name: str,
+    source: str,
+    service_account: str | None,
+    node: str,
+    ca: str | None,
+    ca_address: str | None,
+    join_token_file: str | None,
+    listen: str,
+    admin: str,
+    workers: int | None,
+    access_log: str,
+    drain_timeout: str,
+) -> None:
+    """Run a waypoint: routing, resilience and L7 policy for services that name it.
+
+    Needs no privilege; started as root, its workers give theirs up. Ends with 0 after SIGTERM.
+    """
+    from agent import options as parse
+    from waypoint.main import run_waypoint
+    from waypoint.options import WaypointOptions, parse_name
+
+    checked_name = parse_name(name)
+    run_waypoint(
+        WaypointOptions(
+            name=checked_name,
+            service_account=service_account or checked_name.partition("/")[2],
+            node=node,
+            source=parse.parse_source(source).directory,
+            ca=_certificates(ca, ca_address, join_token_file),
+            listen=parse.parse_listen("--listen", listen),
+            admin=parse.parse_listen("--admin", admin),
+            workers=parse.parse_workers(workers),
+            access_log=LogFormat(access_log),
+            drain_timeout_s=parse.parse_duration(drain_timeout),
+        )
+    )
+
+
+def _certificates(
+    ca: str | None, ca_address: str | None, token_file: str | None
+) -> CaAddress | CaDirectory:
+    from agent.options import CaServe, parse_ca
+    from waypoint.options import CaAddress, CaDirectory
+
+    parsed = parse_ca(ca, None, ca_address, token_file)
+    if isinstance(parsed, CaServe):
+        return CaDirectory(state_dir=parsed.state_dir)
+    return CaAddress(host=parsed.host, port=parsed.port, token_file=parsed.token_file)

@@ -1,0 +1,153 @@
+"""A lab with a waypoint: a client on one node, two versions of a server on another."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.options import DEFAULT_CA_PORT
+from tests.lab import Lab, Node, Pod, Process, Result, eventually
+from tests.lab.agent import MESHNODE, MESHNODE_ENVIRONMENT
+from tests.lab.objects import Json, KubeObject, kube_object
+from tests.lab.process import Process as LabProcess
+from tests.lab.process import run
+
+NAMESPACE = "shop"
+VIP = "10.96.7.1"
+PORT = 80
+APP_PORT = 8080
+SERVER = Path(__file__).with_name("app.py")
+GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
+GATEWAY_CLASS = "gateway.networking.k8s.io/gateway-class-name"
+
+
+@dataclass(slots=True)
+class Shop:
+    """The running scene."""
+
+    lab: Lab
+    client: Pod
+    v1: Pod
+    v2: Pod
+    waypoint_pod: Pod
+    waypoint: Process
+
+    def curl(self, *arguments: str, timeout_s: float = 20.0) -> Result:
+        argv = ["curl", "-sS", "--max-time", "10", *arguments]
+        return self.client.run(argv, timeout_s=timeout_s)
+
+    def get(self, path: str = "/", *headers: str) -> str:
+        """Status and body of a GET to the service."""
+        extra = [part for header in headers for part in ("-H", header)]
+        result = self.curl("-w", "\n%{http_code}", *extra, f"http://{VIP}{path}").check()
+        body, _, status = result.stdout.rpartition("\n")
+        return f"{status} {body}".strip()
+
+    def route(self, name: str, *rules: Json, kind: str = "HTTPRoute", parent: str = "web") -> None:
+        """Apply a route of the service and wait until the waypoint has it."""
+        before = self.revision()
+        self.lab.apply(
+            f"route-{name}",
+            kube_object(
+                "gateway.networking.k8s.io/v1",
+                kind,
+                name,
+                namespace=NAMESPACE,
+                spec={
+                    "parentRefs": [{"group": "", "kind": "Service", "name": parent}],
+                    "rules": list(rules),
+                },
+            ),
+        )
+        eventually(lambda: self.revision() > before, 5.0, "the waypoint has the route")
+
+    def revision(self) -> int:
+        """Newest snapshot that the worker serves."""
+        argv = ["curl", "-sS", "http://127.0.0.1:15021/clusters"]
+        (worker,) = json.loads(self.waypoint_pod.run(argv).check().stdout)
+        return int(worker["stats"]["revision"]) if worker["stats"] else 0
+
+
+def service(name: str, vip: str, selector: dict[str, str], app_protocol: str = "") -> KubeObject:
+    """A Service behind the waypoint."""
+    port: dict[str, Json] = {"name": "p", "protocol": "TCP", "port": PORT, "targetPort": APP_PORT}
+    if app_protocol:
+        port["appProtocol"] = app_protocol
+    return kube_object(
+        "v1",
+        "Service",
+        name,
+        namespace=NAMESPACE,
+        labels={"meshnode.io/use-waypoint": "gate"},
+        spec={"clusterIP": vip, "clusterIPs": [vip], "selector": dict(selector), "ports": [port]},
+    )
+
+
+def _start_waypoint(lab: Lab, pod: Pod, ca_node: Node) -> Process:
+    token = lab.directory / f"join-waypoint-{pod.name}"
+    state = str(lab.directory / "ca")
+    argv = [*MESHNODE, "token", "create", pod.node.name, "--ca", state]
+    text = run(ca_node.place, argv, env=MESHNODE_ENVIRONMENT).check().stdout
+    token.touch(mode=0o600)
+    token.write_text(text)
+    command = [
+        *(*MESHNODE, "waypoint", "--name", f"{NAMESPACE}/gate", "--service-account", pod.name),
+        *("--source", f"file:{lab.objects.path}", "--node", pod.node.name, "--workers", "1"),
+        *("--ca-address", f"{ca_node.addresses.underlay4}:{DEFAULT_CA_PORT}"),
+        *("--join-token-file", str(token), "--drain-timeout", "1s"),
+    ]
+    process = LabProcess(pod.place, command, lab.log_path("waypoint"), MESHNODE_ENVIRONMENT)
+    lab._processes.append(process)
+    return process
+
+
+@contextmanager
+def shop(purpose: str) -> Iterator[Shop]:
+    """Build the scene; everything is gone at the end."""
+    with Lab(purpose) as lab:
+        a, b = lab.node("node-a"), lab.node("node-b")
+        lab.namespace(NAMESPACE, enrolled=True)
+        client = a.pod("client", namespace=NAMESPACE)
+        v1 = b.pod("web-v1", namespace=NAMESPACE, labels={"app": "web", "version": "v1"})
+        v2 = b.pod("web-v2", namespace=NAMESPACE, labels={"app": "web", "version": "v2"})
+        labels = {GATEWAY_NAME: "gate", GATEWAY_CLASS: "meshnode-waypoint"}
+        gate = b.pod("gate", namespace=NAMESPACE, labels=labels)
+        for pod in (v1, v2):
+            pod.labels = {**pod.labels, "meshnode.io/use-waypoint": "gate"}
+            lab.apply(f"pod-{NAMESPACE}-{pod.name}", pod.objects())
+        lab.apply("service-web", service("web", VIP, {"app": "web"}))
+        lab.apply("service-web-v1", service("web-v1", "10.96.7.2", {"version": "v1"}))
+        lab.apply("service-web-v2", service("web-v2", "10.96.7.3", {"version": "v2"}))
+        a.agent("--access-log", "json")
+        b.agent("--access-log", "json")
+        for pod in (v1, v2):
+            version = pod.labels["version"]
+            argv = [sys.executable, str(SERVER), str(APP_PORT), version]
+            pod.start(argv).wait_listening(APP_PORT)
+        process = _start_waypoint(lab, gate, a)
+        scene = Shop(lab, client, v1, v2, gate, process)
+        try:
+            eventually(lambda: _is_ready(gate), 20.0, "the waypoint is ready")
+            yield scene
+        except BaseException as error:
+            error.add_note(process.output[-6000:])
+            raise
+        finally:
+            process.stop()
+
+
+def _is_ready(pod: Pod) -> bool:
+    argv = [
+        "curl",
+        "-sS",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        "http://127.0.0.1:15021/healthz",
+    ]
+    return pod.run(argv).stdout == "200"

@@ -1,0 +1,173 @@
+"""The waypoint in its mesh: real agents, tunnels, policies and processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import eventually
+from tests.lab.objects import Json, authorization_policy
+from tests.netns.waypoint.mesh import APP_PORT, NAMESPACE, PORT, VIP, Shop, shop
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+WEBSOCKET = """
+import asyncio, sys, aiohttp
+async def main():
+    async with aiohttp.ClientSession() as session:
+        async with session.ws_connect(sys.argv[1]) as socket:
+            for text in ("one", "two"):
+                await socket.send_str(text)
+                print(await socket.receive_str(timeout=5))
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Shop]:
+    with shop("waypoint") as running:
+        yield running
+
+
+def backend(name: str, weight: int = 1) -> Json:
+    return {"name": name, "port": PORT, "weight": weight}
+
+
+def access_log(scene: Shop) -> list[str]:
+    return [line for line in scene.waypoint.output.splitlines() if line.startswith("[20")]
+
+
+def test_a_request_passes_the_waypoint_with_the_callers_identity(scene: Shop) -> None:
+    scene.lab.delete("route-web")
+    answer = scene.get("/headers")
+    assert answer.startswith("200 ")
+    assert f"x-forwarded-for: {scene.client.address4}" in answer
+    assert "URI=spiffe://cluster.local/ns/shop/sa/client" in answer
+    spoofed = scene.get("/headers", "x-forwarded-client-cert: URI=spiffe://evil/ns/a/sa/b")
+    assert "evil" not in spoofed
+    eventually(lambda: '"GET /headers HTTP/1.1" 200' in scene.waypoint.output, 3.0, "a log line")
+
+
+def test_canary_weights_and_header_match(scene: Shop) -> None:
+    scene.route(
+        "web",
+        {
+            "matches": [{"headers": [{"name": "version", "value": "two"}]}],
+            "backendRefs": [backend("web-v2")],
+        },
+        {"backendRefs": [backend("web-v1", 90), backend("web-v2", 10)]},
+    )
+    script = "for i in $(seq 200); do printf 'url=http://%s/\\n' " + VIP + "; done | curl -sS -K - "
+    script += "-w '\\n' --max-time 20"
+    answers = Counter(scene.client.run(["sh", "-c", script], timeout_s=30).check().stdout.split())
+    assert sum(answers.values()) == 200
+    assert 5 <= answers["v2"] <= 45
+    assert {scene.get("/", "version: two") for _ in range(3)} == {"200 v2"}
+
+
+def test_a_retry_hides_503_and_a_timeout_answers_504(scene: Shop) -> None:
+    scene.route(
+        "web",
+        {
+            "backendRefs": [backend("web-v1")],
+            "retry": {"codes": [503], "attempts": 3, "backoff": "10ms"},
+            "timeouts": {"request": "2s"},
+        },
+    )
+    assert scene.get("/fail/2") == "200 armed"
+    assert scene.get("/flaky") == "200 v1"
+    assert scene.get("/fail/4") == "200 armed"
+    assert scene.get("/flaky") == "503 busy"
+    assert scene.get("/slow/5").startswith("504 ")
+    scene.lab.delete("route-web")
+
+
+def test_path_is_denied_with_the_policy_named(scene: Shop) -> None:
+    before = scene.revision()
+    policy = dict(
+        authorization_policy(
+            NAMESPACE,
+            "no-admin",
+            action="DENY",
+            rules=[{"to": [{"operation": {"paths": ["/admin*"]}}]}],
+        )
+    )
+    spec = dict(policy["spec"])  # type: ignore[arg-type] # a mapping by construction
+    spec["targetRefs"] = [{"group": "", "kind": "Service", "name": "web"}]
+    scene.lab.apply("policy-admin", {**policy, "spec": spec})
+    eventually(lambda: scene.revision() > before, 5.0, "the waypoint has the policy")
+    assert scene.get("/admin/x") == "403 RBAC: access denied"
+    assert scene.get("/a/../admin/x") == "403 RBAC: access denied"
+    assert scene.get("/%61dmin") == "403 RBAC: access denied"
+    assert scene.get("/other").startswith("200 ")
+    wanted = "rbac_access_denied_matched_policy[shop/no-admin]"
+    eventually(lambda: wanted in scene.waypoint.output, 3.0, "the policy is named")
+    scene.lab.delete("policy-admin")
+
+
+def test_going_round_the_waypoint_is_denied(scene: Shop) -> None:
+    """A caller that dials the pod itself still lands at the waypoint; another tunnel is refused."""
+    direct = scene.curl("-i", f"http://{scene.v1.address4}:{APP_PORT}/headers").check().stdout
+    assert "By=spiffe://cluster.local/ns/shop/sa/gate" in direct
+    agent = scene.lab.nodes["node-b"].running_agent
+    assert agent is not None
+    plain = scene.waypoint_pod.run(
+        ["curl", "-sS", "--max-time", "3", f"http://{scene.v1.address4}:{APP_PORT}/"]
+    )
+    assert plain.status != 0  # not even the waypoint's pod, without its tunnel
+    eventually(lambda: "WAYPOINT" in agent.log_tail(200).upper(), 3.0, "the denial is logged")
+
+
+def test_a_websocket_passes(scene: Shop) -> None:
+    argv = [sys.executable, "-c", WEBSOCKET, f"http://{VIP}/ws"]
+    lines = scene.client.run(argv).check().stdout.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["one", "two"]
+    assert lines[0].split(":")[0] == lines[1].split(":")[0]
+
+
+def test_a_large_body_arrives_whole_both_ways(scene: Shop) -> None:
+    piece = bytes(range(256)) * 4096
+    wanted = hashlib.sha256()
+    for _ in range(100):
+        wanted.update(piece)
+    command = f"curl -sS --max-time 60 http://{VIP}/blob/100 | sha256sum"
+    down = scene.client.run(["sh", "-c", command], timeout_s=70).check()
+    assert down.stdout.split()[0] == wanted.hexdigest()
+    make = "import sys\np=bytes(range(256))*4096\nfor _ in range(100): sys.stdout.buffer.write(p)"
+    command = (
+        f"{sys.executable} -c '{make}' | curl -sS --max-time 60 -T - -X POST http://{VIP}/digest"
+    )
+    up = scene.client.run(["sh", "-c", command], timeout_s=70).check()
+    assert up.stdout == wanted.hexdigest()
+
+
+def test_metrics_and_endpoints_are_shown(scene: Shop) -> None:
+    def admin(path: str) -> str:
+        argv = ["curl", "-sS", f"http://127.0.0.1:15021{path}"]
+        return scene.waypoint_pod.run(argv).check().stdout
+
+    scene.get("/")
+    eventually(lambda: "istio_requests_total{" in admin("/metrics"), 3.0, "requests are counted")
+    line = next(x for x in admin("/metrics").splitlines() if x.startswith("istio_requests_total{"))
+    for part in (
+        'reporter="waypoint"',
+        'source_principal="spiffe://cluster.local/ns/shop/sa/client"',
+        'destination_service="web.shop.svc.cluster.local"',
+        'connection_security_policy="mutual_tls"',
+    ):
+        assert part in line
+    (worker,) = json.loads(admin("/clusters"))
+    assert any("web-v1" in item["workload"] for item in worker["stats"]["endpoints"])
+
+
+def test_without_its_waypoint_a_service_is_closed_and_opens_again(scene: Shop) -> None:
+    """Last: it ends the waypoint."""
+    assert scene.get("/").startswith("200 ")
+    assert scene.waypoint.stop() == 0
+    assert scene.curl(f"http://{VIP}/").status != 0
+    assert scene.curl(f"http://{scene.v1.address4}:{APP_PORT}/").status != 0

@@ -1,0 +1,78 @@
+"""`python -m waypoint`: one worker, started by the supervisor; serves without any privilege."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import socket
+import sys
+
+import uvloop
+
+from mesh.errors import MeshnodeError
+from mesh.model.identity import parse_spiffe_id
+from mesh.privilege import drop_privileges, install_seccomp, worker_ids
+from mesh.telemetry.access_log import LogFormat
+from mesh.tunnel.contract import TunnelSettings
+from mesh.tunnel.select import EngineFactory, best_engine, engine_factory, parse_engine
+from waypoint.limits import ProxyLimits
+from waypoint.worker import Worker, WorkerOptions
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; only the supervisor writes it."""
+    parser = argparse.ArgumentParser(prog="waypoint")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--identity", required=True)
+    parser.add_argument("--cluster", required=True)
+    parser.add_argument("--access-log", required=True)
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--listener-fd", type=int, required=True)
+    parser.add_argument("--engine", default=os.environ.get("MESHNODE_TUNNEL_ENGINE", ""))
+    return parser.parse_args()
+
+
+async def serve(arguments: argparse.Namespace, new_engine: EngineFactory) -> None:
+    """Run one worker to its end."""
+    control = socket.socket(fileno=arguments.control_fd)
+    listener = socket.socket(fileno=arguments.listener_fd)
+    for sock in (control, listener):
+        sock.setblocking(False)
+    options = WorkerOptions(
+        waypoint=arguments.name,
+        identity=parse_spiffe_id(arguments.identity),
+        cluster=arguments.cluster,
+        access_log=LogFormat(arguments.access_log),
+    )
+    engine = new_engine(asyncio.get_running_loop(), TunnelSettings())
+    async with asyncio.TaskGroup() as tasks:
+        await Worker(options, engine, tasks, ProxyLimits()).run(control, listener)
+
+
+def main() -> int:
+    """Drop every privilege there may be, then serve."""
+    arguments = parse_arguments()
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)s %(levelname)s waypoint[{arguments.index}] %(message)s",
+    )
+    try:
+        name = arguments.engine
+        new_engine = engine_factory(parse_engine(name) if name else best_engine())
+        if os.geteuid() == 0:
+            drop_privileges(*worker_ids())
+        install_seccomp(allow_sockets=True)
+        gc.freeze()  # objects of start-up live for ever
+        uvloop.run(serve(arguments, new_engine))
+    except MeshnodeError as error:
+        print(f"waypoint: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""`meshnode waypoint`: build a waypoint from its options, run it, wind it up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from mesh.errors import ConfigError
+from mesh.identity.client import CaClient
+from mesh.identity.directory import SnapshotDirectory
+from mesh.identity.host import CaHost
+from mesh.identity.rotation import Priority
+from mesh.identity.source import CertificateSource
+from mesh.identity.state_dir import StateDir
+from mesh.identity.store import CertificateStore
+from mesh.model.identity import SpiffeId
+from mesh.model.snapshot import MeshSnapshot
+from mesh.sources.file import FileSource
+from mesh.sources.objects import ObjectSet
+from mesh.state.reducer import reduce
+from mesh.telemetry.requests import RequestMetrics
+from waypoint.admin import serve_admin
+from waypoint.options import CaAddress, CaDirectory, WaypointOptions
+from waypoint.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+
+def run_waypoint(options: WaypointOptions) -> None:
+    """Run a waypoint until SIGTERM or SIGINT. Raises `MeshnodeError` if it cannot start."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    uvloop.run(_serve(options))
+
+
+async def _serve(options: WaypointOptions) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    changes = FileSource(options.source).watch()
+    snapshot = reduce(await anext(changes), None)
+    namespace = options.name.partition("/")[0]
+    identity = SpiffeId(
+        trust_domain=snapshot.settings.trust_domain,
+        namespace=namespace,
+        service_account=options.service_account,
+    )
+    registry = CollectorRegistry()
+    supervisor = Supervisor(
+        options=options,
+        identity=identity,
+        metrics=RequestMetrics(registry, time.monotonic),
+        write=_write,
+        snapshot=snapshot,
+    )
+    async with AsyncExitStack() as stack:
+        source = await _open_source(options, supervisor, stack)
+        store = CertificateStore(source, clock=time.time, random=random.random)
+        store.set_wanted({identity: Priority.NOW})
+        await stack.enter_async_context(serve_admin(supervisor, registry, options.admin))
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(store.run()),
+                tasks.create_task(_follow_certificates(store, supervisor)),
+                tasks.create_task(_follow_objects(changes, supervisor)),
+            ]
+            workers = tasks.create_task(supervisor.run())
+            await stop.wait()
+            log.info("stopping: open requests have %.0f s", options.drain_timeout_s)
+            supervisor.drain()
+            await workers
+            for task in background:
+                task.cancel()
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+async def _open_source(
+    options: WaypointOptions, supervisor: Supervisor, stack: AsyncExitStack
+) -> CertificateSource:
+    match options.ca:
+        case CaAddress() as ca:
+            try:
+                token = ca.token_file.read_text().strip()
+            except OSError as error:
+                raise ConfigError(f"{ca.token_file} cannot be read: {error.strerror}") from error
+            client = CaClient(host=ca.host, port=ca.port, token=token)
+            return await stack.enter_async_context(client)
+        case CaDirectory() as directory:
+
+            def snapshot() -> MeshSnapshot:
+                return supervisor.snapshot
+
+            host = CaHost(
+                StateDir(directory.state_dir),
+                directory=SnapshotDirectory(snapshot),
+                clock=time.time,
+                random_bytes=random.SystemRandom().randbytes,
+            )
+            stack.push_async_callback(host.stop)
+            return host.source(options.node)
+
+
+async def _follow_certificates(store: CertificateStore, supervisor: Supervisor) -> None:
+    async for update in store.updates():
+        supervisor.change_credentials(update.valid, update.gone)
+
+
+async def _follow_objects(changes: AsyncIterator[ObjectSet], supervisor: Supervisor) -> None:
+    async for objects in changes:
+        snapshot = reduce(objects, supervisor.snapshot)
+        if snapshot is not supervisor.snapshot:
+            supervisor.replace_snapshot(snapshot)

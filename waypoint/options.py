@@ -1,0 +1,57 @@
+"""Settings of a waypoint: checked values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh.errors import ConfigError
+from mesh.model.address import SocketAddress
+from mesh.telemetry.access_log import LogFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaDirectory:
+    """`--ca DIR`: sign for ourselves from the state directory of a standalone CA."""
+
+    state_dir: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaAddress:
+    """`--ca-address HOST:PORT --join-token-file FILE`."""
+
+    host: str
+    port: int
+    token_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaypointOptions:
+    """Everything `meshnode waypoint` is told.
+
+    Attributes:
+        name: `<namespace>/<name>` of its Gateway.
+        service_account: of its pods; the identity is made of it.
+        node: the node it runs on, which is what a join token names.
+        listen: the HBONE listener.
+    """
+
+    name: str
+    service_account: str
+    node: str
+    source: Path
+    ca: CaDirectory | CaAddress
+    listen: SocketAddress
+    admin: SocketAddress
+    workers: int
+    access_log: LogFormat
+    drain_timeout_s: float
+
+
+def parse_name(text: str) -> str:
+    """Check `<namespace>/<name>`."""
+    namespace, slash, name = text.partition("/")
+    if not (slash and namespace and name) or "/" in name:
+        raise ConfigError(f"--name {text!r}: write NAMESPACE/NAME, as the Gateway is called")
+    return text

@@ -1,0 +1,62 @@
+"""What a worker knows: snapshot with everything compiled from it, and its own certificate."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+
+from mesh.http1.message import RequestHead
+from mesh.model.credentials import Credentials
+from mesh.model.identity import SpiffeId
+from mesh.model.snapshot import MeshSnapshot
+from mesh.policy.l7.engine import RequestIndex
+from mesh.routing.table import RouteTable
+from waypoint.authorize import PolicyAuthorizer
+from waypoint.contract import Origin
+from waypoint.endpoints import Endpoints
+from waypoint.plan import Forward, Reply
+from waypoint.route_router import RouteRouter
+from waypoint.target import Target
+
+
+class WorkerState:
+    """One writer (the feed), many readers. Keeps serving on the last snapshot."""
+
+    def __init__(self, waypoint: str, random: Random) -> None:
+        self._waypoint = waypoint
+        self._random = random
+        self._credentials: dict[SpiffeId, Credentials] = {}
+        self.snapshot = MeshSnapshot(revision=0)
+        self.endpoints = Endpoints(self.snapshot)
+        self._policies = RequestIndex.compile(self.snapshot, waypoint)
+        self._router = self._compile()
+
+    def replace_snapshot(self, snapshot: MeshSnapshot) -> None:
+        """Take a new snapshot; routes, policies and endpoints change together."""
+        self.snapshot = snapshot
+        self.endpoints = Endpoints(snapshot, self.endpoints)
+        self._policies = RequestIndex.compile(snapshot, self._waypoint, self._policies)
+        self._router = self._compile()
+
+    def _compile(self) -> RouteRouter:
+        table = RouteTable.compile(self.snapshot)
+        authorizer = PolicyAuthorizer(self._policies)
+        return RouteRouter(self.endpoints, table, self._random, authorizer)
+
+    def change_credentials(self, valid: list[Credentials], gone: list[SpiffeId]) -> None:
+        for identity in gone:
+            self._credentials.pop(identity, None)
+        for credentials in valid:
+            self._credentials[credentials.svid.identity] = credentials
+
+    def own(self) -> Credentials | None:
+        """The waypoint's certificate; None if there is none that is valid now."""
+        now = time.time()
+        return next((c for c in self._credentials.values() if now < c.svid.not_after), None)
+
+    def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply:
+        """`waypoint.plan.Router`, by the newest snapshot."""
+        return self._router.plan(origin, head)
+
+    def pick_opaque(self, origin: Origin) -> Target | None:
+        return self._router.pick_opaque(origin)

@@ -1,0 +1,246 @@
+"""One worker: listener, tunnels, front, data path, and the channel to the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from random import Random
+
+from mesh.model.identity import SpiffeId
+from mesh.model.request import RequestRecord
+from mesh.state.delta import apply_delta, decode_delta
+from mesh.telemetry.access_log import LogFormat
+from mesh.telemetry.request_log import format_json, format_text
+from mesh.telemetry.requests import RequestTally
+from mesh.tunnel.contract import TunnelEngine
+from waypoint.feed import (
+    CredentialsChange,
+    Drain,
+    EndpointState,
+    Lines,
+    Ready,
+    SnapshotChange,
+    Stats,
+    Tally,
+    ToSupervisor,
+    ToWorker,
+    encode,
+    worker_reader,
+)
+from waypoint.front import Front
+from waypoint.inbound import Inbound
+from waypoint.limits import ProxyLimits
+from waypoint.pool import Pool
+from waypoint.proxy import Proxy
+from waypoint.state import WorkerState
+from waypoint.upstream_tunnels import UpstreamTunnels
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+STATS_TICKS = 4
+DRAIN_POLL_S = 0.05
+ORPHAN_DRAIN_S = 30.0
+MAX_UNSENT_BYTES = 4 << 20
+MAX_PENDING_LINES = 4096
+"""Lines of the access log in memory; more are dropped and counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What a worker is told.
+
+    Attributes:
+        waypoint: `<namespace>/<name>`.
+        identity: its own, for headers.
+    """
+
+    waypoint: str
+    identity: SpiffeId
+    cluster: str
+    access_log: LogFormat
+
+
+class Worker:
+    """Serves until told to drain. Build it inside a running event loop."""
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        engine: TunnelEngine,
+        tasks: asyncio.TaskGroup,
+        limits: ProxyLimits,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._options = options
+        self._engine = engine
+        self._tasks = tasks
+        self._random = random = Random()
+        self._state = state = WorkerState(options.waypoint, random)
+        self._upstream = UpstreamTunnels(self._loop, engine, state, self._spawn)
+        self._pool = Pool(self._loop, self._upstream, limits, self._spawn)
+        self._proxy = Proxy(
+            self._loop,
+            limits=limits,
+            pool=self._pool,
+            router=state,
+            record=self._record,
+            random=random,
+            identity=options.identity,
+        )
+        self._front = Front(
+            self._loop,
+            exchanges=self._proxy,
+            limits=limits,
+            engine=engine,
+            opaque=state,
+            opener=self._upstream,
+        )
+        self._inbound = Inbound(
+            waypoint=options.waypoint,
+            state=state,
+            engine=engine,
+            front=self._front,
+            spawn=self._spawn,
+        )
+        self._tally = RequestTally(options.cluster)
+        self._format = format_json if options.access_log is LogFormat.JSON else format_text
+        self._lines: list[str] = []
+        self._lost_lines = 0
+        self._writer: asyncio.StreamWriter | None = None
+        self._listening = False
+        self._drain_s: asyncio.Future[float] = self._loop.create_future()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        self._tasks.create_task(work)
+
+    async def run(self, control: socket.socket, listener: socket.socket) -> None:
+        """Serve; return when drained."""
+        self._loop.add_signal_handler(signal.SIGTERM, self._start_drain, ORPHAN_DRAIN_S)
+        # Ctrl-C reaches the whole group; the supervisor decides what it means.
+        self._loop.add_signal_handler(signal.SIGINT, lambda: None)
+        reader, self._writer = await asyncio.open_unix_connection(sock=control)
+        background = [
+            self._tasks.create_task(self._follow(reader, listener)),
+            self._tasks.create_task(self._report()),
+        ]
+        timeout_s = await self._drain_s
+        if self._listening:
+            self._loop.remove_reader(listener)
+        listener.close()
+        await self._finish(timeout_s)
+        for task in background:
+            task.cancel()
+        self._flush_records()
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
+        self._writer.close()
+
+    async def _finish(self, timeout_s: float) -> None:
+        self._inbound.drain(timeout_s)
+        self._front.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                # What ends last has no single event: codecs, exchanges.
+                while self._front.servers or self._proxy.active:  # noqa: ASYNC110 - see above
+                    await asyncio.sleep(DRAIN_POLL_S)
+        self._pool.close_all()
+        await self._engine.aclose()
+
+    def _start_drain(self, timeout_s: float) -> None:
+        if not self._drain_s.done():
+            self._drain_s.set_result(timeout_s)
+
+    # --- supervisor -----------------------------------------------------------------------------
+
+    async def _follow(self, reader: asyncio.StreamReader, listener: socket.socket) -> None:
+        """Take what the supervisor sends. When it dies, so do we, after a drain."""
+        messages = worker_reader()
+        while data := await reader.read(1 << 18):
+            for message in messages.feed(data):
+                self._handle(message, listener)
+        self._start_drain(ORPHAN_DRAIN_S)
+
+    def _handle(self, message: ToWorker, listener: socket.socket) -> None:
+        match message:
+            case SnapshotChange():
+                snapshot = apply_delta(self._state.snapshot, decode_delta(message.delta))
+                self._state.replace_snapshot(snapshot)
+            case CredentialsChange():
+                self._state.change_credentials(message.valid, message.gone)
+            case Drain():
+                self._start_drain(message.timeout_s)
+        if not self._listening and self._state.snapshot.revision and self._state.own():
+            self._listening = True
+            self._loop.add_reader(listener, self._accept, listener)
+            self._send(Ready(revision=self._state.snapshot.revision))
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:  # out of descriptors: the client waits in the backlog
+            log.error("accept: %s", error)
+            return
+        sock.setblocking(False)
+        self._inbound.accepted(sock)
+
+    def _send(self, message: ToSupervisor) -> None:
+        writer = self._writer
+        if writer is None or writer.is_closing():
+            return
+        if writer.transport.get_write_buffer_size() < MAX_UNSENT_BYTES:
+            writer.write(encode(message))
+
+    # --- records --------------------------------------------------------------------------------
+
+    def _record(self, record: RequestRecord) -> None:
+        self._tally.record(record)
+        if self._options.access_log is LogFormat.OFF:
+            return
+        if len(self._lines) < MAX_PENDING_LINES:
+            self._lines.append(self._format(record))
+        else:
+            self._lost_lines += 1
+
+    def _flush_records(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            self._send(Lines(text="".join(f"{line}\n" for line in lines)))
+        series = self._tally.take()
+        if series:
+            self._send(Tally(series=series))
+
+    async def _report(self) -> None:
+        ticks = 0
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._flush_records()
+            ticks += 1
+            if ticks % STATS_TICKS == 0:
+                self._pool.close_idle()
+                self._upstream.close_idle()
+                self._send(self._stats())
+
+    def _stats(self) -> Stats:
+        return Stats(
+            revision=self._state.snapshot.revision,
+            tunnels=len(self._inbound.tunnels),
+            requests=self._proxy.active,
+            lost_lines=self._lost_lines,
+            endpoints=[
+                EndpointState(
+                    address=str(target.key.address),
+                    workload=target.dst.workload,
+                    active=target.active,
+                    idle=len(target.idle) + len(target.multiplexed),
+                )
+                for target in self._state.endpoints.targets()
+            ],
+        )

@@ -41,7 +41,10 @@ class ParentStatus:
 def route_statuses(
     snapshot: MeshSnapshot, *, grants_required: bool = False
 ) -> Mapping[RouteKey, tuple[ParentStatus, ...]]:
-    """Compute the conditions of every route."""
+    """Compute the conditions of every route, towards the Services it attaches to.
+
+    Other parents (a Gateway) belong to other controllers, who write their own.
+    """
     resolver = make_resolver(snapshot, grants_required=grants_required)
     settled = settle_groups(snapshot.routes.values(), snapshot.services)
     return {
@@ -58,7 +61,7 @@ def _statuses(
     resolved = _resolved_refs(route, resolver)
     partial = _partially_invalid(route)
     found = []
-    for parent in route.parents:
+    for parent in (item for item in route.parents if item.is_service):
         groups = find_groups(route, parent, snapshot.services)
         accepted = _accepted(route, groups, settled)
         conditions = [accepted, resolved]

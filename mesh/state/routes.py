@@ -38,6 +38,12 @@ def read_routing(objects: Iterable[SourceObject], context: Context) -> Routing:
 
 
 def _report(item: SourceObject, route: Route, context: Context) -> None:
+    if not any(parent.is_service for parent in route.parents):
+        message = (
+            "spec.parentRefs names no Service (group: '', kind: Service): the mesh does nothing"
+            " with this route"
+        )
+        context.report(item, message, Severity.WARNING)
     for rule in route.rules:
         for problem in rule.problems:
             effect = "the rule is dropped" if problem.in_match else "its requests are answered 500"

@@ -126,3 +126,20 @@ def test_a_parent_that_does_not_exist() -> None:
     lost = build.snapshot([], [build.route("r", [build.rule()])])
     (status,) = route_statuses(lost)[KEY]
     assert accepted(status) == (False, "NoMatchingParent")
+
+
+def test_a_gateway_is_another_controllers_parent() -> None:
+    text = SERVICES.replace(
+        '[{group: "", kind: Service, name: api}]',
+        "[{name: gw}, {group: '', kind: Service, name: api}]",
+    )
+    (status,) = route_statuses(build.read(text))[KEY]
+    assert status.parent.name == "api"
+
+
+def test_a_route_without_a_service_is_said_to_do_nothing() -> None:
+    text = SERVICES.replace('group: "", kind: Service, name: api', "name: gw")
+    snapshot = build.read(text)
+    assert route_statuses(snapshot)[KEY] == ()
+    (problem,) = snapshot.problems
+    assert "the mesh does nothing with this route" in problem.message

@@ -248,7 +248,7 @@ def test_a_kind_that_is_not_installed_is_a_warning_and_is_found_later() -> None:
         found = await anext(on.changes)
         [problem] = found.problems
         assert problem.subject == "AuthorizationPolicy"
-        assert "is not installed: `meshnode install` adds it" in problem.message
+        assert "is not installed: `kubectl apply -f installer/crds` adds it" in problem.message
         name = "authorizationpolicies.meshnode.io"
         on.server.store.serve(name, "AuthorizationPolicy", "meshnode.io/v1alpha1")
         on.server.store.create(

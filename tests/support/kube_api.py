@@ -35,6 +35,7 @@ OURS = tuple(
         ("workloads", "Workload"),
         ("authorizationpolicies", "AuthorizationPolicy"),
         ("peerauthentications", "PeerAuthentication"),
+        ("requestauthentications", "RequestAuthentication"),
         ("trafficpolicies", "TrafficPolicy"),
     )
 )

@@ -46,7 +46,7 @@ def collection_path(api_version: str, plural: str, namespace: str = "") -> str:
 _GATEWAY = "gateway.networking.k8s.io"
 _OURS = "meshnode.io"
 _ISTIO = "security.istio.io"
-_INSTALL = "`meshnode install` adds it"
+_INSTALL = "`kubectl apply -f installer/crds` adds it"
 _GATEWAY_API = "the Gateway API's standard channel has it"
 
 
@@ -91,6 +91,8 @@ RESOURCES: Sequence[Resource] = (
     _istio("AuthorizationPolicy", "authorizationpolicies"),
     _ours("PeerAuthentication", "peerauthentications"),
     _istio("PeerAuthentication", "peerauthentications"),
+    _ours("RequestAuthentication", "requestauthentications"),
+    _istio("RequestAuthentication", "requestauthentications"),
     _ours("TrafficPolicy", "trafficpolicies"),
     _gateway("HTTPRoute", "httproutes", "v1", "v1beta1"),
     _gateway("GRPCRoute", "grpcroutes", "v1"),

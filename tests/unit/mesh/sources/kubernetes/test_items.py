@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
+from mesh.sources.decode import KINDS
 from mesh.sources.kubernetes.errors import KubeError
 from mesh.sources.kubernetes.items import Entry, ItemReader, read_head
 from mesh.sources.kubernetes.resources import RESOURCES, Resource
@@ -166,3 +167,9 @@ def test_every_kind_that_is_watched_can_be_read() -> None:
     for found in RESOURCES:
         for version in found.api_versions:
             ItemReader(found, version, node="", sharer=Sharer())
+
+
+def test_every_kind_that_can_be_read_is_watched_in_every_version() -> None:
+    watched = {(found.kind, version) for found in RESOURCES for version in found.api_versions}
+    known = {(name, version) for name, kind in KINDS.items() for version in kind.versions}
+    assert watched == known

@@ -1,0 +1,1 @@
+"""What is installed into a cluster, generated from what the code reads and does."""

@@ -1,0 +1,26 @@
+"""Pacing a body to so many bytes per second, without timers or threads of its own."""
+
+from __future__ import annotations
+
+# A pause shorter than this is not worth a timer; it is made up for by the next one.
+_GRAIN_S = 0.005
+
+
+class Pacer:
+    """Spreads chunks over time; streams that share a limit share the pacer."""
+
+    __slots__ = ("_bytes_per_s", "_free_at")
+
+    def __init__(self, bytes_per_s: int, now: float) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._free_at = now
+
+    def pass_on(self, size: int, now: float) -> float:
+        """Account for a chunk that is passed on now; how many seconds to read no more.
+
+        The chunk itself is not held back: what was read must not be buffered. An idle time
+        gives no credit, so that a burst after it is one chunk.
+        """
+        self._free_at = max(self._free_at, now) + size / self._bytes_per_s
+        pause = self._free_at - now
+        return pause if pause >= _GRAIN_S else 0.0

@@ -19,6 +19,7 @@ from waypoint.connect_tcp import TcpConnector
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
 from waypoint.h1_server import Http1Server
+from waypoint.h2_server import Http2Server
 from waypoint.limits import ProxyLimits
 from waypoint.party import party
 from waypoint.plan import Router
@@ -37,12 +38,13 @@ class Stage:
     """A running proxy.
 
     Attributes:
-        port: where clients connect.
+        port: where clients connect, port_h2: where they do with HTTP/2.
         records: requests that ended.
     """
 
     proxy: Proxy
     port: int
+    port_h2: int
     records: list[RequestRecord] = field(default_factory=list)
 
     async def connect(self) -> Client:
@@ -96,6 +98,7 @@ async def stage(
     limits: ProxyLimits | None = None,
     router: RouterOf = ServiceRouter,
     addresses: tuple[SocketAddress, ...] = (),
+    app_protocol: str = "",
 ) -> AsyncIterator[Stage]:
     """Run a proxy for one service; each handler is a server that becomes an endpoint of it."""
     loop = asyncio.get_running_loop()
@@ -110,7 +113,7 @@ async def stage(
             ),
             *(Endpoint(address=a.ip, workload=None, ports={PORT: a.port}) for a in addresses),
         ]
-        service = _service(tuple(endpoints))
+        service = _service(tuple(endpoints), app_protocol)
         snapshot = MeshSnapshot(revision=1, services={service.key: service})
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
 
@@ -138,22 +141,26 @@ async def stage(
         listener = await loop.create_server(
             lambda: Http1Server(loop, proxy, origin, limits, lambda _: None), "127.0.0.1", 0
         )
-        port: int = listener.sockets[0].getsockname()[1]
+        listener_h2 = await loop.create_server(
+            lambda: Http2Server(loop, proxy, origin, limits, lambda _: None), "127.0.0.1", 0
+        )
+        port, port_h2 = (each.sockets[0].getsockname()[1] for each in (listener, listener_h2))
         try:
-            yield Stage(proxy=proxy, port=port, records=records)
+            yield Stage(proxy=proxy, port=port, port_h2=port_h2, records=records)
         finally:
             listener.close()
+            listener_h2.close()
             pool.close_all()
 
 
-def _service(endpoints: tuple[Endpoint, ...]) -> Service:
+def _service(endpoints: tuple[Endpoint, ...], app_protocol: str) -> Service:
     return Service(
         key=ServiceKey("shop/web"),
         name="web",
         namespace="shop",
         hostname="web.shop.svc.cluster.local",
         addresses=(parse_ip("10.96.0.1"),),
-        ports=(ServicePort(port=PORT),),
+        ports=(ServicePort(port=PORT, app_protocol=app_protocol),),
         endpoints=endpoints,
     )
 

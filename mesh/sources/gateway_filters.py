@@ -45,6 +45,20 @@ UNSUPPORTED = "UnsupportedValue"
 _MAX_HEADERS = 16
 _MAX_CORS_ITEMS = 64
 _REDIRECT_STATUS = (301, 302, 303, 307, 308)
+# Where a message ends and who gets it is not a filter's to say (RFC 9110 §7.6.1, RFC 9112 §6).
+_FRAMING = frozenset(
+    {
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
 # type -> the field that it names (Gateway API HTTPRouteFilter).
 _FIELDS = {
     "RequestHeaderModifier": "request_header_modifier",
@@ -132,6 +146,10 @@ def _header_edit(spec: HeaderFilterSpec, at: FieldPath) -> HeaderEdit:
         ),
     )
     names = [field.name for field in (*edit.set, *edit.add)] + list(edit.remove)
+    framing = next((name for name in names if name in _FRAMING), None)
+    if framing is not None:
+        hint = "; urlRewrite.hostname changes the host" if framing == "host" else ""
+        raise FieldError(at, f"header {framing!r} belongs to the connection{hint}", at_key=True)
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise FieldError(at, f"more than one action on header {doubled!r}", at_key=True)

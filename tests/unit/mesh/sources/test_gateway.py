@@ -202,6 +202,12 @@ RULE = "  rules:\n  - "
             "mesh.yaml:7: spec.rules[0].filters[0].requestHeaderModifier.set[0].value: not a",
         ),
         (
+            RULE + "filters: [{type: RequestHeaderModifier, requestHeaderModifier:"
+            " {add: [{name: Transfer-Encoding, value: chunked}]}}]",
+            "mesh.yaml:7: spec.rules[0].filters[0].requestHeaderModifier: header"
+            " 'transfer-encoding' belongs to the connection",
+        ),
+        (
             RULE + "filters: [{type: RequestMirror, requestMirror:"
             " {backendRef: {name: x, port: 1}, percent: 101}}]",
             "mesh.yaml:7: spec.rules[0].filters[0].requestMirror.percent: 101 is not between",

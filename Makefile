@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.meshnode-setup
-ROOMS := $(wildcard agent bpf controller mesh waypoint tests bench scripts setup.py)
+ROOMS := $(wildcard agent bpf controller installer mesh waypoint tests bench scripts setup.py)
 # Whatever changes what set-up would install or compile.
 SETUP_INPUTS := pyproject.toml scripts/setup scripts/packages.txt \
 	$(wildcard setup.py mesh/http2/*.c mesh/http2/*.h mesh/http2/*build*.py \

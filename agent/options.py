@@ -43,9 +43,14 @@ class SourceOption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubernetesOption:
-    """`--source kubernetes` in a pod, `--source kubernetes:KUBECONFIG` elsewhere."""
+    """`--source kubernetes` in a pod, `--source kubernetes:KUBECONFIG` elsewhere.
+
+    Attributes:
+        proc: `--host-proc`: the process file system of the host's pid namespace.
+    """
 
     kubeconfig: Path | None = None
+    proc: Path = Path("/proc")
 
     def __str__(self) -> str:
         colon = f":{self.kubeconfig}" if self.kubeconfig else ""
@@ -107,17 +112,20 @@ def parse_source(text: str) -> SourceOption:
     return SourceOption(kind=SourceKind.FILE, directory=directory.absolute())
 
 
-def parse_agent_source(text: str) -> SourceOption | KubernetesOption:
+def parse_agent_source(text: str, host_proc: str = "/proc") -> SourceOption | KubernetesOption:
     """Parse `file:DIR`, `kubernetes` or `kubernetes:KUBECONFIG`; what is named must exist."""
     kind, colon, rest = text.partition(":")
     if kind != SourceKind.KUBERNETES:
         return parse_source(text)
+    proc = Path(host_proc)
+    if not (proc / "self").is_symlink():
+        raise ConfigError(f"--host-proc {host_proc}: this is no process file system (proc)")
     if not colon:
-        return KubernetesOption()
+        return KubernetesOption(proc=proc)
     file = Path(rest)
     if not file.is_file():
         raise ConfigError(f"--source {text}: there is no kubeconfig file {rest!r}")
-    return KubernetesOption(kubeconfig=file.absolute())
+    return KubernetesOption(kubeconfig=file.absolute(), proc=proc)
 
 
 def parse_cgroup(text: str) -> Path:

@@ -32,6 +32,13 @@ _node = click.option(
     metavar="file:DIR|kubernetes[:KUBECONFIG]",
     help="Where the mesh's objects are. `kubernetes` alone: the cluster this pod runs in.",
 )
+@click.option(
+    "--host-proc",
+    default="/proc",
+    show_default=True,
+    metavar="PATH",
+    help="With --source kubernetes: the host's /proc, where pods' namespaces are found.",
+)
 @click.option("--cgroup", metavar="PATH", help="Parent cgroup of the pods. Default: the v2 root.")
 @click.option("--ca", metavar="DIR", help="Be the certificate authority, with its state in DIR.")
 @click.option("--ca-listen", metavar="HOST:PORT", help="With --ca: sign for other nodes here.")
@@ -71,6 +78,7 @@ _node = click.option(
 def agent(
     node: str,
     source: str,
+    host_proc: str,
     cgroup: str | None,
     ca: str | None,
     ca_listen: str | None,
@@ -94,7 +102,7 @@ def agent(
 
     checked = parse.AgentOptions(
         node=node,
-        source=parse.parse_agent_source(source),
+        source=parse.parse_agent_source(source, host_proc),
         ca=parse.parse_ca(ca, ca_listen, ca_address, join_token_file),
         cgroup=parse.parse_cgroup(cgroup) if cgroup else None,
         trust_domain=parse.parse_trust_domain(trust_domain) if trust_domain else None,

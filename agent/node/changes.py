@@ -21,7 +21,8 @@ async def open_changes(options: AgentOptions, stack: AsyncExitStack) -> AsyncIte
         # A standalone agent has no use for the client library, which takes 40 MB.
         from agent.kubernetes.objects import open_node_objects
 
-        opened = open_node_objects(options.source.kubeconfig, node=options.node)
+        source = options.source
+        opened = open_node_objects(source.kubeconfig, node=options.node, proc=source.proc)
         return (await stack.enter_async_context(opened)).watch()
     return FileSource(options.source.directory).watch()
 

@@ -48,6 +48,14 @@ def test_kubernetes_as_a_source(tmp_path: Path) -> None:
             parse_agent_source(wrong)
 
 
+def test_the_process_file_system_of_the_host(tmp_path: Path) -> None:
+    option = parse_agent_source("kubernetes", "/proc")
+    assert isinstance(option, KubernetesOption)
+    assert option.proc == Path("/proc")
+    with pytest.raises(ConfigError, match="no process file system"):
+        parse_agent_source("kubernetes", str(tmp_path))
+
+
 def test_a_source_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a directory"):
         parse_source(f"file:{tmp_path}/none")

@@ -95,6 +95,7 @@ def run(plan: Plan, only: str, agents: AgentSettings, say: Callable[[str], None]
     versions = dict(describe_versions())
     versions["tunnel engine"] = agents.engine or best_engine()
     versions["agent options"] = " ".join(agents.argv)
+    machine = describe_machine()
     runner = Runner(say, lambda name: bool(pattern.search(name)))
     cores = own_cores()
     suites: list[Suite] = [
@@ -108,7 +109,7 @@ def run(plan: Plan, only: str, agents: AgentSettings, say: Callable[[str], None]
     return Report(
         mode="partial" if only else plan.mode,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=describe_machine(),
+        machine=machine,
         versions=versions,
         measured=tuple(runner.measured),
         failures=tuple(runner.failures),

@@ -183,7 +183,7 @@ def to_markdown(report: Report, plots: Sequence[tuple[str, str]]) -> str:
     )
     parts = [
         INTRODUCTION,
-        f"Date: {report.date}\n\n{about}\n",
+        f"A {report.mode} run, {report.date}\n\n{about}\n",
         f"## Bars\n\n{markdown_table(BAR_HEADINGS, bar_cells(report))}\n",
         *(f"![{title}]({path})\n" for title, path in plots),
         f"## Results\n\n{markdown_table(HEADINGS, result_cells(report))}\n",

@@ -24,6 +24,7 @@ def describe_machine() -> Mapping[str, str]:
         "memory": f"{pages / (1 << 30):.0f} GiB",
         "kernel": platform.release(),
         "virtual": "yes" if "hypervisor" in Path("/proc/cpuinfo").read_text() else "no",
+        "load before": f"{load_average():.2f}",
     }
 
 

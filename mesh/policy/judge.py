@@ -45,7 +45,11 @@ def judge(layers: Sequence[JudgedLayer[Facts]], facts: Facts, unsure: Decision) 
     for layer in layers:
         if hit := layer.deny_unsure.first(facts):
             return deny(unsure, hit)
-    if not any(layer.allow_policies for layer in layers):
+    narrowest = None
+    for layer in layers:
+        if layer.allow_policies:
+            narrowest = layer
+    if narrowest is None:
         return NO_POLICY
     for layer in layers:
         if hit := layer.allow.first(facts):
@@ -53,7 +57,6 @@ def judge(layers: Sequence[JudgedLayer[Facts]], facts: Facts, unsure: Decision) 
     for layer in layers:
         if hit := layer.allow_unsure.first(facts):
             return deny(unsure, hit)
-    narrowest = next(layer for layer in reversed(layers) if layer.allow_policies)
     return deny(Decision.NO_ALLOW_MATCH, narrowest.allow_policies[0])
 
 

@@ -291,17 +291,23 @@ class RuleTests(Generic[Facts]):
 
     def holds(self, peer: Facts) -> bool:
         """Say whether the rule matches the facts."""
-        return (
-            all(test.holds(peer) for test in self.conditions)
-            and _any_holds(self.operations, peer)
-            and _any_holds(self.sources, peer)
-        )
+        # Plain loops: a generator per clause would cost more than the tests themselves.
+        for test in self.conditions:
+            if not test.holds(peer):
+                return False
+        return _any_holds(self.operations, peer) and _any_holds(self.sources, peer)
 
 
 def _any_holds(alternatives: Alternatives[Facts], peer: Facts) -> bool:
     if not alternatives:
         return True
-    return any(all(test.holds(peer) for test in tests) for tests in alternatives)
+    for tests in alternatives:
+        for test in tests:
+            if not test.holds(peer):
+                break
+        else:
+            return True
+    return False
 
 
 def compile_rule(rule: Rule) -> RuleTests[Peer]:

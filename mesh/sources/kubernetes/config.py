@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,6 +17,20 @@ from mesh.errors import ConfigError
 REFRESH_S = 60.0
 """Credentials are looked at this often. The plugin itself runs only when its token expires."""
 EXEC_TIMEOUT_S = 30.0
+
+log = logging.getLogger(__name__)
+
+# Of a file that is YAML and no kubeconfig the library says whatever its own code trips over.
+_LOAD_ERRORS = (
+    ConfigException,
+    OSError,
+    ValueError,
+    yaml.YAMLError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 
 
 async def load_configuration(
@@ -35,7 +50,7 @@ async def load_configuration(
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
             await _load_file(configuration, kubeconfig, context)
-    except (ConfigException, OSError, TimeoutError, ValueError, yaml.YAMLError) as error:
+    except _LOAD_ERRORS as error:
         raise ConfigError(_hint(kubeconfig, error)) from error
     return configuration
 
@@ -50,10 +65,10 @@ async def _load_file(configuration: Configuration, file: Path, context: str | No
             client_configuration=configuration,
             persist_config=False,
         )
-    configuration.refresh_api_key_hook = _refresher(loader.load_and_set, time.monotonic)
+    configuration.refresh_api_key_hook = refresher(loader.load_and_set, time.monotonic)
 
 
-def _refresher(
+def refresher(
     load: Callable[[Configuration], Awaitable[None]], now: Callable[[], float]
 ) -> Callable[[Configuration], Awaitable[None]]:
     """Renew short-lived tokens (exec plugins, OIDC) while we run."""
@@ -64,8 +79,12 @@ def _refresher(
         if now() - loaded_at < REFRESH_S:
             return
         loaded_at = now()
-        async with asyncio.timeout(EXEC_TIMEOUT_S):
-            await load(configuration)
+        try:
+            async with asyncio.timeout(EXEC_TIMEOUT_S):
+                await load(configuration)
+        except _LOAD_ERRORS as error:
+            # What we have may still be good; if not, the API server says so.
+            log.warning("credentials for the API server were not renewed: %s", error)
 
     return refresh
 

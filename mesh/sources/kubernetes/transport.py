@@ -14,6 +14,7 @@ from types import TracebackType
 import aiohttp
 import msgspec
 from kubernetes_asyncio.client import ApiClient, Configuration
+from kubernetes_asyncio.config import ConfigException
 
 from mesh.sources.kubernetes.errors import KubeError
 
@@ -131,7 +132,7 @@ class KubeApi:
                 yield response
         except TimeoutError as error:
             raise KubeError(f"{method} {path}: no answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, ConfigException, OSError) as error:
             text = str(error) or type(error).__name__
             raise KubeError(f"{method} {path}: {text}") from error
 

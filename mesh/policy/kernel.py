@@ -36,7 +36,8 @@ def compile_kernel_policy(index: PolicyIndex, snapshot: MeshSnapshot, node: str)
     local = [item for item in snapshot.local_workloads(node) if item.addresses]
     layers = {item.uid: index.destination(item).layers for item in local}
     by_src_ip = any(layer.uses_src_ips for own in layers.values() for layer in own)
-    sources = _classes((item, _source_group(item, by_src_ip)) for item in local)
+    by_dst_ip = any(layer.uses_dst_ips for own in layers.values() for layer in own)
+    sources = _classes((item, _source_group(item, by_src_ip, by_dst_ip)) for item in local)
     destinations = _classes((item, _destination_group(item, layers[item.uid])) for item in local)
     table = _Table()
     if snapshot.settings.same_node is SameNode.DIRECT:
@@ -70,9 +71,13 @@ def _classes(grouped: Iterable[tuple[Workload, object]]) -> _Classes:
     return _Classes(numbers, first)
 
 
-def _source_group(workload: Workload, by_src_ip: bool) -> object:
+def _source_group(workload: Workload, by_src_ip: bool, by_dst_ip: bool) -> object:
     """What policy can tell sources apart by."""
-    return workload.identity, workload.addresses if by_src_ip else None
+    if by_src_ip:
+        return workload.identity, workload.addresses
+    # Which of a destination's addresses a source can use follows from its own families.
+    families = frozenset(address.version for address in workload.addresses)
+    return workload.identity, families if by_dst_ip else None
 
 
 def _destination_group(workload: Workload, layers: Sequence[Layer]) -> object:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from ipaddress import ip_network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.model.address import SocketAddress
 from mesh.model.kernel import KernelPolicy, KernelVerdict, VerdictKey, VerdictReason
-from mesh.model.policy import AuthorizationPolicy, L4Match, PeerAuthentication, PolicyAction
+from mesh.model.policy import AuthorizationPolicy, L4Match, PeerAuthentication, PolicyAction, Rule
 from mesh.model.snapshot import SameNode
 from mesh.model.verdict import ConnectionFacts, Decision
 from mesh.model.workload import Workload
@@ -90,6 +91,21 @@ def _compare(
         assert reason is not None
         assert (reason.decision, reason.decided_by) == (one.decision, one.decided_by)
         assert (reason.audited, reason.dry_run) == (one.audited, one.dry_run)
+
+
+def test_a_source_of_one_family_does_not_suffer_from_the_addresses_it_cannot_use() -> None:
+    outside = L4Match(not_dst_ips=(ip_network("10.0.0.0/8"),))
+    pods = (
+        build.workload("both", addresses=("10.1.0.1", "fd00::1")),
+        build.workload("four", addresses=("10.0.0.9",)),
+    )
+    policy = build.policy("p", PolicyAction.DENY, Rule(conditions=(outside,)))
+    snapshot = build.snapshot(*pods, policies=(policy,))
+    index = PolicyIndex.compile(snapshot)
+    table = compile_kernel_policy(index, snapshot, "n1")
+    for src in pods:
+        for dst in pods:
+            _compare(index, table, src, dst, 80)
 
 
 def test_workloads_that_policy_cannot_tell_apart_share_a_class() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.admin.view import SCHEMA_VERSION
+from mesh.model.authentication import RequestAuthentication
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication
 from mesh.model.snapshot import MeshSettings, MeshSnapshot, Problem
 from mesh.model.workload import Service, Workload
@@ -22,6 +23,7 @@ class ConfigDump:
     services: tuple[Service, ...]
     policies: tuple[AuthorizationPolicy, ...]
     peer_authentications: tuple[PeerAuthentication, ...]
+    request_authentications: tuple[RequestAuthentication, ...] = ()
     problems: tuple[Problem, ...]
 
 
@@ -36,6 +38,9 @@ def config_dump(node: str, snapshot: MeshSnapshot) -> ConfigDump:
         policies=tuple(value for _, value in sorted(snapshot.policies.items())),
         peer_authentications=tuple(
             value for _, value in sorted(snapshot.peer_authentications.items())
+        ),
+        request_authentications=tuple(
+            value for _, value in sorted(snapshot.request_authentications.items())
         ),
         problems=snapshot.problems,
     )

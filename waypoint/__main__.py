@@ -9,10 +9,12 @@ import logging
 import os
 import socket
 import sys
+from random import Random
 
 import uvloop
 
 from mesh.errors import MeshnodeError
+from mesh.jwt.fetch import KeyFetcher, KeyRing
 from mesh.model.identity import parse_spiffe_id
 from mesh.privilege import drop_privileges, install_seccomp, worker_ids
 from mesh.telemetry.access_log import LogFormat
@@ -49,8 +51,12 @@ async def serve(arguments: argparse.Namespace, new_engine: EngineFactory) -> Non
         access_log=LogFormat(arguments.access_log),
     )
     engine = new_engine(asyncio.get_running_loop(), TunnelSettings())
-    async with asyncio.TaskGroup() as tasks:
-        await Worker(options, engine, tasks, ProxyLimits()).run(control, listener)
+    fetcher = KeyFetcher()
+    try:
+        async with KeyRing(fetcher, Random()).run() as keys, asyncio.TaskGroup() as tasks:
+            await Worker(options, engine, tasks, ProxyLimits(), keys).run(control, listener)
+    finally:
+        await fetcher.close()
 
 
 def main() -> int:

@@ -68,6 +68,7 @@ class RouteRouter:
         refusal = self._authorizer.judge(origin, head) if self._authorizer else None
         if refusal is not None:
             return refusal
+        path, mark, query = head.target.decode("latin-1").partition("?")  # a token may be gone
         if origin.service is None:
             return self._to_workload(origin)
         caller = origin.principal.namespace if origin.principal else None

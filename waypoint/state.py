@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from random import Random
+from typing import Protocol
 
 from mesh.http1.message import RequestHead
+from mesh.jwt.index import AuthenticationIndex
+from mesh.jwt.jwks import JwksLocation
+from mesh.jwt.keys import KeySet
+from mesh.model.authentication import JwtRule
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
@@ -19,10 +25,19 @@ from waypoint.route_router import RouteRouter
 from waypoint.target import Target
 
 
+class Keys(Protocol):
+    """Keys of token issuers."""
+
+    def want(self, locations: Iterable[JwksLocation]) -> None: ...
+    def keys(self, rule: JwtRule) -> KeySet | None: ...
+    def refresh_soon(self, rules: tuple[JwtRule, ...]) -> None: ...
+
+
 class WorkerState:
     """One writer (the feed), many readers. Keeps serving on the last snapshot."""
 
-    def __init__(self, waypoint: str, random: Random) -> None:
+    def __init__(self, waypoint: str, random: Random, keys: Keys) -> None:
+        self._keys = keys
         self._waypoint = waypoint
         self._random = random
         self._credentials: dict[SpiffeId, Credentials] = {}
@@ -40,7 +55,11 @@ class WorkerState:
 
     def _compile(self) -> RouteRouter:
         table = RouteTable.compile(self.snapshot)
-        authorizer = PolicyAuthorizer(self._policies)
+        tokens = AuthenticationIndex(self.snapshot, self._waypoint)
+        self._keys.want(tokens.key_sources())
+        authorizer = PolicyAuthorizer(
+            self._policies, tokens, self._keys.keys, self._keys.refresh_soon, time.time
+        )
         return RouteRouter(self.endpoints, table, self._random, authorizer)
 
     def change_credentials(self, valid: list[Credentials], gone: list[SpiffeId]) -> None:

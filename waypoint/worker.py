@@ -7,10 +7,14 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from random import Random
 
+from mesh.jwt.fetch import KeyRing
+from mesh.jwt.jwks import JwksLocation
+from mesh.jwt.keys import KeySet
+from mesh.model.authentication import JwtRule
 from mesh.model.identity import SpiffeId
 from mesh.model.request import RequestRecord
 from mesh.state.delta import apply_delta, decode_delta
@@ -75,13 +79,15 @@ class Worker:
         engine: TunnelEngine,
         tasks: asyncio.TaskGroup,
         limits: ProxyLimits,
+        keys: KeyRing,
     ) -> None:
+        self._keys = keys
         self._loop = asyncio.get_running_loop()
         self._options = options
         self._engine = engine
         self._tasks = tasks
         self._random = random = Random()
-        self._state = state = WorkerState(options.waypoint, random)
+        self._state = state = WorkerState(options.waypoint, random, self)
         self._upstream = UpstreamTunnels(self._loop, engine, state, self._spawn)
         self._pool = Pool(self._loop, self._upstream, limits, self._spawn)
         self._proxy = Proxy(
@@ -118,6 +124,21 @@ class Worker:
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         self._tasks.create_task(work)
+
+    # --- keys of token issuers ------------------------------------------------------------------
+
+    def want(self, locations: Iterable[JwksLocation]) -> None:
+        self._keys.want(locations)
+
+    def keys(self, rule: JwtRule) -> KeySet | None:
+        return self._keys.keys(rule)
+
+    def refresh_soon(self, rules: tuple[JwtRule, ...]) -> None:
+        """A token named a key that is not here: fetch, for the next try of its bearer."""
+        self._spawn(self._refresh(rules))
+
+    async def _refresh(self, rules: tuple[JwtRule, ...]) -> None:
+        await self._keys.refresh(rules)
 
     async def run(self, control: socket.socket, listener: socket.socket) -> None:
         """Serve; return when drained."""

@@ -40,10 +40,10 @@ class Shop:
         argv = ["curl", "-sS", "--max-time", "10", *arguments]
         return self.client.run(argv, timeout_s=timeout_s)
 
-    def get(self, path: str = "/", *headers: str) -> str:
+    def get(self, path: str = "/", *headers: str, host: str = VIP) -> str:
         """Status and body of a GET to the service."""
         extra = [part for header in headers for part in ("-H", header)]
-        result = self.curl("-w", "\n%{http_code}", *extra, f"http://{VIP}{path}").check()
+        result = self.curl("-w", "\n%{http_code}", *extra, f"http://{host}{path}").check()
         body, _, status = result.stdout.rpartition("\n")
         return f"{status} {body}".strip()
 
@@ -72,9 +72,20 @@ class Shop:
         return int(worker["stats"]["revision"]) if worker["stats"] else 0
 
 
-def service(name: str, vip: str, selector: dict[str, str], app_protocol: str = "") -> KubeObject:
+def service(
+    name: str,
+    vip: str,
+    selector: dict[str, str],
+    app_protocol: str = "",
+    target_port: int = APP_PORT,
+) -> KubeObject:
     """A Service behind the waypoint."""
-    port: dict[str, Json] = {"name": "p", "protocol": "TCP", "port": PORT, "targetPort": APP_PORT}
+    port: dict[str, Json] = {
+        "name": "p",
+        "protocol": "TCP",
+        "port": PORT,
+        "targetPort": target_port,
+    }
     if app_protocol:
         port["appProtocol"] = app_protocol
     return kube_object(

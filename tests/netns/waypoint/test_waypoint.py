@@ -5,15 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
+from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from tests.lab import eventually
-from tests.lab.objects import Json, authorization_policy
-from tests.netns.waypoint.mesh import APP_PORT, NAMESPACE, PORT, VIP, Shop, shop
+from tests.lab.objects import POLICY_GROUP, Json, authorization_policy, kube_object
+from tests.netns.waypoint.mesh import APP_PORT, NAMESPACE, PORT, VIP, Shop, service, shop
 
+GRPC = Path(__file__).with_name("grpc_app.py")
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 WEBSOCKET = """
@@ -38,8 +45,23 @@ def backend(name: str, weight: int = 1) -> Json:
     return {"name": name, "port": PORT, "weight": weight}
 
 
-def access_log(scene: Shop) -> list[str]:
-    return [line for line in scene.waypoint.output.splitlines() if line.startswith("[20")]
+def encode(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def jwks(key: ec.EllipticCurvePrivateKey) -> str:
+    numbers = key.public_key().public_numbers()
+    x, y = (encode(value.to_bytes(32, "big")) for value in (numbers.x, numbers.y))
+    return json.dumps({"keys": [{"kty": "EC", "crv": "P-256", "kid": "1", "x": x, "y": y}]})
+
+
+def token(key: ec.EllipticCurvePrivateKey, subject: str) -> str:
+    """An ES256 token of an hour (RFC 7518 §3.4)."""
+    head = {"alg": "ES256", "kid": "1", "typ": "JWT"}
+    body = {"iss": "issuer.test", "sub": subject, "exp": int(time.time()) + 3600}
+    text = ".".join(encode(json.dumps(part).encode()) for part in (head, body))
+    r, s = decode_dss_signature(key.sign(text.encode(), ec.ECDSA(hashes.SHA256())))
+    return f"{text}.{encode(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
 
 
 def test_a_request_passes_the_waypoint_with_the_callers_identity(scene: Shop) -> None:
@@ -144,6 +166,61 @@ def test_a_large_body_arrives_whole_both_ways(scene: Shop) -> None:
     )
     up = scene.client.run(["sh", "-c", command], timeout_s=70).check()
     assert up.stdout == wanted.hexdigest()
+
+
+def test_grpc_unary_and_streaming(scene: Shop) -> None:
+    vip, port = "10.96.7.9", 9090
+    before = scene.revision()
+    scene.lab.apply(
+        "service-grpc", service("rpc", vip, {"version": "v1"}, "grpc", target_port=port)
+    )
+    scene.v1.start([sys.executable, str(GRPC), "serve", str(port)]).wait_listening(port)
+    eventually(lambda: scene.revision() > before, 5.0, "the waypoint has the service")
+    argv = [sys.executable, str(GRPC), "call", f"{vip}:{PORT}"]
+    said = scene.client.run(argv, timeout_s=40).check().stdout.splitlines()
+    assert said == ["echo 1000000 1000000", "chat True", "missing UNIMPLEMENTED"]
+    eventually(lambda: "/t.T/Echo HTTP/2" in scene.waypoint.output, 3.0, "a log line")
+
+
+def test_a_token_is_asked_for_and_judged(scene: Shop) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    before = scene.revision()
+    target: Json = [{"group": "", "kind": "Service", "name": "web-v2"}]
+    rule: Json = {"issuer": "issuer.test", "jwks": jwks(key)}
+    scene.lab.apply(
+        "jwt",
+        [
+            kube_object(
+                POLICY_GROUP,
+                "RequestAuthentication",
+                "tokens",
+                namespace=NAMESPACE,
+                spec={"targetRefs": target, "jwtRules": [rule]},
+            ),
+            kube_object(
+                POLICY_GROUP,
+                "AuthorizationPolicy",
+                "only-ann",
+                namespace=NAMESPACE,
+                spec={
+                    "targetRefs": target,
+                    "action": "ALLOW",
+                    "rules": [{"from": [{"source": {"requestPrincipals": ["issuer.test/ann"]}}]}],
+                },
+            ),
+        ],
+    )
+    eventually(lambda: scene.revision() > before, 5.0, "the waypoint has the objects")
+
+    def status(*headers: str) -> str:
+        return scene.get("/", *headers, host="10.96.7.3").split()[0]
+
+    assert status() == "403"
+    assert status(f"authorization: Bearer {token(key, 'ann')}") == "200"
+    assert status(f"authorization: Bearer {token(key, 'bob')}") == "403"
+    other = ec.generate_private_key(ec.SECP256R1())
+    assert status(f"authorization: Bearer {token(other, 'ann')}") == "401"
+    scene.lab.delete("jwt")
 
 
 def test_metrics_and_endpoints_are_shown(scene: Shop) -> None:

@@ -66,8 +66,9 @@ class _Reader:
             if buffer.find(b"\r\n", 0, self._limits.line_bytes) < 0:
                 raise MessageError(414, "http1.long_target", "the first line is too long")
             raise MessageError(431, "http1.long_head", "the head is too long")
-        start = max(0, self._scanned - 1)
-        if buffer.count(b"\n", start) != buffer.count(b"\r\n", start):
+        # The CR of an LF that is new may have been there before.
+        start = self._scanned
+        if buffer.count(b"\n", start) != buffer.count(b"\r\n", max(0, start - 1)):
             raise MessageError(400, "http1.bad_byte", "a line ends with a bare LF")
 
     def _begin_body(self, framing: Framing, length: int | None) -> None:

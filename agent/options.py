@@ -14,12 +14,14 @@ from mesh.model.address import SocketAddress, parse_socket_address
 from mesh.telemetry.access_log import LogFormat
 
 DEFAULT_METRICS = "127.0.0.1:15020"
+DEFAULT_AGENT_ACCOUNT = "meshnode-system/meshnode-agent"
 DEFAULT_CA_PORT = 15012
 """Port of Istio's control plane for certificate requests."""
 MAX_WORKERS = 256
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_ACCOUNT = re.compile(r"([a-z0-9-]{1,63})/([a-z0-9.-]{1,253})")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 
 
@@ -55,6 +57,14 @@ class KubernetesOption:
     def __str__(self) -> str:
         colon = f":{self.kubeconfig}" if self.kubeconfig else ""
         return f"{SourceKind.KUBERNETES}{colon}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceAccountName:
+    """`NAMESPACE/NAME`."""
+
+    namespace: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +136,14 @@ def parse_agent_source(text: str, host_proc: str = "/proc") -> SourceOption | Ku
     if not file.is_file():
         raise ConfigError(f"--source {text}: there is no kubeconfig file {rest!r}")
     return KubernetesOption(kubeconfig=file.absolute(), proc=proc)
+
+
+def parse_service_account(option: str, text: str) -> ServiceAccountName:
+    """Parse `NAMESPACE/NAME`."""
+    match = _ACCOUNT.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{option} {text!r}: write NAMESPACE/NAME of a service account")
+    return ServiceAccountName(namespace=match[1], name=match[2])
 
 
 def parse_cgroup(text: str) -> Path:

@@ -13,7 +13,7 @@ from mesh.identity.ca import CaSettings
 from mesh.identity.directory import IdentityDirectory
 from mesh.identity.host import CaHost
 from mesh.identity.profiles import RandomBytes
-from mesh.identity.server import ServerLimits
+from mesh.identity.server import Authenticator, ServerLimits
 from mesh.identity.state_dir import StateDir
 
 
@@ -51,12 +51,14 @@ async def run_controller(
     random_bytes: RandomBytes,
     stop: asyncio.Event,
     on_ready: Callable[[ControllerPorts], None],
+    authenticator: Authenticator | None = None,
 ) -> None:
     """Serve until `stop` is set or the task is cancelled; both leave nothing behind.
 
     Args:
         directory: who runs where; `mesh.identity.directory.SnapshotDirectory` for a source.
         on_ready: called once when everything listens.
+        authenticator: None for join tokens of the state directory.
 
     Raises `ConfigError` for a state directory or an address that cannot be used.
     """
@@ -67,6 +69,7 @@ async def run_controller(
         random_bytes=random_bytes,
         settings=settings.ca,
         limits=settings.limits,
+        authenticator=authenticator,
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(host.stop)

@@ -9,7 +9,12 @@ import click
 
 from agent.admin.view import LogLevel
 from agent.cli.shared import host_name
-from agent.options import DEFAULT_CA_PORT, DEFAULT_METRICS, AgentOptions
+from agent.options import (
+    DEFAULT_AGENT_ACCOUNT,
+    DEFAULT_CA_PORT,
+    DEFAULT_METRICS,
+    AgentOptions,
+)
 from mesh.errors import KernelError
 from mesh.telemetry.access_log import LogFormat
 
@@ -118,7 +123,12 @@ def agent(
 
 
 @click.command()
-@click.option("--source", required=True, metavar="file:DIR", help="Says who runs where.")
+@click.option(
+    "--source",
+    required=True,
+    metavar="file:DIR|kubernetes[:KUBECONFIG]",
+    help="Says who runs where; with `kubernetes`, also which node a token speaks for.",
+)
 @click.option(
     "--ca",
     "state_dir",
@@ -133,7 +143,14 @@ def agent(
     metavar="HOST:PORT",
     help="Where nodes ask for certificates.",
 )
-def controller(source: str, state_dir: str, listen: str) -> None:
+@click.option(
+    "--agent-account",
+    default=DEFAULT_AGENT_ACCOUNT,
+    show_default=True,
+    metavar="NAMESPACE/NAME",
+    help="With --source kubernetes: the service account that agents run as.",
+)
+def controller(source: str, state_dir: str, listen: str, agent_account: str) -> None:
     """Run the certificate authority by itself, for agents started with --ca-address.
 
     It signs for a node only identities that run there. An agent started with --ca does the same.
@@ -141,10 +158,15 @@ def controller(source: str, state_dir: str, listen: str) -> None:
     """
     from pathlib import Path
 
+    from agent import options as parse
     from agent.cli.serve_ca import serve_ca
-    from agent.options import parse_listen, parse_source
 
-    serve_ca(parse_source(source), Path(state_dir), parse_listen("--listen", listen))
+    serve_ca(
+        parse.parse_agent_source(source),
+        Path(state_dir),
+        parse.parse_listen("--listen", listen),
+        parse.parse_service_account("--agent-account", agent_account),
+    )
 
 
 @click.command(

@@ -1,4 +1,4 @@
-"""Composition root of `meshnode controller`: file source, snapshot, certificate authority."""
+"""Composition root of `meshnode controller`: source, snapshot, certificate authority."""
 
 from __future__ import annotations
 
@@ -6,32 +6,51 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import click
 
-from agent.options import SourceOption
+from agent.node.changes import first_set
+from agent.options import KubernetesOption, ServiceAccountName, SourceOption
 from controller.run import ControllerPorts, ControllerSettings, run_controller
 from mesh.identity.directory import SnapshotDirectory
+from mesh.identity.server import Authenticator
 from mesh.model.address import SocketAddress
 from mesh.sources.file import FileSource
+from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import reduce
 
 
-def serve_ca(source: SourceOption, state_dir: Path, listen: SocketAddress) -> None:
+def serve_ca(
+    source: SourceOption | KubernetesOption,
+    state_dir: Path,
+    listen: SocketAddress,
+    agents: ServiceAccountName,
+) -> None:
     """Serve until SIGTERM or SIGINT. Raises `ConfigError`."""
     settings = ControllerSettings(state_dir=state_dir, host=str(listen.ip), port=listen.port)
-    asyncio.run(_serve(FileSource(source.directory), settings))
+    asyncio.run(_serve(source, settings, agents))
 
 
-async def _serve(source: FileSource, settings: ControllerSettings) -> None:
+async def _serve(
+    source: SourceOption | KubernetesOption,
+    settings: ControllerSettings,
+    agents: ServiceAccountName,
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # Who runs where is known before the first request is answered.
-    mesh = await asyncio.to_thread(_Latest, source)
-    async with asyncio.TaskGroup() as group:
+    async with AsyncExitStack() as stack:
+        changes, authenticator = await _open(source, agents, stack)
+        # Who runs where is known before the first request is answered.
+        objects = await first_set(changes, stop)
+        if objects is None:
+            return
+        mesh = _Latest(objects, changes)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
         following = group.create_task(mesh.follow())
         await run_controller(
             settings,
@@ -40,19 +59,35 @@ async def _serve(source: FileSource, settings: ControllerSettings) -> None:
             random_bytes=os.urandom,
             stop=stop,
             on_ready=_say_ready,
+            authenticator=authenticator,
         )
         following.cancel()
+
+
+async def _open(
+    source: SourceOption | KubernetesOption, agents: ServiceAccountName, stack: AsyncExitStack
+) -> tuple[AsyncIterator[ObjectSet], Authenticator | None]:
+    """The mesh's objects, and who says which node is asking; None for join tokens."""
+    if isinstance(source, SourceOption):
+        return FileSource(source.directory).watch(), None
+    # Standalone there is no use for the client library, which takes 40 MB.
+    from controller.kubernetes.cluster import open_cluster
+    from controller.kubernetes.token_review import Account
+
+    account = Account(namespace=agents.namespace, name=agents.name)
+    cluster = await stack.enter_async_context(open_cluster(source.kubeconfig, account))
+    return cluster.changes, cluster.authenticator
 
 
 class _Latest:
     """Keeps the newest snapshot of a source."""
 
-    def __init__(self, source: FileSource) -> None:
-        self._source = source
-        self.snapshot = reduce(source.load_once(), None)
+    def __init__(self, objects: ObjectSet, changes: AsyncIterator[ObjectSet]) -> None:
+        self._changes = changes
+        self.snapshot = reduce(objects, None)
 
     async def follow(self) -> None:
-        async for objects in self._source.watch():
+        async for objects in self._changes:
             self.snapshot = reduce(objects, self.snapshot)
 
 

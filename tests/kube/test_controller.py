@@ -1,0 +1,117 @@
+"""`meshnode controller --source kubernetes` as a process, from pods to certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from mesh.identity.bootstrap import init_ca
+from tests.kube.test_connect import kubeconfig
+from tests.kube.test_token_review import TOKEN, agent_pod, ask, review, workload
+from tests.support.kube_api import KubeApiServer
+
+TIMEOUT_S = 30.0
+
+
+@asynccontextmanager
+async def controller(config: Path, state_dir: Path) -> AsyncIterator[Process]:
+    """The process, ended when the block is left."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "agent.cli", "controller"),
+        *("--source", f"kubernetes:{config}"),
+        *("--ca", str(state_dir), "--listen", f"127.0.0.1:{free_port()}"),
+        stderr=PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def free_port() -> int:
+    """A port that nobody has now; the command takes no 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def signed_at_last(state_dir: Path, port: int, account: str) -> None:
+    """Ask until it is signed; the test's own deadline ends this."""
+    while True:
+        if await ask(state_dir, port, account, TOKEN) == 200:
+            return
+        await asyncio.sleep(0.05)
+
+
+async def port_of(process: Process) -> int:
+    """Wait until it serves."""
+    assert process.stderr is not None
+    said = b""
+    async for line in process.stderr:
+        said += line
+        found = re.search(rb"serving certificates on port (\d+)", line)
+        if found:
+            return int(found[1])
+    raise AssertionError(said.decode())
+
+
+def test_it_signs_for_a_node_what_runs_there_and_follows_the_cluster(tmp_path: Path) -> None:
+    state_dir = tmp_path / "ca"
+    init_ca(state_dir, trust_domain="cluster.local", now=time.time(), random_bytes=os.urandom)
+
+    async def run() -> None:
+        server = KubeApiServer()
+        server.reviews[TOKEN] = review()
+        async with asyncio.timeout(TIMEOUT_S), server.running():
+            await server.apply(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Namespace",
+                    "metadata": {"name": "shop", "labels": {"meshnode.io/dataplane": "enabled"}},
+                },
+                agent_pod(),
+                workload("here", "one", "10.0.0.1"),
+                workload("there", "two", "10.0.0.2"),
+            )
+            config = kubeconfig(tmp_path, {"server": f"http://127.0.0.1:{server.port}"}, {})
+            async with controller(config, state_dir) as process:
+                port = await port_of(process)
+                assert await ask(state_dir, port, "here", TOKEN) == 200
+                assert await ask(state_dir, port, "there", TOKEN) == 403
+                assert await ask(state_dir, port, "here", "a-token-of-nobody") == 401
+                # The pod moves, and with it the right to its identity.
+                await server.delete(workload("there", "two", "10.0.0.2"))
+                await server.apply(workload("there", "one", "10.0.0.3"))
+                await signed_at_last(state_dir, port, "there")
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == 0
+
+    asyncio.run(run())
+
+
+def test_it_ends_when_told_to_while_the_api_server_keeps_it_waiting(tmp_path: Path) -> None:
+    state_dir = tmp_path / "ca"
+    init_ca(state_dir, trust_domain="cluster.local", now=time.time(), random_bytes=os.urandom)
+
+    async def run() -> None:
+        server = KubeApiServer()
+        server.faults.forbidden.add("pods")
+        async with asyncio.timeout(TIMEOUT_S), server.running():
+            config = kubeconfig(tmp_path, {"server": f"http://127.0.0.1:{server.port}"}, {})
+            async with controller(config, state_dir) as process:
+                await server.wait_asked("/api/v1/pods", 1)
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == 0
+
+    asyncio.run(run())

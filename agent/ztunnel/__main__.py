@@ -48,7 +48,7 @@ def choose_engine(name: str) -> EngineFactory:
     elif name:
         log.info("tunnel engine: python, as asked for")
     else:
-        log.warning("tunnel engine: python; the native one was not built")
+        log.warning("tunnel engine: python; the native one was not built or cannot be loaded")
     return engine_factory(engine)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Literal
 
 from mesh.errors import ConfigError
@@ -23,8 +22,12 @@ def parse_engine(name: str) -> Engine:
 
 
 def best_engine() -> Engine:
-    """The native engine where it was built, else the portable one."""
-    return "native" if find_spec("mesh.tunnel.native._native") is not None else "python"
+    """The native engine where it was built and can be loaded, else the portable one."""
+    try:
+        engine_factory("native")
+    except ConfigError:
+        return "python"
+    return "native"
 
 
 def engine_factory(engine: Engine) -> EngineFactory:

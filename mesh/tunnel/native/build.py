@@ -23,6 +23,7 @@ SOURCES = (
     "commands.c",
     "context.c",
     "engine.c",
+    "guards.c",
     "headers.c",
     "http2.c",
     "port.c",

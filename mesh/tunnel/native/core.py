@@ -15,9 +15,9 @@ try:
     from mesh.tunnel.native._native import ffi, lib
 except ImportError as error:
     raise ConfigError(
-        "the native tunnel engine is not built on this machine: install OpenSSL's and libnghttp2's"
-        " headers and a C compiler and run `python -m mesh.tunnel.native.build`, or choose the"
-        " engine `python`"
+        f"the native tunnel engine cannot be loaded ({error}); install libssl-dev, libnghttp2-dev"
+        " and a C compiler and run `python -m mesh.tunnel.native.build`, or choose the engine"
+        " `python`"
     ) from error
 
 # A client's limit on response headers (istio/ztunnel `proxy/h2/client.rs`); a server's is set.

@@ -32,56 +32,6 @@ static mt_stream *find(const mt_tunnel *t, int32_t id)
     return id > 0 ? nghttp2_session_get_stream_user_data(t->h2, id) : NULL;
 }
 
-/* The tunnel ends once nghttp2 has returned. */
-static int fatal(mt_tunnel *t, uint32_t code, const char *why)
-{
-    if (!t->fatal) {
-        t->fatal = why;
-        t->fatal_code = code;
-    }
-    return NGHTTP2_ERR_CALLBACK_FAILURE;
-}
-
-static int no_memory(mt_tunnel *t)
-{
-    return fatal(t, NGHTTP2_INTERNAL_ERROR, "out of memory");
-}
-
-/* ---- limits ------------------------------------------------------------------------------- */
-
-static int count_bad_end(mt_tunnel *t)
-{
-    if (++t->bad_ends > MAX_BAD_ENDS + t->engine->settings.max_concurrent_streams)
-        return fatal(t, NGHTTP2_ENHANCE_YOUR_CALM, "too many streams reset");
-    return 0;
-}
-
-static int count_idle_frame(mt_tunnel *t)
-{
-    if (++t->idle_frames > MAX_IDLE_FRAMES)
-        return fatal(t, NGHTTP2_ENHANCE_YOUR_CALM, "too many frames that carry nothing");
-    return 0;
-}
-
-static void credit_idle_frames(mt_tunnel *t)
-{
-    t->idle_frames = t->idle_frames > IDLE_CREDIT ? t->idle_frames - IDLE_CREDIT : 0;
-}
-
-static int count_reset(mt_tunnel *t)
-{
-    double now = t->engine->now;
-
-    t->reset_tokens += (now - t->reset_at) * RESETS_PER_S;
-    if (t->reset_tokens > RESET_BURST)
-        t->reset_tokens = RESET_BURST;
-    t->reset_at = now;
-    if (t->reset_tokens < 1)
-        return fatal(t, NGHTTP2_ENHANCE_YOUR_CALM, "peer floods RST_STREAM");
-    t->reset_tokens -= 1;
-    return 0;
-}
-
 /* ---- callbacks: what the peer sends ------------------------------------------------------- */
 
 static int on_begin_frame(nghttp2_session *h2, const nghttp2_frame_hd *head, void *user)
@@ -91,12 +41,12 @@ static int on_begin_frame(nghttp2_session *h2, const nghttp2_frame_hd *head, voi
     (void)h2;
     if (head->type == NGHTTP2_CONTINUATION) {
         if (++t->continuations > MAX_CONTINUATIONS)
-            return fatal(t, NGHTTP2_ENHANCE_YOUR_CALM, "too many CONTINUATION frames");
+            return guard_fatal(t, NGHTTP2_ENHANCE_YOUR_CALM, "too many CONTINUATION frames");
         return 0;
     }
     t->continuations = 0;
     if (head->type == NGHTTP2_PRIORITY || head->type > NGHTTP2_CONTINUATION)
-        return count_idle_frame(t);
+        return guard_idle_frame(t);
     return 0;
 }
 
@@ -112,7 +62,7 @@ static int on_begin_headers(nghttp2_session *h2, const nghttp2_frame *frame, voi
         return 0;
     st = stream_new(t, frame->hd.stream_id, false);
     if (!st)
-        return no_memory(t);
+        return guard_no_memory(t);
     st->o.refs = 1; /* nobody asked for it yet */
     stream_adopt(t, st);
     t->last_peer_stream = st->id;
@@ -133,7 +83,7 @@ static int on_header(nghttp2_session *h2, const nghttp2_frame *frame, const uint
     (void)flags;
     t->block_list_bytes += name_len + value_len + 32; /* RFC 9113 6.5.2 */
     if (t->block_list_bytes > limit * HEADER_LIST_FACTOR)
-        return fatal(t, NGHTTP2_ENHANCE_YOUR_CALM, "header list too large");
+        return guard_fatal(t, NGHTTP2_ENHANCE_YOUR_CALM, "header list too large");
     if (!st || st->condemned)
         return 0;
     if (t->block_list_bytes > limit) {
@@ -143,7 +93,7 @@ static int on_header(nghttp2_session *h2, const nghttp2_frame *frame, const uint
     }
     p = buf_grow(&t->block, name_len + value_len + 2);
     if (!p)
-        return no_memory(t);
+        return guard_no_memory(t);
     memcpy(p, name, name_len);
     p[name_len] = '\0';
     memcpy(p + name_len + 1, value, value_len);
@@ -180,7 +130,7 @@ static int on_data_chunk(nghttp2_session *h2, uint8_t flags, int32_t id, const u
         nghttp2_session_consume(h2, id, len);
         return 0;
     }
-    return stream_data(st, data, len) ? no_memory(t) : 0;
+    return stream_data(st, data, len) ? guard_no_memory(t) : 0;
 }
 
 static int status_of(const mt_tunnel *t)
@@ -214,7 +164,7 @@ static int headers_received(mt_tunnel *t, mt_stream *st, const nghttp2_frame *fr
         return 0;
     st->remote_ended |= end && !st->joined;
     if (!t->client) {
-        credit_idle_frames(t);
+        guard_credit(t);
         if (frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
             if (t->draining) {
                 stream_decline(st);
@@ -229,8 +179,8 @@ static int headers_received(mt_tunnel *t, mt_stream *st, const nghttp2_frame *fr
         int status = status_of(t);
 
         if (status < 200)
-            return count_idle_frame(t) ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
-        credit_idle_frames(t);
+            return guard_idle_frame(t) ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
+        guard_credit(t);
         answer_received(t, st, status);
     }
     if (end && !st->o.done)
@@ -243,8 +193,8 @@ static int data_received(mt_tunnel *t, mt_stream *st, const nghttp2_frame *frame
     bool end = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
 
     if (frame->hd.length > frame->data.padlen)
-        credit_idle_frames(t);
-    else if (!end && count_idle_frame(t))
+        guard_credit(t);
+    else if (!end && guard_idle_frame(t))
         return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (st && end && !st->condemned)
         stream_end_received(st);
@@ -253,11 +203,11 @@ static int data_received(mt_tunnel *t, mt_stream *st, const nghttp2_frame *frame
 
 static int reset_received(mt_tunnel *t, mt_stream *st, uint32_t code)
 {
-    if (count_reset(t))
+    if (guard_reset(t))
         return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (!st)
         return 0;
-    if (!t->client && !st->answered && count_bad_end(t))
+    if (!t->client && !st->answered && guard_bad_end(t))
         return NGHTTP2_ERR_CALLBACK_FAILURE;
     stream_reset_received(st, code, true);
     return 0;
@@ -266,7 +216,7 @@ static int reset_received(mt_tunnel *t, mt_stream *st, uint32_t code)
 static int pong_received(mt_tunnel *t, const uint8_t *payload)
 {
     if (!t->pings)
-        return count_idle_frame(t);
+        return guard_idle_frame(t);
     t->pings--;
     if (t->drain_begun && !t->draining && !memcmp(payload, drain_ping, sizeof drain_ping)) {
         t->draining = t->goaway_ours = true;
@@ -414,7 +364,7 @@ static int on_send_data(nghttp2_session *h2, nghttp2_frame *frame, const uint8_t
     (void)h2, (void)frame, (void)source;
     memcpy(e->output + e->output_len, head, FRAME_HEAD);
     e->output_len += FRAME_HEAD + len;
-    credit_idle_frames(t);
+    guard_credit(t);
     return 0;
 }
 
@@ -425,7 +375,7 @@ static int reset_sent(mt_tunnel *t, mt_stream *st, uint32_t code)
         return 0;
     }
     /* Nobody asked for it: nghttp2 answers a fault of the peer. */
-    if (count_bad_end(t))
+    if (guard_bad_end(t))
         return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (st)
         stream_reset_received(st, code, false);
@@ -502,7 +452,7 @@ int http2_receive(mt_tunnel *t, const uint8_t *data, size_t len)
 
     batch_flush(t->engine);
     if (n < 0 && !t->fatal)
-        fatal(t, n == NGHTTP2_ERR_FLOODED ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR,
+        guard_fatal(t, n == NGHTTP2_ERR_FLOODED ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR,
               nghttp2_strerror((int)n));
     return t->fatal ? -1 : 0;
 }
@@ -517,11 +467,11 @@ static int collect_control(mt_tunnel *t)
     while (OUTPUT_SIZE - e->output_len >= CONTROL_ROOM + STREAM_TURN + FRAME_HEAD) {
         n = mem_send(t->h2, &p);
         if (n < 0)
-            return fatal(t, NGHTTP2_INTERNAL_ERROR, nghttp2_strerror((int)n));
+            return guard_fatal(t, NGHTTP2_INTERNAL_ERROR, nghttp2_strerror((int)n));
         if (n == 0)
             break;
         if ((size_t)n > OUTPUT_SIZE - e->output_len)
-            return fatal(t, NGHTTP2_INTERNAL_ERROR, "a frame larger than expected");
+            return guard_fatal(t, NGHTTP2_INTERNAL_ERROR, "a frame larger than expected");
         memcpy(e->output + e->output_len, p, (size_t)n);
         e->output_len += (size_t)n;
     }

@@ -45,7 +45,7 @@ typedef nghttp2_data_provider mt_provider;
 #define STREAM_TURN (8u * RECORD_BYTES - FRAME_HEAD)
 #define SHARED_TURN (4u * RECORD_BYTES - FRAME_HEAD)
 /* Plaintext made at a time, and so the most that waits for a peer that does not read. */
-#define OUTPUT_BYTES (16u * RECORD_BYTES)
+#define OUTPUT_BYTES (8u * RECORD_BYTES)
 #define OUTPUT_SIZE (OUTPUT_BYTES + 2u * (STREAM_TURN + FRAME_HEAD))
 /* Read at a time from a tunnel or a relay's socket; stays within the cache of a core. */
 #define INPUT_SIZE (8u * RECORD_BYTES)
@@ -305,6 +305,17 @@ int http2_receive(mt_tunnel *t, const uint8_t *data, size_t len);
 int http2_collect(mt_tunnel *t, bool payload);
 void http2_reset(mt_tunnel *t, int32_t id, uint32_t code);
 void http2_detach(mt_stream *st);
+
+/* ---- guards.c: 0, or NGHTTP2_ERR_CALLBACK_FAILURE with `t->fatal` set ----------------------- */
+
+/* The tunnel ends once nghttp2 has returned. */
+int guard_fatal(mt_tunnel *t, uint32_t code, const char *why);
+int guard_no_memory(mt_tunnel *t);
+int guard_bad_end(mt_tunnel *t);
+int guard_idle_frame(mt_tunnel *t);
+int guard_reset(mt_tunnel *t);
+/* Useful work earns more idle frames. */
+void guard_credit(mt_tunnel *t);
 
 /* ---- headers.c ---------------------------------------------------------------------------- */
 

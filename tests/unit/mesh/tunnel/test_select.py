@@ -12,8 +12,9 @@ _WITHOUT_NATIVE = """
 import sys
 sys.modules["mesh.tunnel.native._native"] = None
 from mesh.errors import ConfigError
-from mesh.tunnel.select import engine_factory
+from mesh.tunnel.select import best_engine, engine_factory
 
+assert best_engine() == "python"
 engine_factory("python")
 try:
     engine_factory("native")

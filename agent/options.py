@@ -80,11 +80,16 @@ class CaServe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaJoin:
-    """`--ca-address HOST:PORT --join-token-file FILE`: certificates come from another agent."""
+    """`--ca-address HOST:PORT --join-token-file FILE`: certificates come from elsewhere.
+
+    Attributes:
+        root_file: `--ca-root-file`: the token is a service account's and names no root itself.
+    """
 
     host: str
     port: int
     token_file: Path
+    root_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,11 +197,17 @@ def parse_listen(option: str, text: str) -> SocketAddress:
 
 
 def parse_ca(
-    ca_dir: str | None, listen: str | None, address: str | None, token_file: str | None
+    ca_dir: str | None,
+    listen: str | None,
+    address: str | None,
+    token_file: str | None,
+    root_file: str | None = None,
 ) -> CaServe | CaJoin:
-    """Combine the four CA options: exactly one of `--ca` and `--ca-address`."""
+    """Combine the CA options: exactly one of `--ca` and `--ca-address`."""
     if ca_dir is not None and address is not None:
         raise ConfigError("--ca and --ca-address exclude each other: serve the CA, or ask another")
+    if root_file is not None and address is None:
+        raise ConfigError("--ca-root-file needs --ca-address: it is the root of that CA's server")
     if ca_dir is not None:
         if token_file is not None:
             raise ConfigError("--join-token-file belongs to --ca-address, not to --ca")
@@ -216,8 +227,15 @@ def parse_ca(
         )
     if not Path(token_file).is_file():
         raise ConfigError(f"--join-token-file {token_file}: there is no such file")
+    if root_file is not None and not Path(root_file).is_file():
+        raise ConfigError(f"--ca-root-file {root_file}: there is no such file")
     host, port = _host_and_port(address)
-    return CaJoin(host=host, port=port, token_file=Path(token_file).absolute())
+    return CaJoin(
+        host=host,
+        port=port,
+        token_file=Path(token_file).absolute(),
+        root_file=Path(root_file).absolute() if root_file else None,
+    )
 
 
 def _host_and_port(text: str) -> tuple[str, int]:

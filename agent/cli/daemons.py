@@ -49,6 +49,12 @@ _node = click.option(
 @click.option("--ca-listen", metavar="HOST:PORT", help="With --ca: sign for other nodes here.")
 @click.option("--ca-address", metavar="HOST:PORT", help="Get certificates from this agent.")
 @click.option("--join-token-file", metavar="FILE", help="With --ca-address: proves this node.")
+@click.option(
+    "--ca-root-file",
+    metavar="FILE",
+    help="With --ca-address on Kubernetes: the root of the CA's server (PEM); "
+    "--join-token-file is then the projected token of the agent's service account.",
+)
 @click.option("--trust-domain", metavar="NAME", help="Default: as the mesh's objects say.")
 @click.option("--workers", type=int, metavar="N", help="ztunnel workers. Default: one per core.")
 @click.option(
@@ -89,6 +95,7 @@ def agent(
     ca_listen: str | None,
     ca_address: str | None,
     join_token_file: str | None,
+    ca_root_file: str | None,
     trust_domain: str | None,
     workers: int | None,
     metrics: str,
@@ -108,7 +115,7 @@ def agent(
     checked = parse.AgentOptions(
         node=node,
         source=parse.parse_agent_source(source, host_proc),
-        ca=parse.parse_ca(ca, ca_listen, ca_address, join_token_file),
+        ca=parse.parse_ca(ca, ca_listen, ca_address, join_token_file, ca_root_file),
         cgroup=parse.parse_cgroup(cgroup) if cgroup else None,
         trust_domain=parse.parse_trust_domain(trust_domain) if trust_domain else None,
         workers=parse.parse_workers(workers),

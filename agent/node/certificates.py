@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from agent.options import AgentOptions, CaJoin, CaServe
 from mesh.errors import ConfigError
 from mesh.identity.bootstrap import init_ca
-from mesh.identity.client import CaClient
+from mesh.identity.client import CaClient, TokenFile
 from mesh.identity.directory import SnapshotDirectory
 from mesh.identity.host import CaHost
 from mesh.identity.source import CertificateSource
@@ -30,7 +30,7 @@ async def open_source(
             host = await _own_ca(serve, get_snapshot, stack)
             return host.source(options.node), host
         case CaJoin() as join:
-            client = CaClient(host=join.host, port=join.port, token=_read_token(join))
+            client = CaClient(host=join.host, port=join.port, token=_token(join))
             return await stack.enter_async_context(client), None
 
 
@@ -58,8 +58,10 @@ async def _own_ca(
     return host
 
 
-def _read_token(join: CaJoin) -> str:
+def _token(join: CaJoin) -> str | TokenFile:
     try:
+        if join.root_file is not None:
+            return TokenFile(path=join.token_file, server_root_pem=join.root_file.read_bytes())
         return join.token_file.read_text().strip()
     except OSError as error:
-        raise ConfigError(f"{join.token_file} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
@@ -65,16 +67,38 @@ class LocalCa:
             numbered = await self._authority.wait_bundle_other_than(numbered.revision)
 
 
-class CaClient:
-    """Talks to a CA that a join token names; an async context manager that owns its session."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFile:
+    """A service account token that Kubernetes renews in its file, and the CA server's root.
 
-    def __init__(self, *, host: str, port: int, token: str) -> None:
-        """Raises `BadTokenError` for a token that is not one; connects to nothing yet."""
-        self._token = token.strip()
-        self._pin = parse_token(self._token).root_sha256
+    A join token carries the root's fingerprint with it; this one says nothing about the CA.
+    """
+
+    path: Path
+    server_root_pem: bytes
+
+    def read(self) -> str:
+        """The token of now; raises `CaUnavailableError`, for the file may come back."""
+        try:
+            return self.path.read_text().strip()
+        except OSError as error:
+            raise CaUnavailableError(f"{self.path} cannot be read: {error.strerror}") from error
+
+
+class CaClient:
+    """Talks to a CA that a token names; an async context manager that owns its session."""
+
+    def __init__(self, *, host: str, port: int, token: str | TokenFile) -> None:
+        """Raises `IdentityError` for a token or root that is not one; connects to nothing yet."""
+        self._token = token.strip() if isinstance(token, str) else token
+        self._pin = (
+            "" if isinstance(self._token, TokenFile) else parse_token(self._token).root_sha256
+        )
         self._base = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         self._session: aiohttp.ClientSession | None = None
         self._tls: ssl.SSLContext | None = None
+        if isinstance(token, TokenFile):
+            self._tls = pinned_context(token.server_root_pem)
         self._newest: NumberedBundle | None = None
 
     async def __aenter__(self) -> CaClient:
@@ -146,13 +170,16 @@ class CaClient:
             )
         return pinned_context(profiles.to_pem([root]))
 
+    def _bearer(self) -> str:
+        return self._token.read() if isinstance(self._token, TokenFile) else self._token
+
     async def _exchange(
         self, method: str, path: str, tls: ssl.SSLContext, timeout_s: float, data: bytes | None
     ) -> tuple[int, bytes]:
         if self._session is None:
             raise CaUnavailableError("the CA client is closed")
         is_pinned = tls.verify_mode == ssl.CERT_REQUIRED
-        headers = {"Authorization": f"Bearer {self._token}"} if is_pinned else {}
+        headers = {"Authorization": f"Bearer {self._bearer()}"} if is_pinned else {}
         try:
             async with self._session.request(
                 method,

@@ -14,7 +14,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from mesh.identity.bootstrap import init_ca
+from mesh.identity.client import CaClient, TokenFile
+from mesh.identity.errors import BadTokenError, CaUnavailableError
+from mesh.identity.state_dir import StateDir
+from mesh.model.identity import SpiffeId
 from tests.kube.test_connect import kubeconfig
 from tests.kube.test_token_review import TOKEN, agent_pod, ask, review, workload
 from tests.support.kube_api import KubeApiServer
@@ -54,6 +60,22 @@ async def signed_at_last(state_dir: Path, port: int, account: str) -> None:
         await asyncio.sleep(0.05)
 
 
+async def an_agent_joins(state_dir: Path, port: int) -> None:
+    """What an agent does with its projected token; Kubernetes renews the file at any time."""
+    file = state_dir.parent / "token"
+    root = StateDir(state_dir).load_server_root().roots_pem
+    token = TokenFile(path=file, server_root_pem=root)
+    here = SpiffeId(trust_domain="cluster.local", namespace="shop", service_account="here")
+    async with CaClient(host="127.0.0.1", port=port, token=token) as client:
+        with pytest.raises(CaUnavailableError, match="cannot be read"):
+            await client.fetch(here)
+        file.write_text("an-old-token\n")
+        with pytest.raises(BadTokenError):
+            await client.fetch(here)
+        file.write_text(f"{TOKEN}\n")
+        assert (await client.fetch(here)).svid.identity == here
+
+
 async def port_of(process: Process) -> int:
     """Wait until it serves."""
     assert process.stderr is not None
@@ -90,6 +112,7 @@ def test_it_signs_for_a_node_what_runs_there_and_follows_the_cluster(tmp_path: P
                 assert await ask(state_dir, port, "here", TOKEN) == 200
                 assert await ask(state_dir, port, "there", TOKEN) == 403
                 assert await ask(state_dir, port, "here", "a-token-of-nobody") == 401
+                await an_agent_joins(state_dir, port)
                 # The pod moves, and with it the right to its identity.
                 await server.delete(workload("there", "two", "10.0.0.2"))
                 await server.apply(workload("there", "one", "10.0.0.3"))

@@ -134,3 +134,16 @@ def test_ca_options_that_do_not_fit(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_ca(ca, listen, address, token)
+
+
+def test_a_root_beside_a_projected_token(tmp_path: Path) -> None:
+    token, root = tmp_path / "token", tmp_path / "root.pem"
+    token.write_text("t")
+    with pytest.raises(ConfigError, match=r"--ca-root-file .*: there is no such file"):
+        parse_ca(None, None, "ca.example:15012", str(token), str(root))
+    root.write_text("r")
+    join = parse_ca(None, None, "ca.example:15012", str(token), str(root))
+    assert isinstance(join, CaJoin)
+    assert join.root_file == root
+    with pytest.raises(ConfigError, match="--ca-root-file needs --ca-address"):
+        parse_ca(str(tmp_path), None, None, None, str(root))

@@ -54,6 +54,7 @@ def parse_fields(lines: list[bytes], max_fields: int) -> Headers:
     return fields
 
 
+@lru_cache(maxsize=1024)
 def check_host(value: bytes) -> bytes:
     """Return a Host value or authority; raise `MessageError` for any form but `host[:port]`."""
     if not _HOST.fullmatch(value):

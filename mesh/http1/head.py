@@ -6,7 +6,7 @@ What belongs to one connection only is taken out here, so that nothing later can
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mesh.http1.grammar import (
     check_host,
@@ -32,51 +32,40 @@ _SPECIAL = _HOP_BY_HOP | _FRAMING
 _PROTECTED = frozenset(
     (b"authorization", b"cookie", b"forwarded", b"via", b"x-request-id", b"traceparent")
 )
+_ORDINARY_OPTIONS = frozenset((b"close", b"keep-alive", b"upgrade", b"te"))
 _NEVER_UPGRADED = (b"h2c", b"http/", b"tls/")
 
 
-@dataclass(slots=True)
-class _Special:
-    """Fields that say something about message or connection."""
-
-    connection: list[bytes] = field(default_factory=list)
-    lengths: list[bytes] = field(default_factory=list)
-    codings: list[bytes] = field(default_factory=list)
-    hosts: list[bytes] = field(default_factory=list)
-    upgrades: list[bytes] = field(default_factory=list)
-    expects: list[bytes] = field(default_factory=list)
-    trailers: bool = False
-
-    def take(self, name: bytes, value: bytes) -> None:
-        if name == b"host":
-            self.hosts.append(value)
-        elif name == b"content-length":
-            self.lengths.append(value)
-        elif name == b"connection":
-            self.connection += list_items(value)
-        elif name == b"transfer-encoding":
-            self.codings.append(value)
-        elif name == b"upgrade":
-            self.upgrades += list_items(value)
-        elif name == b"expect":
-            self.expects.append(value.lower())
-        elif name == b"te":
-            self.trailers = self.trailers or b"trailers" in list_items(value)
+Special = dict[bytes, list[bytes]]
+"""Values of the fields that say something about message or connection, by name."""
 
 
-def _sort_fields(fields: Headers) -> tuple[_Special, Headers]:
+def _sort_fields(fields: Headers) -> tuple[Special, Headers]:
     """Separate the special fields from those that are passed on."""
-    special = _Special()
+    special: Special = {}
     kept: Headers = []
     for item in fields:
-        if item[0] in _SPECIAL:
-            special.take(*item)
+        name = item[0]
+        if name in _SPECIAL:
+            special.setdefault(name, []).append(item[1])
         else:
             kept.append(item)
-    named = set(special.connection) - _PROTECTED
-    if named - {b"close", b"keep-alive", b"upgrade", b"te"}:
-        kept = [item for item in kept if item[0] not in named]
+    if b"connection" in special:
+        named = set(_options(special)) - _PROTECTED
+        if named - _ORDINARY_OPTIONS:
+            kept = [item for item in kept if item[0] not in named]
     return special, kept
+
+
+def _options(special: Special) -> list[bytes]:
+    """What Connection says."""
+    values = special.get(b"connection")
+    return [item for value in values for item in list_items(value)] if values else []
+
+
+def _takes_trailers(special: Special) -> bool:
+    values = special.get(b"te")
+    return bool(values) and any(b"trailers" in list_items(value) for value in values or ())
 
 
 def parse_request_head(block: bytes, limits: Limits) -> RequestHead:
@@ -95,6 +84,7 @@ def parse_request_head(block: bytes, limits: Limits) -> RequestHead:
     target, host = _target(method, target, _host(special, is_10))
     framing, length = _request_framing(special, is_10)
     expects = _expects(special)
+    options = _options(special)
     return RequestHead(
         method=method,
         target=target,
@@ -103,22 +93,25 @@ def parse_request_head(block: bytes, limits: Limits) -> RequestHead:
         minor=0 if is_10 else 1,
         framing=framing,
         length=length,
-        keep_alive=not is_10 and b"close" not in special.connection,
-        upgrade=_upgrade(special) if not is_10 and framing is Framing.NONE else b"",
+        keep_alive=not is_10 and b"close" not in options,
+        upgrade=b""
+        if is_10 or framing is not Framing.NONE or b"upgrade" not in options
+        else _upgrade(special),
         expects_continue=expects and not is_10 and framing is not Framing.NONE,
-        takes_trailers=special.trailers,
+        takes_trailers=_takes_trailers(special),
     )
 
 
-def _host(special: _Special, is_10: bool) -> bytes:
+def _host(special: Special, is_10: bool) -> bytes:
     """RFC 9112 §3.2: exactly one Host, but for HTTP/1.0."""
-    if len(special.hosts) > 1:
-        raise MessageError(400, "http1.many_hosts", "Host stands more than once")
-    if not special.hosts:
+    hosts = special.get(b"host")
+    if hosts is None:
         if is_10:
             return b""
         raise MessageError(400, "http1.no_host", "Host is missing")
-    return check_host(special.hosts[0])
+    if len(hosts) > 1:
+        raise MessageError(400, "http1.many_hosts", "Host stands more than once")
+    return check_host(hosts[0])
 
 
 def _target(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
@@ -143,16 +136,17 @@ def _target(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
     return rest if rest.startswith(b"/") else b"/" + rest, authority
 
 
-def _request_framing(special: _Special, is_10: bool) -> tuple[Framing, int | None]:
-    if special.codings:
-        if special.lengths:
+def _request_framing(special: Special, is_10: bool) -> tuple[Framing, int | None]:
+    codings, lengths = special.get(b"transfer-encoding"), special.get(b"content-length")
+    if codings:
+        if lengths:
             raise MessageError(400, "http1.length_and_coding", "both lengths of a body are given")
         if is_10:
             raise MessageError(400, "http1.coding_in_10", "Transfer-Encoding in HTTP/1.0")
-        _check_chunked(special.codings, 501)
+        _check_chunked(codings, 501)
         return Framing.CHUNKED, None
-    if special.lengths:
-        length = parse_length(special.lengths)
+    if lengths:
+        length = parse_length(lengths)
         return (Framing.LENGTH if length else Framing.NONE), length
     return Framing.NONE, None
 
@@ -168,19 +162,21 @@ def _check_chunked(codings: list[bytes], unknown_status: int) -> None:
     raise MessageError(400, "http1.bad_coding", f"Transfer-Encoding {codings[0][:64]!r}")
 
 
-def _expects(special: _Special) -> bool:
-    if not special.expects:
+def _expects(special: Special) -> bool:
+    expects = special.get(b"expect")
+    if expects is None:
         return False
-    if special.expects != [b"100-continue"]:
-        raise MessageError(417, "http1.bad_expectation", f"Expect {special.expects[0][:64]!r}")
+    if len(expects) > 1 or expects[0].lower() != b"100-continue":
+        raise MessageError(417, "http1.bad_expectation", f"Expect {expects[0][:64]!r}")
     return True
 
 
-def _upgrade(special: _Special) -> bytes:
+def _upgrade(special: Special) -> bytes:
     """The one protocol asked for; none if there are several or it is another HTTP."""
-    if b"upgrade" not in special.connection or len(special.upgrades) != 1:
+    names = [name for value in special.get(b"upgrade", ()) for name in list_items(value)]
+    if len(names) != 1:
         return b""
-    (name,) = special.upgrades
+    (name,) = names
     return b"" if name.startswith(_NEVER_UPGRADED) else name
 
 
@@ -209,12 +205,13 @@ def _parse_response(block: bytes, limits: Limits, request: RequestFacts) -> Resp
     special, headers = _sort_fields(parse_fields(lines[1:], limits.fields))
     upgrade = b""
     if status == 101:
-        if not request.upgrade or special.upgrades != [request.upgrade]:
+        if not request.upgrade or _upgrade(special) != request.upgrade:
             raise MessageError(502, "http1.bad_upgrade", "101 for an upgrade nobody asked for")
         upgrade = request.upgrade
     framing, length = _response_framing(special, status, minor, request)
-    close = b"close" in special.connection or framing is Framing.UNTIL_CLOSE
-    persistent = minor == 1 or b"keep-alive" in special.connection
+    options = _options(special)
+    close = b"close" in options or framing is Framing.UNTIL_CLOSE
+    persistent = minor == 1 or b"keep-alive" in options
     return ResponseHead(
         status=status,
         headers=headers,
@@ -227,23 +224,24 @@ def _parse_response(block: bytes, limits: Limits, request: RequestFacts) -> Resp
 
 
 def _response_framing(
-    special: _Special, status: int, minor: int, request: RequestFacts
+    special: Special, status: int, minor: int, request: RequestFacts
 ) -> tuple[Framing, int | None]:
     """RFC 9112 §6.3, rules 1 to 8 in their order."""
-    if special.codings and special.lengths:
+    codings, lengths = special.get(b"transfer-encoding"), special.get(b"content-length")
+    if codings and lengths:
         raise MessageError(502, "http1.length_and_coding", "both lengths of a body are given")
-    if special.codings and minor == 0:
+    if codings and minor == 0:
         raise MessageError(502, "http1.coding_in_10", "Transfer-Encoding in HTTP/1.0")
-    if special.codings:
-        _check_chunked(special.codings, 502)
-    length = parse_length(special.lengths) if special.lengths else None
+    if codings:
+        _check_chunked(codings, 502)
+    length = parse_length(lengths) if lengths else None
     if status == 101:
         return Framing.RAW, None
     if status < 200 or status == 204:
         return Framing.NONE, None
     if request.is_head or status == 304:
         return Framing.NONE, length
-    if special.codings:
+    if codings:
         return Framing.CHUNKED, None
     if length is not None:
         return (Framing.LENGTH if length else Framing.NONE), length

@@ -44,6 +44,17 @@ class _Reader:
         """Bytes of later messages that were received already."""
         return len(self._buffer)
 
+    def _take_fresh(self, data: bytes) -> bytes | None:
+        """The head that came in one read, the common case; otherwise `data` is buffered."""
+        if not self._buffer and self._framing is None:
+            end = data.find(_END)
+            if 0 < end <= self._limits.head_bytes and data[0] != 0x0D:
+                if len(data) > end + 4:
+                    self._buffer += data[end + 4 :]
+                return data[:end]
+        self._buffer += data
+        return None
+
     def _take_head(self) -> bytes | None:
         """The head's bytes once it is complete."""
         buffer = self._buffer
@@ -105,8 +116,10 @@ class RequestReader(_Reader):
 
     def receive(self, data: bytes) -> list[RequestEvent]:
         """Take bytes; return what they complete. Raises `MessageError`: then close."""
-        self._buffer += data
-        return [] if self._done else self._read()
+        if self._done:
+            self._buffer += data
+            return []
+        return self._read(self._take_fresh(data))
 
     def next_message(self) -> list[RequestEvent]:
         """The exchange is over: go on with the next request."""
@@ -131,12 +144,11 @@ class RequestReader(_Reader):
         """The protocol was switched."""
         return self._framing is Framing.RAW
 
-    def _read(self) -> list[RequestEvent]:
+    def _read(self, block: bytes | None = None) -> list[RequestEvent]:
         events: list[RequestEvent] = []
         if self._framing is None:
-            if self._buffer:
-                self.is_idle = False
-            block = self._take_head()
+            self.is_idle = block is None and not self._buffer
+            block = block if block is not None else self._take_head()
             if block is None:
                 return events
             head = parse_request_head(block, self._limits)
@@ -171,8 +183,7 @@ class ResponseReader(_Reader):
         """Take bytes; return what they complete. Raises `MessageError`: then close."""
         if self._request is None:
             raise MessageError(502, "http1.unasked", "bytes that no request asked for")
-        self._buffer += data
-        return self._read(self._request)
+        return self._read(self._request, self._take_fresh(data))
 
     def receive_eof(self) -> list[ResponseEvent]:
         """The peer closed: the end of a body that lasts until then, else a `MessageError`."""
@@ -181,13 +192,13 @@ class ResponseReader(_Reader):
             return [End([])]
         raise MessageError(502, "http1.cut", "the connection ended inside a response")
 
-    def _read(self, request: RequestFacts) -> list[ResponseEvent]:
+    def _read(self, request: RequestFacts, block: bytes | None) -> list[ResponseEvent]:
         events: list[ResponseEvent] = []
         while self._framing is None:
-            block = self._take_head()
+            block = block if block is not None else self._take_head()
             if block is None:
                 return events
-            head = parse_response_head(block, self._limits, request)
+            head, block = parse_response_head(block, self._limits, request), None
             events.append(head)
             if head.status >= 200 or head.framing is Framing.RAW:
                 self._begin_body(head.framing, head.length)

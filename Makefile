@@ -16,7 +16,7 @@ define need_root
 	@[ "$$(id -u)" -eq 0 ] || { echo "needs root: run \`sudo make $@\`" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo test test-slow test-unit test-netns sanitize check fmt lint types layers c-check bench bench-quick clean
+.PHONY: help setup demo test test-slow test-unit test-netns sanitize check fmt lint types layers c-check bench bench-quick bench-scale clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench: $(READY) ## every benchmark beside its peers, 15 minutes; writes docs/ben
 bench-quick: $(READY) ## the same, small and short: 2 minutes, only shown
 	$(need_root)
 	$(PY) -m bench --quick $(BENCH_ARGS)
+
+bench-scale: $(READY) ## time and memory of a node that reads a large cluster (PODS=10000)
+	$(PY) -m bench.scale $(PODS)
 
 clean: ## caches, builds and whatever a killed test or demo left behind
 	@if [ -x $(PY) ] && [ "$$(id -u)" -eq 0 ]; then $(PY) -m tests.lab.sweep; \

@@ -45,7 +45,7 @@ typedef nghttp2_data_provider mt_provider;
 #define STREAM_TURN (8u * RECORD_BYTES - FRAME_HEAD)
 #define SHARED_TURN (4u * RECORD_BYTES - FRAME_HEAD)
 /* Plaintext made at a time, and so the most that waits for a peer that does not read. */
-#define OUTPUT_BYTES (8u * RECORD_BYTES)
+#define OUTPUT_BYTES (16u * RECORD_BYTES)
 #define OUTPUT_SIZE (OUTPUT_BYTES + 2u * (STREAM_TURN + FRAME_HEAD))
 /* Read at a time from a tunnel or a relay's socket; stays within the cache of a core. */
 #define INPUT_SIZE (8u * RECORD_BYTES)

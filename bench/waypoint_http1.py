@@ -36,6 +36,7 @@ from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort
 from waypoint.connect_tcp import TcpConnector
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
+from waypoint.flush_queue import FlushQueue
 from waypoint.h1_server import Http1Server
 from waypoint.limits import ProxyLimits
 from waypoint.pool import Pool
@@ -109,7 +110,8 @@ def proxy(port: int, upstream: int) -> None:
             def spawn(work: Coroutine[None, None, None]) -> None:
                 tasks.create_task(work)
 
-            pool = Pool(loop, TcpConnector(loop), limits, spawn)
+            flushes = FlushQueue(loop)
+            pool = Pool(loop, TcpConnector(loop), limits, spawn, flushes)
             path = Proxy(
                 loop,
                 limits=limits,
@@ -126,7 +128,7 @@ def proxy(port: int, upstream: int) -> None:
                 workload=None,
             )
             server = await loop.create_server(
-                lambda: Http1Server(loop, path, origin, limits, lambda _: None), HOST, port
+                lambda: Http1Server(loop, path, origin, limits, lambda _: None, flushes), HOST, port
             )
             await server.serve_forever()
 

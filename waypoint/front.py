@@ -12,6 +12,7 @@ from mesh.errors import MeshnodeError
 from mesh.tunnel.contract import End, TunnelEngine
 from waypoint.contract import Exchanges, Origin
 from waypoint.endpoints import app_protocol
+from waypoint.flush_queue import FlushQueue
 from waypoint.h1_server import Http1Server
 from waypoint.h2_server import Http2Server
 from waypoint.limits import ProxyLimits
@@ -57,7 +58,9 @@ class Front:
         engine: TunnelEngine,
         opaque: OpaqueRoutes,
         opener: SocketOpener,
+        flushes: FlushQueue,
     ) -> None:
+        self._flushes = flushes
         self._loop = loop
         self._exchanges = exchanges
         self._limits = limits
@@ -78,8 +81,11 @@ class Front:
             await self._relay(sock, origin, initial)
             return
         server: Http1Server | Http2Server
-        kind = Http1Server if spoken is Spoken.HTTP1 else Http2Server
-        server = kind(self._loop, self._exchanges, origin, self._limits, self.servers.discard)
+        parts = (self._loop, self._exchanges, origin, self._limits, self.servers.discard)
+        if spoken is Spoken.HTTP1:
+            server = Http1Server(*parts, self._flushes)
+        else:
+            server = Http2Server(*parts)
         self.servers.add(server)
         try:
             await self._loop.create_unix_connection(lambda: server, sock=sock)

@@ -20,6 +20,7 @@ from mesh.http1.reader import ResponseReader
 from mesh.http1.writer import format_request
 from mesh.model.request import RequestFlag
 from waypoint.contract import Failure, FailureKind, ResponseSink
+from waypoint.flush_queue import FlushQueue
 from waypoint.limits import ProxyLimits
 
 
@@ -36,6 +37,7 @@ class Http1Client(asyncio.Protocol):
         limits: ProxyLimits,
         on_free: Callable[[Http1Client], None],
         on_closed: Callable[[Http1Client], None],
+        flushes: FlushQueue,
     ) -> None:
         self._limits = limits
         self._on_free = on_free
@@ -49,6 +51,8 @@ class Http1Client(asyncio.Protocol):
         self._raw = False
         self._keep_alive = True
         self._out: list[bytes] = []
+        self._queued = False
+        self._flushes = flushes
         self.uses = 0
         self.idle_since = 0.0
 
@@ -102,9 +106,17 @@ class Http1Client(asyncio.Protocol):
             self._out.append(encode_last_chunk(trailers))
         self.flush()
         if self._raw and transport.can_write_eof():
+            self.write_now()
             transport.write_eof()
 
     def flush(self) -> None:
+        if self._out and not self._queued:
+            self._queued = True
+            self._flushes.add(self)
+
+    def write_now(self) -> None:
+        """Write what was collected."""
+        self._queued = False
         out = self._out
         if out and self._transport is not None:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -113,6 +125,8 @@ class Http1Client(asyncio.Protocol):
     def cancel(self) -> None:
         """An answer that is not wanted may still come: the connection is of no more use."""
         self._sink = None
+        if self._raw:
+            self.write_now()
         self._out.clear()
         if self._transport is not None:
             if self._raw:

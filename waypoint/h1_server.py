@@ -21,6 +21,7 @@ from mesh.http1.reader import RequestReader
 from mesh.http1.writer import format_response
 from mesh.model.request import RequestFlag
 from waypoint.contract import Exchanges, Origin, RequestSink
+from waypoint.flush_queue import FlushQueue
 from waypoint.limits import ProxyLimits
 from waypoint.local_reply import error_page
 
@@ -39,8 +40,10 @@ class Http1Server(asyncio.Protocol):
         origin: Origin,
         limits: ProxyLimits,
         on_closed: Callable[[Http1Server], None],
+        flushes: FlushQueue,
     ) -> None:
         self._on_closed = on_closed
+        self._flushes = flushes
         self._loop = loop
         self._exchanges = exchanges
         self._origin = origin
@@ -57,6 +60,7 @@ class Http1Server(asyncio.Protocol):
         self._blocked = False
         self._lingering = False
         self._out: list[bytes] = []
+        self._queued = False
         self._draining = False
         self._heard_at = loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -153,7 +157,7 @@ class Http1Server(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        self.flush()
+        self.write_now()
         if not self._responded or exchange is None:
             transport.write(error_page(error.status))
         self._linger()
@@ -166,6 +170,7 @@ class Http1Server(asyncio.Protocol):
         if status == 100:
             self._send_continue()
         else:
+            self.write_now()
             self._transport.write(
                 format_response(status, headers, Framing.NONE, None, keep_alive=True)
             )
@@ -216,6 +221,13 @@ class Http1Server(asyncio.Protocol):
         self._out.append(encode_chunk(data) if self._framing is Framing.CHUNKED else data)
 
     def flush(self) -> None:
+        if self._out and not self._queued:
+            self._queued = True
+            self._flushes.add(self)
+
+    def write_now(self) -> None:
+        """Write what was collected."""
+        self._queued = False
         out = self._out
         if out and self._transport is not None:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
@@ -243,11 +255,13 @@ class Http1Server(asyncio.Protocol):
             self._resume_transport()
 
     def _end_raw(self, transport: asyncio.Transport) -> None:
+        self.write_now()
         if self._exchange is not None and transport.can_write_eof():
             transport.write_eof()
 
     def finish(self) -> None:
         self._exchange = None
+        self.write_now()
         if self._transport is not None:
             self._transport.close()
 
@@ -291,6 +305,7 @@ class Http1Server(asyncio.Protocol):
         self._draining = True
         self._keep_alive = False
         if self._exchange is None and self._reader.is_idle and self._transport is not None:
+            self.write_now()
             self._transport.close()
 
     def _linger(self) -> None:
@@ -300,6 +315,7 @@ class Http1Server(asyncio.Protocol):
         if transport is None:
             return
         self._lingering = True
+        self.write_now()
         if self._reader.has_ended and not self._reader.waiting_bytes:
             transport.close()
             return

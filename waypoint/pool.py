@@ -10,6 +10,7 @@ from mesh.errors import LocalProtocolError, MeshnodeError
 from mesh.http1.message import RequestHead
 from mesh.model.request import RequestFlag
 from waypoint.contract import Failure, FailureKind, ResponseSink, UpstreamStream
+from waypoint.flush_queue import FlushQueue
 from waypoint.h1_client import Http1Client
 from waypoint.h2_client import Http2Client
 from waypoint.limits import ProxyLimits
@@ -60,11 +61,13 @@ class Pool:
         connector: Connector,
         limits: ProxyLimits,
         spawn: Callable[[Coroutine[None, None, None]], None],
+        flushes: FlushQueue,
     ) -> None:
         self._loop = loop
         self._connector = connector
         self._limits = limits
         self._spawn = spawn
+        self._flushes = flushes
         self._targets: set[Target] = set()
         self._waiting: dict[Target, list[Pending]] = {}
 
@@ -178,6 +181,7 @@ class Pool:
                 self._limits,
                 on_free=lambda client: self._free(target, client),
                 on_closed=lambda client: self._closed(target, client),
+                flushes=self._flushes,
             )
 
         return make

@@ -36,6 +36,7 @@ from waypoint.feed import (
     encode,
     worker_reader,
 )
+from waypoint.flush_queue import FlushQueue
 from waypoint.front import Front
 from waypoint.inbound import Inbound
 from waypoint.limits import ProxyLimits
@@ -89,7 +90,8 @@ class Worker:
         self._random = random = Random()
         self._state = state = WorkerState(options.waypoint, random, self)
         self._upstream = UpstreamTunnels(self._loop, engine, state, self._spawn)
-        self._pool = Pool(self._loop, self._upstream, limits, self._spawn)
+        flushes = FlushQueue(self._loop)
+        self._pool = Pool(self._loop, self._upstream, limits, self._spawn, flushes)
         self._proxy = Proxy(
             self._loop,
             limits=limits,
@@ -106,6 +108,7 @@ class Worker:
             engine=engine,
             opaque=state,
             opener=self._upstream,
+            flushes=flushes,
         )
         self._inbound = Inbound(
             waypoint=options.waypoint,

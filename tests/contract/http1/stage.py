@@ -18,6 +18,7 @@ from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort
 from waypoint.connect_tcp import TcpConnector
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
+from waypoint.flush_queue import FlushQueue
 from waypoint.h1_server import Http1Server
 from waypoint.h2_server import Http2Server
 from waypoint.limits import ProxyLimits
@@ -120,7 +121,8 @@ async def stage(
         def spawn(work: Coroutine[None, None, None]) -> None:
             tasks.create_task(work)
 
-        pool = Pool(loop, TcpConnector(loop), limits, spawn)
+        flushes = FlushQueue(loop)
+        pool = Pool(loop, TcpConnector(loop), limits, spawn, flushes)
         proxy = Proxy(
             loop,
             limits=limits,
@@ -139,7 +141,9 @@ async def stage(
             src=party(None, CALLER),
         )
         listener = await loop.create_server(
-            lambda: Http1Server(loop, proxy, origin, limits, lambda _: None), "127.0.0.1", 0
+            lambda: Http1Server(loop, proxy, origin, limits, lambda _: None, flushes),
+            "127.0.0.1",
+            0,
         )
         listener_h2 = await loop.create_server(
             lambda: Http2Server(loop, proxy, origin, limits, lambda _: None), "127.0.0.1", 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import sys
 import time
 from base64 import urlsafe_b64encode
@@ -223,6 +225,27 @@ def test_a_token_is_asked_for_and_judged(scene: Shop) -> None:
     scene.lab.delete("jwt")
 
 
+def test_its_workers_hold_no_privilege(scene: Shop) -> None:
+    pid = scene.waypoint.pid
+    workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert len(workers) == 1
+    status = Path(f"/proc/{workers[0]}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert "0" not in fields["Uid"].split()
+    assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
+    assert fields["NoNewPrivs"] == "1"
+    assert fields["Seccomp"] == "2"
+
+
+def test_a_worker_that_dies_is_replaced(scene: Shop) -> None:
+    pid = scene.waypoint.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    (before,) = children.read_text().split()
+    os.kill(int(before), signal.SIGKILL)
+    eventually(lambda: children.read_text().split() not in ([], [before]), 5.0, "a new worker")
+    eventually(lambda: scene.curl(f"http://{VIP}/").status == 0, 10.0, "the service is back")
+
+
 def test_metrics_and_endpoints_are_shown(scene: Shop) -> None:
     def admin(path: str) -> str:
         argv = ["curl", "-sS", f"http://127.0.0.1:15021{path}"]
@@ -238,8 +261,8 @@ def test_metrics_and_endpoints_are_shown(scene: Shop) -> None:
         'connection_security_policy="mutual_tls"',
     ):
         assert part in line
-    (worker,) = json.loads(admin("/clusters"))
-    assert any("web-v1" in item["workload"] for item in worker["stats"]["endpoints"])
+    eventually(lambda: '"workload":"pod/shop/web-v1"' in admin("/clusters"), 3.0, "endpoints")
+    assert "shop/web" in json.loads(admin("/config_dump"))["services"]
 
 
 def test_without_its_waypoint_a_service_is_closed_and_opens_again(scene: Shop) -> None:

@@ -35,7 +35,7 @@ def describe_versions() -> Mapping[str, str]:
         "meshnode": _said(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]),
         "python": platform.python_version(),
         "openssl": ssl.OPENSSL_VERSION,
-        "envoy": _envoy_version(_said([envoy, "--version"])) if envoy else "none",
+        "envoy": parse_envoy_version(_said([envoy, "--version"])) if envoy else "none",
     }
     for package in ("uvloop", "h2", "cryptography"):
         found[package] = metadata.version(package)
@@ -55,9 +55,11 @@ def _cpu_model(text: str) -> str:
     return platform.machine()
 
 
-def _envoy_version(text: str) -> str:
-    parts = text.split("/")
-    return parts[1] if len(parts) > 1 else text
+def parse_envoy_version(text: str) -> str:
+    """The release in `PATH  version: COMMIT/RELEASE/...`."""
+    _, found, rest = text.partition("version: ")
+    parts = rest.split("/")
+    return parts[1] if found and len(parts) > 1 else "unknown"
 
 
 def _said(argv: Sequence[str]) -> str:

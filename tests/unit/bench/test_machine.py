@@ -1,0 +1,14 @@
+"""Versions, read from what programs say."""
+
+from __future__ import annotations
+
+from bench.machine import parse_envoy_version
+
+
+def test_the_release_of_envoy_is_found_behind_its_path_and_commit() -> None:
+    said = "/opt/bin/envoy  version: 9e5580/1.40.0/Clean/RELEASE/BoringSSL"
+    assert parse_envoy_version(said) == "1.40.0"
+
+
+def test_anything_else_is_unknown() -> None:
+    assert parse_envoy_version("envoy: not found") == "unknown"

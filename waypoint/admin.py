@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import msgspec
 from aiohttp import web
@@ -12,7 +13,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from mesh.errors import ConfigError
 from mesh.model.address import SocketAddress
-from mesh.state.codec import to_plain
 from waypoint.supervisor import Supervisor
 
 
@@ -48,7 +48,8 @@ def _app(supervisor: Supervisor, registry: CollectorRegistry) -> web.Application
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def config_dump(_: web.Request) -> web.Response:
-        return _json(to_plain(supervisor.snapshot))
+        # A fresh copy: without the indexes that were cached beside the fields.
+        return _json(replace(supervisor.snapshot))
 
     async def clusters(_: web.Request) -> web.Response:
         workers = sorted(supervisor.workers.items())
@@ -65,4 +66,5 @@ def _app(supervisor: Supervisor, registry: CollectorRegistry) -> web.Application
 
 
 def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+    body = msgspec.json.encode(value, enc_hook=str)
+    return web.Response(body=body, content_type="application/json")

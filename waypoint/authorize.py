@@ -70,7 +70,8 @@ class PolicyAuthorizer:
             )
         )
         if isinstance(verdict, AskProviders):
-            return _refusal(f"rbac_access_denied_custom[{verdict.asks[0].decided_by.policy}]")
+            policy = verdict.asks[0].decided_by.policy
+            return _refusal(f"rbac_access_denied_custom[{policy}]", RequestFlag.DENIED)
         if verdict.allowed:
             return None
         return _refusal(_details(verdict))
@@ -90,7 +91,6 @@ class PolicyAuthorizer:
                 status=outcome.status,
                 text="Jwt verification fails",
                 headers=[(b"www-authenticate", outcome.www_authenticate.encode("latin-1"))],
-                flag=RequestFlag.DENIED,
                 details=f"jwt_authn_access_denied{{{outcome.detail}}}",
             )
         _apply(head, outcome.edits)
@@ -137,5 +137,6 @@ def _details(verdict: Verdict) -> str:
     return f"rbac_access_denied_matched_policy[{policy}]"
 
 
-def _refusal(details: str) -> Reply:
-    return Reply(status=403, text=DENIED, flag=RequestFlag.DENIED, details=details)
+def _refusal(details: str, flag: RequestFlag = RequestFlag.NONE) -> Reply:
+    """As Envoy logs it: the flag is for external authorizers, the details name the policy."""
+    return Reply(status=403, text=DENIED, flag=flag, details=details)

@@ -25,6 +25,26 @@ from tests.netns.waypoint.mesh import APP_PORT, NAMESPACE, PORT, VIP, Shop, serv
 GRPC = Path(__file__).with_name("grpc_app.py")
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
+BANNER = """
+import socket, sys
+server = socket.create_server(("", int(sys.argv[1])))
+while True:
+    connection, _ = server.accept()
+    with connection:
+        connection.sendall(b"220 ")
+        while data := connection.recv(100):
+            connection.sendall(data.upper())
+        connection.sendall(b" BYE")
+"""
+TALK = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10) as connection:
+    print(connection.recv(4).decode(), end="")
+    connection.sendall(b"hello")
+    connection.shutdown(socket.SHUT_WR)
+    while data := connection.recv(100):
+        print(data.decode(), end="")
+"""
 WEBSOCKET = """
 import asyncio, sys, aiohttp
 async def main():
@@ -182,6 +202,16 @@ def test_grpc_unary_and_streaming(scene: Shop) -> None:
     said = scene.client.run(argv, timeout_s=40).check().stdout.splitlines()
     assert said == ["echo 1000000 1000000", "chat True", "missing UNIMPLEMENTED"]
     eventually(lambda: "/t.T/Echo HTTP/2" in scene.waypoint.output, 3.0, "a log line")
+
+
+def test_a_server_that_speaks_first_is_relayed_as_tcp(scene: Shop) -> None:
+    vip, port = "10.96.7.8", 7070
+    before = scene.revision()
+    scene.lab.apply("service-tcp", service("tcp", vip, {"version": "v1"}, target_port=port))
+    scene.v1.start([sys.executable, "-c", BANNER, str(port)]).wait_listening(port)
+    eventually(lambda: scene.revision() > before, 5.0, "the waypoint has the service")
+    said = scene.client.run([sys.executable, "-c", TALK, vip, str(PORT)]).check().stdout
+    assert said.split() == ["220", "HELLO", "BYE"]
 
 
 def test_a_token_is_asked_for_and_judged(scene: Shop) -> None:

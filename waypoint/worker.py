@@ -16,21 +16,16 @@ from mesh.jwt.jwks import JwksLocation
 from mesh.jwt.keys import KeySet
 from mesh.model.authentication import JwtRule
 from mesh.model.identity import SpiffeId
-from mesh.model.request import RequestRecord
 from mesh.state.delta import apply_delta, decode_delta
 from mesh.telemetry.access_log import LogFormat
-from mesh.telemetry.request_log import format_json, format_text
-from mesh.telemetry.requests import RequestTally
 from mesh.tunnel.contract import TunnelEngine
 from waypoint.feed import (
     CredentialsChange,
     Drain,
     EndpointState,
-    Lines,
     Ready,
     SnapshotChange,
     Stats,
-    Tally,
     ToSupervisor,
     ToWorker,
     encode,
@@ -42,6 +37,7 @@ from waypoint.inbound import Inbound
 from waypoint.limits import ProxyLimits
 from waypoint.pool import Pool
 from waypoint.proxy import Proxy
+from waypoint.records import Records
 from waypoint.state import WorkerState
 from waypoint.upstream_tunnels import UpstreamTunnels
 
@@ -52,8 +48,6 @@ STATS_TICKS = 4
 DRAIN_POLL_S = 0.05
 ORPHAN_DRAIN_S = 30.0
 MAX_UNSENT_BYTES = 4 << 20
-MAX_PENDING_LINES = 4096
-"""Lines of the access log in memory; more are dropped and counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,20 +81,13 @@ class Worker:
         self._options = options
         self._engine = engine
         self._tasks = tasks
-        self._random = random = Random()
+        self._records = Records(options.cluster, options.access_log)
+        random = Random()
         self._state = state = WorkerState(options.waypoint, random, self)
         self._upstream = UpstreamTunnels(self._loop, engine, state, self._spawn)
         flushes = FlushQueue(self._loop)
         self._pool = Pool(self._loop, self._upstream, limits, self._spawn, flushes)
-        self._proxy = Proxy(
-            self._loop,
-            limits=limits,
-            pool=self._pool,
-            router=state,
-            record=self._record,
-            random=random,
-            identity=options.identity,
-        )
+        self._proxy = self._build_proxy(limits, random)
         self._front = Front(
             self._loop,
             exchanges=self._proxy,
@@ -110,20 +97,30 @@ class Worker:
             opener=self._upstream,
             flushes=flushes,
         )
-        self._inbound = Inbound(
-            waypoint=options.waypoint,
-            state=state,
-            engine=engine,
-            front=self._front,
-            spawn=self._spawn,
-        )
-        self._tally = RequestTally(options.cluster)
-        self._format = format_json if options.access_log is LogFormat.JSON else format_text
-        self._lines: list[str] = []
-        self._lost_lines = 0
+        self._inbound = self._build_inbound()
         self._writer: asyncio.StreamWriter | None = None
         self._listening = False
         self._drain_s: asyncio.Future[float] = self._loop.create_future()
+
+    def _build_proxy(self, limits: ProxyLimits, random: Random) -> Proxy:
+        return Proxy(
+            self._loop,
+            limits=limits,
+            pool=self._pool,
+            router=self._state,
+            record=self._records.record,
+            random=random,
+            identity=self._options.identity,
+        )
+
+    def _build_inbound(self) -> Inbound:
+        return Inbound(
+            waypoint=self._options.waypoint,
+            state=self._state,
+            engine=self._engine,
+            front=self._front,
+            spawn=self._spawn,
+        )
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         self._tasks.create_task(work)
@@ -224,22 +221,9 @@ class Worker:
 
     # --- records --------------------------------------------------------------------------------
 
-    def _record(self, record: RequestRecord) -> None:
-        self._tally.record(record)
-        if self._options.access_log is LogFormat.OFF:
-            return
-        if len(self._lines) < MAX_PENDING_LINES:
-            self._lines.append(self._format(record))
-        else:
-            self._lost_lines += 1
-
     def _flush_records(self) -> None:
-        lines, self._lines = self._lines, []
-        if lines:
-            self._send(Lines(text="".join(f"{line}\n" for line in lines)))
-        series = self._tally.take()
-        if series:
-            self._send(Tally(series=series))
+        for message in self._records.take():
+            self._send(message)
 
     async def _report(self) -> None:
         ticks = 0
@@ -257,7 +241,7 @@ class Worker:
             revision=self._state.snapshot.revision,
             tunnels=len(self._inbound.tunnels),
             requests=self._proxy.active,
-            lost_lines=self._lost_lines,
+            lost_lines=self._records.lost_lines,
             endpoints=[
                 EndpointState(
                     address=str(target.key.address),

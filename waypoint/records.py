@@ -1,0 +1,44 @@
+"""Ended requests of one worker, until they are handed to the supervisor."""
+
+from __future__ import annotations
+
+from mesh.model.request import RequestRecord
+from mesh.telemetry.access_log import LogFormat
+from mesh.telemetry.request_log import format_json, format_text
+from mesh.telemetry.requests import RequestTally
+from waypoint.feed import Lines, Tally
+
+MAX_PENDING_LINES = 4096
+"""Lines of the access log in memory; more are dropped and counted."""
+
+
+class Records:
+    """Counts requests, and formats their lines."""
+
+    def __init__(self, cluster: str, log_format: LogFormat) -> None:
+        self._tally = RequestTally(cluster)
+        self._off = log_format is LogFormat.OFF
+        self._format = format_json if log_format is LogFormat.JSON else format_text
+        self._lines: list[str] = []
+        self.lost_lines = 0
+
+    def record(self, record: RequestRecord) -> None:
+        """Take one request that ended."""
+        self._tally.record(record)
+        if self._off:
+            return
+        if len(self._lines) < MAX_PENDING_LINES:
+            self._lines.append(self._format(record))
+        else:
+            self.lost_lines += 1
+
+    def take(self) -> list[Lines | Tally]:
+        """Hand over what was collected."""
+        lines, self._lines = self._lines, []
+        series = self._tally.take()
+        messages: list[Lines | Tally] = []
+        if lines:
+            messages.append(Lines(text="".join(f"{line}\n" for line in lines)))
+        if series:
+            messages.append(Tally(series=series))
+        return messages

@@ -385,9 +385,11 @@ static int reset_sent(mt_tunnel *t, mt_stream *st, uint32_t code)
 /* nghttp2 found a fault and has said so to the peer. */
 static void blame(mt_tunnel *t, const nghttp2_goaway *goaway)
 {
-    snprintf(t->drain_detail, sizeof t->drain_detail, "%.*s", (int)goaway->opaque_data_len,
-             goaway->opaque_data_len ? (const char *)goaway->opaque_data
-                                     : nghttp2_http2_strerror(goaway->error_code));
+    const char *code = nghttp2_http2_strerror(goaway->error_code);
+
+    snprintf(t->drain_detail, sizeof t->drain_detail, "%s%s%.*s", code,
+             goaway->opaque_data_len ? ": " : "", (int)goaway->opaque_data_len,
+             goaway->opaque_data_len ? (const char *)goaway->opaque_data : "");
     t->goaway_ours = true;
     t->fatal = t->drain_detail;
 }

@@ -55,6 +55,8 @@ class Recorder:
         self, emit: Callable[[list[ConnectionRecord], list[ConnectionRecord]], None]
     ) -> None:
         self._emit = emit
+        self.under_way = 0
+        """Connections that began and have not ended; those that wait for a tunnel included."""
         self._open: dict[int, OpenRecord] = {}
         self._opened: list[ConnectionRecord] = []
         self._closed: list[ConnectionRecord] = []
@@ -73,7 +75,8 @@ class Recorder:
         mutual_tls: bool = False,
         verdict: Verdict | None = None,
     ) -> OpenRecord:
-        """Start a record; nothing is counted yet."""
+        """Start a record. Exactly one `failed` or `closed` must follow."""
+        self.under_way += 1
         record = ConnectionRecord(
             reporter=reporter,
             path=path,
@@ -124,6 +127,7 @@ class Recorder:
     def _close(
         self, connection: OpenRecord, flag: ResponseFlag, detail: str, sent: int, received: int
     ) -> None:
+        self.under_way -= 1
         self._closed.append(
             replace(
                 connection.record,

@@ -218,7 +218,7 @@ class Worker:
         for tunnel in list(self._inbound.tunnels):
             tunnel.drain(timeout_s)
         for _ in range(int(timeout_s / DRAIN_POLL_S)):
-            if not self._live and not self._outbound.open_connections:
+            if not self._recorder.under_way:
                 break
             await asyncio.sleep(DRAIN_POLL_S)
         self._drained.set()

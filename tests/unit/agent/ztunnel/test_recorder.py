@@ -40,11 +40,13 @@ class Sink:
 def test_a_connection_is_reported_open_and_closed_once() -> None:
     sink = Sink()
     connection = sink.begin()
+    assert sink.recorder.under_way == 1
     sink.recorder.opened(connection)
     assert [r.src.name for r in sink.recorder.open_records()] == ["client"]
     end = End(reason=EndReason.DONE, bytes_out=10, bytes_in=3)
     sink.recorder.closed(connection, end, towards_destination=10)
     assert sink.recorder.open_records() == []
+    assert sink.recorder.under_way == 0
     sink.recorder.flush()
     sink.recorder.flush()
     assert len(sink.opened) == len(sink.closed) == 1
@@ -69,6 +71,7 @@ def test_a_refused_connection_counts_as_begun_and_ended() -> None:
     rule = RuleRef(kind="AuthorizationPolicy", policy=PolicyKey("default/p"), rule=2)
     denied = Verdict(allowed=False, decision=Decision.DENY_RULE, decided_by=rule, dry_run=(rule,))
     sink.recorder.failed(sink.begin(denied), ResponseFlag.DENY, "denied")
+    assert sink.recorder.under_way == 0
     sink.recorder.flush()
     assert len(sink.opened) == len(sink.closed) == 1
     assert sink.closed[0].policy == "AuthorizationPolicy default/p rule[2]"

@@ -64,6 +64,13 @@ def main(keep: bool, name: str) -> None:
 
 def _perform(tell: Narrator, keep: bool, name: str) -> None:
     session = Session.begin()
+    try:
+        _play(tell, session, keep, name)
+    finally:
+        session.end()
+
+
+def _play(tell: Narrator, session: Session, keep: bool, name: str) -> None:
     before, was_alone = take_inventory(), session.is_alone()
     tell.title(
         "meshnode demo",
@@ -88,7 +95,6 @@ def _perform(tell: Narrator, keep: bool, name: str) -> None:
     with tell.claim("nothing is left: no namespace, cgroup, process, pin, socket or file"):
         left = {entry for entry in take_inventory().named - before.named if lab.name in entry}
         left |= set(find_leaks(before, session, was_alone))
-        session.end()
         assert not left, "\n".join(sorted(left))
 
 

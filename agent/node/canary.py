@@ -7,15 +7,15 @@ import contextlib
 import sys
 from pathlib import Path
 
+from agent.canary import ADDRESS_V4, ADDRESS_V6
 from mesh.errors import KernelError
 from mesh.model.address import IPAddress, parse_ip
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Workload, WorkloadUid
 
-CANARY_V4 = parse_ip("192.0.0.8")
-CANARY_V6 = parse_ip("100::1")
+CANARY_V4 = parse_ip(ADDRESS_V4)
+CANARY_V6 = parse_ip(ADDRESS_V6)
 CANARY_PORT = 1
-CANARY_ANSWER = "meshnode canary\\n"
 CANARY_UID = WorkloadUid("workload/meshnode/canary")
 ANSWER_TIMEOUT_S = 10.0
 
@@ -84,7 +84,7 @@ class Canary:
     async def _start(self) -> asyncio.subprocess.Process:
         self._cgroup.mkdir(exist_ok=True)
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "agent.canary", str(self._cgroup), CANARY_ANSWER,
+            sys.executable, "-m", "agent.canary", str(self._cgroup),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip

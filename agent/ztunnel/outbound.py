@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent import canary
 from agent.holder.protocol import Family, SocketKind
 from agent.ztunnel.context import WorkerContext
 from agent.ztunnel.plan_outbound import (
@@ -37,10 +38,7 @@ from mesh.tunnel.contract import End, Headers, Tunnel
 
 log = logging.getLogger(__name__)
 
-CANARY_ADDRESSES = frozenset({parse_ip("192.0.0.8"), parse_ip("100::1")})
-"""The IPv4 dummy address (RFC 7600) and one of the IPv6 discard prefix (RFC 6666): never real
-destinations. A captured connection to them is answered by ztunnel itself, which proves capture."""
-CANARY_ANSWER = b"meshnode canary\n"
+CANARY_ADDRESSES = frozenset({parse_ip(canary.ADDRESS_V4), parse_ip(canary.ADDRESS_V6)})
 CREDENTIALS_WAIT_S = 5.0
 EXPIRED_DRAIN_S = 3600.0
 """Connections proved their identity when they were opened: they may outlive the certificate."""
@@ -301,6 +299,6 @@ def _answer_canary(sock: socket.socket) -> None:
     """Prove to the enrolment check that capture works. The answer fits any send buffer."""
     with sock:
         try:
-            sock.send(CANARY_ANSWER)
+            sock.send(canary.ANSWER)
         except OSError as error:
             log.info("canary went away: %s", error)

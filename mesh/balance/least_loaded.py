@@ -9,20 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from random import Random
 
-from mesh.model.workload import Endpoint, Service, WorkloadUid
-
-
-def candidates(
-    service: Service, port: int, *, local: frozenset[WorkloadUid] = frozenset()
-) -> list[Endpoint]:
-    """List the ready endpoints of a service port.
-
-    `local` are workloads that the kernel reaches by itself: they are left out while any other
-    endpoint is ready, because whoever asks here was not sent to them.
-    """
-    ready = [item for item in service.endpoints if item.ready and port in item.ports]
-    remote = [item for item in ready if item.workload not in local]
-    return remote or ready
+from mesh.model.workload import Endpoint
 
 
 def choose_least_loaded(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from mesh.balance.least_loaded import candidates, choose_least_loaded
+from mesh.balance.least_loaded import choose_least_loaded
 from mesh.model.address import parse_ip
-from mesh.model.workload import Endpoint, Service, ServiceKey, WorkloadUid
+from mesh.model.workload import Endpoint, WorkloadUid
 
 
 def endpoint(number: int, *, ready: bool = True) -> Endpoint:
@@ -45,21 +45,3 @@ def test_the_less_loaded_of_two_always_wins() -> None:
     loads = {str(one.address): 3, str(two.address): 2}
     for _ in range(20):
         assert choose_least_loaded([one, two], lambda e: loads[str(e.address)], random) is two
-
-
-def test_candidates_are_ready_have_the_port_and_are_remote_if_any_is() -> None:
-    one, two, three = endpoint(1), endpoint(2), endpoint(3, ready=False)
-    service = Service(
-        key=ServiceKey("shop/api"),
-        name="api",
-        namespace="shop",
-        hostname="api",
-        addresses=(),
-        ports=(),
-        endpoints=(one, two, three),
-    )
-    assert candidates(service, 80) == [one, two]
-    assert candidates(service, 81) == []
-    assert candidates(service, 80, local=frozenset({WorkloadUid("pod/shop/w1")})) == [two]
-    both = frozenset({WorkloadUid("pod/shop/w1"), WorkloadUid("pod/shop/w2")})
-    assert candidates(service, 80, local=both) == [one, two]

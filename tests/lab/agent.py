@@ -64,26 +64,25 @@ class Agent:
     def wait_ready(self, deadline_s: float = 20.0) -> NodeStatus:
         """Wait until it is ready and no pod is pending; AssertionError with its log if not."""
 
-        def ready() -> NodeStatus | None:
+        last: list[NodeStatus] = []
+
+        def ready_or_dead() -> bool:
             if not self.running:
-                return None
+                return True
             status = self.status()
             assert status is not None, "the admin socket does not answer"
             assert not status.not_ready, f"not ready: {'; '.join(status.not_ready)}"
             pending = [f"{pod.uid}: {pod.reason}" for pod in status.pods if not _settled(pod.state)]
             assert not pending, f"pods are pending: {pending}"
-            return status
-
-        def ready_or_dead() -> bool:
-            return not self.running or ready() is not None
+            last.append(status)
+            return True
 
         try:
             eventually(ready_or_dead, deadline_s, f"agent of {self.paths.node} is ready")
-            status = ready()
-            assert status is not None, "it ended"
+            assert last, "it ended"
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log_tail()}") from error
-        return status
+        return last[-1]
 
     def wait_revision(self, revision: int, deadline_s: float = 5.0) -> None:
         """Wait until the kernel and all workers hold snapshot `revision` or a later one."""

@@ -22,7 +22,7 @@ class LabError(Exception):
     """The machine refused a step of building or clearing a lab."""
 
 
-def eventually(check: Callable[[], T], deadline_s: float = 5.0, what: str = "") -> T:
+def eventually(check: Callable[[], T], deadline_s: float = 15.0, what: str = "") -> T:
     """Call `check` until its result is true, and return that result.
 
     For the edges only where nothing can be awaited (kernel, other processes). An AssertionError

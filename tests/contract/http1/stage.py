@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from random import Random
+from typing import TypeVar
 
 import uvloop
 
@@ -31,6 +32,7 @@ from waypoint.service_router import ServiceRouter
 CALLER = SpiffeId(trust_domain="cluster.local", namespace="shop", service_account="client")
 OWN = SpiffeId(trust_domain="cluster.local", namespace="shop", service_account="waypoint")
 PORT = 80
+Server = TypeVar("Server", Http1Server, Http2Server)
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -90,6 +92,35 @@ class Client:
             return await self.reader.read()
 
 
+@dataclass(slots=True)
+class Clients:
+    """Connections that the proxy accepted and that are not over: a loop that closes before them
+    complains of their transports."""
+
+    _open: set[Http1Server | Http2Server] = field(default_factory=set)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, server: Server) -> Server:
+        self._open.add(server)
+        return server
+
+    def forget(self, server: Http1Server | Http2Server) -> None:
+        self._open.discard(server)
+        self._changed.set()
+
+    async def gone(self) -> None:
+        """Close what is still open and wait until all is over."""
+        for server in tuple(self._open):
+            if isinstance(server, Http1Server):
+                server.reset()
+            else:
+                server.close()
+        async with asyncio.timeout(10):
+            while self._open:
+                self._changed.clear()
+                await self._changed.wait()
+
+
 RouterOf = Callable[[Endpoints], Router]
 
 
@@ -140,13 +171,16 @@ async def stage(
             workload=None,
             src=party(None, CALLER),
         )
+        clients = Clients()
         listener = await loop.create_server(
-            lambda: Http1Server(loop, proxy, origin, limits, lambda _: None, flushes),
+            lambda: clients.add(Http1Server(loop, proxy, origin, limits, clients.forget, flushes)),
             "127.0.0.1",
             0,
         )
         listener_h2 = await loop.create_server(
-            lambda: Http2Server(loop, proxy, origin, limits, lambda _: None), "127.0.0.1", 0
+            lambda: clients.add(Http2Server(loop, proxy, origin, limits, clients.forget)),
+            "127.0.0.1",
+            0,
         )
         port, port_h2 = (each.sockets[0].getsockname()[1] for each in (listener, listener_h2))
         try:
@@ -155,6 +189,7 @@ async def stage(
             listener.close()
             listener_h2.close()
             pool.close_all()
+            await clients.gone()
 
 
 def _service(endpoints: tuple[Endpoint, ...], app_protocol: str) -> Service:

@@ -27,7 +27,12 @@ def is_grpc(head: RequestHead) -> bool:
 def reply(
     status: int, text: str, *, grpc: bool, is_head: bool = False, headers: Headers | None = None
 ) -> tuple[ResponseHead, bytes]:
-    """A response's head and body; for gRPC, trailers-only with HTTP status 200."""
+    """A response's head and body; for gRPC, trailers-only with HTTP status 200.
+
+    `headers` may say already what a gRPC client is told (routing knows better than a status does).
+    """
+    if grpc and headers and any(name == b"grpc-status" for name, _ in headers):
+        return _trailers_only(headers), b""
     if grpc:
         return _grpc_reply(status, text), b""
     body = text.encode()
@@ -52,6 +57,10 @@ def _grpc_reply(status: int, text: str) -> ResponseHead:
         (b"grpc-status", b"%d" % code),
         (b"grpc-message", message),
     ]
+    return _trailers_only(headers)
+
+
+def _trailers_only(headers: Headers) -> ResponseHead:
     return ResponseHead(
         status=200, headers=headers, minor=1, framing=Framing.NONE, length=None, keep_alive=True
     )

@@ -16,12 +16,8 @@ from mesh.routing.plan import Answer, Forward, Plan, finish_response, make_plan
 from mesh.routing.status import route_statuses
 from mesh.routing.table import RouteTable
 from tests.unit.mesh.routing import build
-from tests.unit.mesh.routing.conformance.filters import CASES as FILTER_CASES
-from tests.unit.mesh.routing.conformance.matching import CASES as MATCHING_CASES
 from tests.unit.mesh.routing.conformance.model import NAMESPACE, Ask, Case, Want
-from tests.unit.mesh.routing.conformance.references import CASES as REFERENCE_CASES
-
-CASES = (*MATCHING_CASES, *FILTER_CASES, *REFERENCE_CASES)
+from tests.unit.mesh.routing.conformance.table import CASES
 
 
 def read(case: Case) -> MeshSnapshot:

@@ -53,8 +53,23 @@ def to(name: str, port: int = 80, more: str = "") -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Play:
+    """What a backend does with one try: answers, late perhaps, or resets the connection."""
+
+    status: int = 200
+    delay_s: float = 0.0
+    reset: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ask:
-    """A request. `path` may carry a query; `reply` are headers that the backend sends."""
+    """A request. `path` may carry a query; `reply` are headers that the backend sends.
+
+    Attributes:
+        pod: the pod whose own address is dialled, instead of a service's.
+        plays: what backends do with the first tries.
+        upgraded: bytes are echoed through the connection afterwards.
+    """
 
     path: str = "/"
     method: str = "GET"
@@ -64,6 +79,9 @@ class Ask:
     caller: str = NAMESPACE
     host: str = "echo"
     reply: tuple[tuple[str, str], ...] = ()
+    pod: str = ""
+    plays: tuple[Play, ...] = ()
+    upgraded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +94,15 @@ class Want:
         sent, absent: headers that the backend gets (folded), and names it must not get.
         headers, unset: the same of the response to the caller.
         mirrors: services that get a copy.
+        statuses: where more than one is right.
+        tries: requests that backends get, where not one each.
+        protocol: that the backend is spoken to in.
     """
 
     status: int = 200
+    statuses: tuple[int, ...] = ()
+    tries: int = 0
+    protocol: str = ""
     backend: str = ""
     path: str | None = None
     host: str | None = None

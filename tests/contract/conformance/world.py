@@ -1,0 +1,204 @@
+"""A case's objects, its backends on loopback, and a worker's data path between them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from mesh.hbone.authority import Authority
+from mesh.model.address import SocketAddress, parse_ip
+from mesh.model.identity import SpiffeId
+from mesh.model.request import RequestRecord
+from mesh.model.snapshot import MeshSnapshot, Severity
+from mesh.model.workload import ServiceKey
+from mesh.routing.table import RouteTable
+from mesh.tunnel.contract import TunnelSettings
+from mesh.tunnel.python_engine import PythonTunnelEngine
+from tests.contract.conformance.backends import Board, running
+from tests.unit.mesh.routing import build
+from tests.unit.mesh.routing.conformance.model import CONSUMER, NAMESPACE, Ask, Case
+from waypoint.connect_tcp import TcpConnector
+from waypoint.contract import Origin
+from waypoint.endpoints import Endpoints
+from waypoint.flush_queue import FlushQueue
+from waypoint.front import Front
+from waypoint.inbound import find_origin
+from waypoint.limits import ProxyLimits
+from waypoint.pool import Pool
+from waypoint.proxy import Proxy
+from waypoint.route_router import RouteRouter
+from waypoint.target import Target
+from waypoint.upstream_tunnels import dial
+
+WAYPOINT = "mesh/waypoint"
+OWN = SpiffeId(trust_domain="cluster.local", namespace="mesh", service_account="waypoint")
+OTHER = "gateway-conformance-web-backend"
+_PORTS = ("http", "http-alt", "https", "tcp", "grpc")
+_NAMESPACES = "".join(
+    f"---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n"
+    "  labels: {meshnode.io/use-waypoint: waypoint, meshnode.io/use-waypoint-namespace: mesh}\n"
+    for name in (NAMESPACE, CONSUMER, OTHER)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A backend: its name, namespace, address and the services it belongs to."""
+
+    name: str
+    address: str
+    services: tuple[str, ...]
+    namespace: str = NAMESPACE
+
+
+PODS = (
+    Pod("echo-v1", "127.0.0.11", ("echo", "echo-v1")),
+    Pod("echo-v2", "127.0.0.12", ("echo", "echo-v2")),
+    Pod("echo-v3", "127.0.0.13", ("echo-v3",)),
+    Pod("web-backend", "127.0.0.14", ("web-backend",), OTHER),
+)
+
+
+def _objects(ports: Mapping[str, int]) -> str:
+    """Pods, and the slices that make them endpoints on the ports that they listen on."""
+    texts = [_NAMESPACES]
+    for pod in PODS:
+        texts.append(
+            f"---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {pod.name},"
+            f" namespace: {pod.namespace}}}\nspec: {{nodeName: a}}\n"
+            f"status: {{phase: Running, podIP: {pod.address},"
+            f" podIPs: [{{ip: {pod.address}}}], conditions: [{{type: Ready, status: 'True'}}]}}\n"
+        )
+        names = ("",) if pod.namespace == OTHER else _PORTS
+        listed = ", ".join(f"{{name: '{name}', port: {ports[pod.name]}}}" for name in names)
+        texts += [
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n"
+            f"metadata: {{name: {service}-{pod.name}, namespace: {pod.namespace},"
+            f" labels: {{kubernetes.io/service-name: {service}}}}}\n"
+            f"addressType: IPv4\nports: [{listed}]\nendpoints: [{{addresses: [{pod.address}]}}]\n"
+            for service in pod.services
+        ]
+    return "".join(texts)
+
+
+class PlainSockets:
+    """`waypoint.front.SocketOpener` for endpoints outside the mesh."""
+
+    async def open_socket(self, target: Target) -> socket.socket:
+        return await dial(asyncio.get_running_loop(), target.key.address)
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    """A running case."""
+
+    snapshot: MeshSnapshot
+    board: Board
+    ports: Mapping[str, int]
+    front: Front
+    records: list[RequestRecord]
+    spawn: Callable[[Coroutine[None, None, None]], None]
+    _stack: contextlib.AsyncExitStack
+
+    def origin(self, caller: str, to: Authority) -> Origin:
+        """What a tunnel of a caller's node would be judged to want."""
+        identity = SpiffeId(trust_domain="cluster.local", namespace=caller, service_account="app")
+        client = SocketAddress(parse_ip("10.0.0.9"), 40000)
+        origin = find_origin(self.snapshot, WAYPOINT, identity, client, to)
+        assert origin is not None
+        return origin
+
+    def address(self, ask: Ask) -> SocketAddress:
+        """What the client's application dials: a service's virtual address, or a pod's own."""
+        if ask.pod:
+            pod = next(pod for pod in PODS if pod.name == ask.pod)
+            return SocketAddress(parse_ip(pod.address), self.ports[pod.name])
+        found = self.snapshot.services[ServiceKey(f"{NAMESPACE}/{ask.service}")]
+        return SocketAddress(found.addresses[0], ask.port)
+
+    async def connect(
+        self, caller: str, to: SocketAddress
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect as the tunnel does: the proxy gets the other end of a pair of sockets."""
+        inner, outer = socket.socketpair()
+        inner.setblocking(False)
+        outer.setblocking(False)
+        reader, writer = await asyncio.open_unix_connection(sock=inner)
+        self._stack.push_async_callback(_close, writer)
+        self.spawn(self.front.serve(outer, self.origin(caller, to)))
+        return reader, writer
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+def read(text: str) -> MeshSnapshot:
+    """Read objects; none may be unreadable."""
+    snapshot = build.read(text)
+    errors = [item for item in snapshot.problems if item.severity is Severity.ERROR]
+    assert errors == []
+    return snapshot
+
+
+@contextlib.asynccontextmanager
+async def world(case: Case) -> AsyncIterator[World]:
+    """Run a case's backends and a proxy with its objects."""
+    loop = asyncio.get_running_loop()
+    board = Board()
+    records: list[RequestRecord] = []
+    async with contextlib.AsyncExitStack() as stack:
+        ports = {
+            pod.name: await stack.enter_async_context(running(pod.name, pod.address, board))
+            for pod in PODS
+        }
+        snapshot = read(case.objects + _objects(ports))
+        engine = PythonTunnelEngine(loop, TunnelSettings(), "nghttp2")
+        stack.push_async_callback(engine.aclose)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+
+        def spawn(work: Coroutine[None, None, None]) -> None:
+            tasks.create_task(work)
+
+        limits, flushes, random = ProxyLimits(), FlushQueue(loop), Random(case.name)
+        endpoints = Endpoints(snapshot)
+        table = RouteTable.compile(snapshot, grants_required=case.grants)
+        router = RouteRouter(endpoints, table, random)
+        pool = Pool(loop, TcpConnector(loop), limits, spawn, flushes)
+        stack.callback(pool.close_all)
+        proxy = Proxy(
+            loop,
+            limits=limits,
+            pool=pool,
+            router=router,
+            record=records.append,
+            random=random,
+            identity=OWN,
+        )
+        front = Front(
+            loop,
+            exchanges=proxy,
+            limits=limits,
+            engine=engine,
+            opaque=router,
+            opener=PlainSockets(),
+            flushes=flushes,
+        )
+        yield World(
+            snapshot=snapshot,
+            board=board,
+            ports=ports,
+            front=front,
+            records=records,
+            spawn=spawn,
+            _stack=await stack.enter_async_context(contextlib.AsyncExitStack()),
+        )
+
+
+__all__ = ["PODS", "WAYPOINT", "Pod", "World", "read", "world"]

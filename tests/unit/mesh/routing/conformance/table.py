@@ -1,0 +1,9 @@
+"""All cases, in one row."""
+
+from __future__ import annotations
+
+from tests.unit.mesh.routing.conformance.filters import CASES as FILTER_CASES
+from tests.unit.mesh.routing.conformance.matching import CASES as MATCHING_CASES
+from tests.unit.mesh.routing.conformance.references import CASES as REFERENCE_CASES
+
+CASES = (*MATCHING_CASES, *FILTER_CASES, *REFERENCE_CASES)

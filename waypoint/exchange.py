@@ -17,8 +17,8 @@ from waypoint.contract import Downstream, Failure, FailureKind, Origin, Upstream
 from waypoint.forward_headers import Seen
 from waypoint.limits import ProxyLimits
 from waypoint.local_reply import reply
-from waypoint.plan import Forward, Reply
-from waypoint.pool import Pending, Pool
+from waypoint.plan import Cancellable, Forward, Marks, Reply, Wait
+from waypoint.pool import Pool
 from waypoint.target import Speaks, Target
 
 _STATUS_OF_FLAG = {
@@ -37,7 +37,7 @@ class ExchangeHost(Protocol):
     def now(self) -> float:
         """Monotonic seconds; the loop's own clock ticks in milliseconds."""
 
-    def plan(self, exchange: Exchange) -> Forward | Reply: ...
+    def plan(self, exchange: Exchange) -> Forward | Reply | Wait: ...
     def pick(self, forward: Forward, avoid: Target | None) -> Target | None: ...
     def backoff_s(self, tries: int, forward: Forward) -> float: ...
     def mirror(self, forward: Forward, head: RequestHead) -> None: ...
@@ -50,8 +50,8 @@ class Exchange:
     __slots__ = (
         "_backoff", "_blocked", "_counted", "_deadline", "_done", "_down", "_held", "_held_bytes",
         "_host", "_pending", "_replayable", "_request_over", "_responded", "_response_over",
-        "_try_timer", "_up", "bytes_received", "bytes_sent", "details", "flag", "forward",
-        "grpc_status", "head", "origin", "responded_at", "route", "seen", "started_at",
+        "_try_timer", "_up", "_wait", "bytes_received", "bytes_sent", "details", "flag", "forward",
+        "grpc_status", "head", "marks", "origin", "responded_at", "route", "seen", "started_at",
         "status", "target", "tries", "upgraded",
     )  # fmt: skip
 
@@ -66,7 +66,9 @@ class Exchange:
         self.forward: Forward | None = None
         self.target: Target | None = None
         self._up: UpstreamStream | None = None
-        self._pending: Pending | None = None
+        self._pending: Cancellable | None = None
+        self._wait: Wait | None = None
+        self.marks: Marks | None = None
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._replayable = True
@@ -92,10 +94,12 @@ class Exchange:
 
     def begin(self) -> None:
         """Plan and start the first try; called once, before anything of the body."""
-        plan = self._host.plan(self)
+        self._follow(self._host.plan(self))
+
+    def _follow(self, plan: Forward | Reply | Wait) -> None:
         match plan:
             case Reply():
-                self.route = plan.route
+                self.route, self.marks = plan.route, plan.marks
                 self._reply(plan.status, plan.text, plan.flag, plan.details, plan.headers)
             case Forward():
                 self.forward = plan
@@ -107,8 +111,28 @@ class Exchange:
                 if plan.mirrors:
                     self._host.mirror(plan, self.head)
                 self._try(plan)
+            case Wait():
+                self._await_plan(plan)
             case _:
                 assert_never(plan)
+
+    def _await_plan(self, wait: Wait) -> None:
+        """Begin to wait, once there is as much of the body as is wanted for it."""
+        self._wait = None
+        whole = self._request_over is not None or self.head.framing is Framing.NONE
+        wanted = min(wait.body_bytes, self._host.limits.replay_bytes)
+        if wanted and not whole and self._held_bytes <= wanted:
+            self._wait = wait
+            if self.head.expects_continue:
+                self._down.inform(100, [])
+            return
+        self._pending = wait.begin(b"".join(self._held), whole, self._planned)
+
+    def _planned(self, plan: Forward | Reply) -> None:
+        self._pending = None
+        if not self._done:
+            self._follow(plan)
+            self.flush_request()
 
     def request_body(self, data: bytes) -> None:
         if self._done:
@@ -121,8 +145,11 @@ class Exchange:
             self._up.send_body(data)
             if self._held_bytes > self._host.limits.replay_bytes:
                 self._forget_body()
-        elif self._held_bytes > self._host.limits.replay_bytes:
+            return
+        if self._held_bytes > self._host.limits.replay_bytes:
             self._down.pause_reading()
+        if self._wait is not None:
+            self._await_plan(self._wait)
 
     def request_end(self, trailers: Headers) -> None:
         if self._done:
@@ -130,6 +157,8 @@ class Exchange:
         self._request_over = trailers
         if self._up is not None and (self.head.framing is not Framing.NONE or self.upgraded):
             self._up.send_end(trailers)
+        if self._wait is not None:
+            self._await_plan(self._wait)
         if self.upgraded:
             self._finish_upgraded()
 

@@ -32,6 +32,20 @@ class RetryRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """What policy noted about a request, for logs and metrics.
+
+    Attributes:
+        policy: the rule that refused, empty if none did.
+        audited: AUDIT rules that matched; dry_run: dry-run policies that would have denied.
+    """
+
+    policy: str = ""
+    audited: tuple[str, ...] = ()
+    dry_run: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
     """Send the request, which the router has edited in place, to one endpoint of a group."""
 
@@ -43,6 +57,7 @@ class Forward:
     finish: Callable[[int, Headers], Headers] | None = None
     """Response filters: status and headers to headers."""
     mirrors: tuple[Group, ...] = ()
+    marks: Marks | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +70,30 @@ class Reply:
     flag: RequestFlag = RequestFlag.NONE
     details: str = "direct_response"
     route: str = ""
+    marks: Marks | None = None
+
+
+class Cancellable(Protocol):
+    """Something that is under way."""
+
+    def cancel(self) -> object: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """The plan comes later: an authorizer is asked, or keys of an issuer are fetched.
+
+    Attributes:
+        begin: start, with what there is of the body and whether that is all of it. The last
+            argument is called once with the plan, never from inside, and not after a cancel.
+        body_bytes: how much of the body is wanted first. No more is kept than of any request.
+    """
+
+    begin: Callable[[bytes, bool, Callable[[Forward | Reply], None]], Cancellable]
+    body_bytes: int = 0
 
 
 class Router(Protocol):
     """Judges and routes: policy, route, filters."""
 
-    def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply: ...
+    def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply | Wait: ...

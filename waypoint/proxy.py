@@ -18,7 +18,7 @@ from waypoint.exchange import Exchange
 from waypoint.forward_headers import CallerFields, caller_fields, prepare_request
 from waypoint.limits import ProxyLimits
 from waypoint.mirror import send_copy
-from waypoint.plan import Forward, Reply, Router
+from waypoint.plan import Forward, Reply, Router, Wait
 from waypoint.pool import Pool
 from waypoint.target import Target, choose
 
@@ -57,7 +57,7 @@ class Proxy:
         self.active += 1
         return Exchange(self, downstream, head, origin)
 
-    def plan(self, exchange: Exchange) -> Forward | Reply:
+    def plan(self, exchange: Exchange) -> Forward | Reply | Wait:
         """Settle identity headers first, so that policy and routes see what is forwarded."""
         head, origin = exchange.head, exchange.origin
         if not head.host:  # HTTP/1.0

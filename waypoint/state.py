@@ -20,7 +20,7 @@ from mesh.routing.table import RouteTable
 from waypoint.authorize import PolicyAuthorizer
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
-from waypoint.plan import Forward, Reply
+from waypoint.plan import Forward, Reply, Wait
 from waypoint.route_router import RouteRouter
 from waypoint.target import Target
 
@@ -73,7 +73,7 @@ class WorkerState:
         now = time.time()
         return next((c for c in self._credentials.values() if now < c.svid.not_after), None)
 
-    def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply:
+    def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply | Wait:
         """`waypoint.plan.Router`, by the newest snapshot."""
         return self._router.plan(origin, head)
 

@@ -50,10 +50,12 @@ class HashKey:
 
 
 class Locality(StrEnum):
-    """Which endpoints are preferred while any of them is able to serve."""
+    """Which endpoints are preferred, seen from the proxy, while enough of them can serve."""
 
     NONE = "None"
+    ZONE = "Zone"
     NODE = "Node"
+    """Those of the node, then those of the zone, then the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +88,21 @@ class OutlierDetection:
     """When an endpoint is taken out, and how it comes back: one live request as a probe.
 
     Attributes:
-        consecutive_failures: in a row; 0 turns this judge off.
+        consecutive_failures: in a row, of any kind (a status of 500 to 599, a failed connection,
+            a reset, a try that took too long); 0 turns this judge off.
+        consecutive_gateway_failures: the same for 502, 503, 504 and what has no status.
+        consecutive_local_failures: the same for what has no status: the proxy itself saw it fail.
         failure_percent: share of failures within `window_s` with at least `min_requests`;
             None turns this judge off.
         base_ejection_s: first wait before a probe; doubled per failed probe, up to
             `max_ejection_s`, each with a random extra of up to `jitter` of itself.
         max_ejected_percent: of a service's endpoints; one may always be ejected, never the last.
+        panic_percent: while fewer endpoints than this share are left, ejections are ignored.
     """
 
     consecutive_failures: int = 7
+    consecutive_gateway_failures: int = 0
+    consecutive_local_failures: int = 0
     failure_percent: float | None = None
     window_s: float = 10.0
     min_requests: int = 5
@@ -102,16 +110,60 @@ class OutlierDetection:
     max_ejection_s: float = 60.0
     jitter: float = 0.5
     max_ejected_percent: float = 50.0
+    panic_percent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitLimits:
-    """Most there may be at once towards a service, per proxy; None = no limit."""
+    """Most there may be at once towards a service, per proxy; None = no limit.
+
+    Attributes:
+        max_pending: requests that wait for a connection.
+        max_endpoint_connections: to one endpoint; likewise `max_endpoint_requests`.
+    """
 
     max_connections: int | None = None
     max_pending: int | None = None
     max_requests: int | None = None
     max_retries: int | None = None
+    max_endpoint_connections: int | None = None
+    max_endpoint_requests: int | None = None
+
+
+class RetryOn(StrEnum):
+    """Ways in which a try fails, for `RetryPolicy.on`."""
+
+    CONNECT_FAILURE = "ConnectFailure"
+    """The request was never sent."""
+    RESET = "Reset"
+    """The connection or stream ended before a response."""
+    TIMEOUT = "Timeout"
+    """The time-out of one try passed."""
+    GATEWAY_ERROR = "GatewayError"
+    """502, 503 or 504."""
+    SERVER_ERROR = "ServerError"
+    """Any status of 500 to 599."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When a request is tried again; a route rule's own `retry` comes before it.
+
+    Attributes:
+        attempts: tries after the first.
+        codes: statuses, besides those that `on` names.
+        grpc_codes: grpc-status values of a call that was answered without a message.
+        per_try_timeout_s: of one try; None = no limit.
+        backoff_s: base of the exponential, jittered wait, at most `max_backoff_s`.
+    """
+
+    attempts: int = 2
+    on: frozenset[RetryOn] = frozenset()
+    codes: frozenset[int] = frozenset()
+    grpc_codes: frozenset[int] = frozenset()
+    per_try_timeout_s: float | None = None
+    backoff_s: float = 0.025
+    max_backoff_s: float = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +251,7 @@ class TrafficPolicy:
     load_balancing: LoadBalancing | None = None
     outlier_detection: OutlierDetection | None = None
     limits: CircuitLimits | None = None
+    retry: RetryPolicy | None = None
     retry_budget: RetryBudget | None = None
     hedging: Hedging | None = None
     rate_limits: tuple[RateLimit, ...] = ()

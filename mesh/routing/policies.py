@@ -23,6 +23,7 @@ from mesh.model.traffic import (
     PolicyTarget,
     RateLimit,
     RetryBudget,
+    RetryPolicy,
     TrafficPolicy,
 )
 from mesh.model.workload import Service, ServiceKey
@@ -38,6 +39,7 @@ class EffectivePolicy:
     load_balancing: LoadBalancing | None = None
     outlier_detection: OutlierDetection | None = None
     limits: CircuitLimits | None = None
+    retry: RetryPolicy | None = None
     retry_budget: RetryBudget | None = None
     hedging: Hedging | None = None
     rate_limits: tuple[RateLimit, ...] = ()
@@ -53,6 +55,7 @@ class EffectivePolicy:
             load_balancing=self.load_balancing or wider.load_balancing,
             outlier_detection=self.outlier_detection or wider.outlier_detection,
             limits=self.limits or wider.limits,
+            retry=self.retry or wider.retry,
             retry_budget=self.retry_budget or wider.retry_budget,
             hedging=self.hedging or wider.hedging,
             rate_limits=self.rate_limits or wider.rate_limits,
@@ -68,6 +71,7 @@ def _parts(policy: TrafficPolicy) -> EffectivePolicy:
         load_balancing=policy.load_balancing,
         outlier_detection=policy.outlier_detection,
         limits=policy.limits,
+        retry=policy.retry,
         retry_budget=policy.retry_budget,
         hedging=policy.hedging,
         rate_limits=policy.rate_limits,
@@ -86,6 +90,7 @@ PARTS = (
     "load_balancing",
     "outlier_detection",
     "rate_limits",
+    "retry",
     "retry_budget",
     "session",
 )

@@ -92,3 +92,17 @@ def check_count(count: int, most: int, path: FieldPath) -> None:
     """Check the length of a list."""
     if count > most:
         raise FieldError(path, f"at most {most} are allowed, this list has {count}", at_key=True)
+
+
+def parse_percent(value: float, path: FieldPath) -> float:
+    """Check a percentage."""
+    if not 0 <= value <= 100:
+        raise FieldError(path, f"{value} is not a percentage of 0 to 100")
+    return value
+
+
+def parse_positive(value: float, path: FieldPath) -> float:
+    """Check a number that must not be zero."""
+    if not 0 < value < 1e9:
+        raise FieldError(path, f"{value} is not a positive number")
+    return value

@@ -10,17 +10,13 @@ from mesh.model.routing import GATEWAY_GROUP, RouteKind, ValueMatch, ValueMatchT
 from mesh.model.traffic import (
     Algorithm,
     Bandwidth,
-    CircuitLimits,
     Fault,
     HashKey,
     HashSource,
-    Hedging,
     LoadBalancing,
-    OutlierDetection,
     PolicyTarget,
     RateLimit,
     RateLimitKey,
-    RetryBudget,
     SlowStart,
     TrafficPolicy,
 )
@@ -32,25 +28,30 @@ from mesh.sources.http_fields import (
     check_count,
     parse_between,
     parse_header_name,
+    parse_percent,
+    parse_positive,
     parse_positive_duration,
+)
+from mesh.sources.traffic_protection import (
+    MAX_COUNT,
+    read_circuit_limits,
+    read_hedging,
+    read_outliers,
+    read_retry_budget,
+    read_retry_policy,
 )
 from mesh.sources.traffic_schema import (
     AbortSpec,
     BandwidthSpec,
     FaultSpec,
     HashSpec,
-    HedgingSpec,
-    LimitsSpec,
     LoadBalancingSpec,
-    OutlierSpec,
     RateLimitSpec,
-    RetryBudgetSpec,
     TargetSpec,
     TrafficPolicyObject,
 )
 
 _MAX_TARGETS = _MAX_ITEMS = 16
-_MAX_COUNT = 2**32 - 1
 _MAX_RING = 8 << 20
 _MAX_TABLE = 5_000_011  # Envoy's largest Maglev table; a prime.
 _HASHED = (Algorithm.RING_HASH, Algorithm.MAGLEV)
@@ -68,10 +69,11 @@ def traffic_policy(body: TrafficPolicyObject) -> TrafficPolicy:
         name=meta.name,
         targets=_targets(spec.target_refs, (*at, "targetRefs")),
         load_balancing=_balancing(spec.load_balancing, (*at, "loadBalancing")),
-        outlier_detection=_outliers(spec.outlier_detection, (*at, "outlierDetection")),
-        limits=_limits(spec.limits, (*at, "limits")),
-        retry_budget=_retry_budget(spec.retry_budget, (*at, "retryBudget")),
-        hedging=_hedging(spec.hedging, (*at, "hedging")),
+        outlier_detection=read_outliers(spec.outlier_detection, (*at, "outlierDetection")),
+        limits=read_circuit_limits(spec.limits, (*at, "limits")),
+        retry=read_retry_policy(spec.retry, (*at, "retry")),
+        retry_budget=read_retry_budget(spec.retry_budget, (*at, "retryBudget")),
+        hedging=read_hedging(spec.hedging, (*at, "hedging")),
         rate_limits=tuple(
             _rate_limit(item, (*at, "rateLimits", number))
             for number, item in enumerate(spec.rate_limits)
@@ -148,8 +150,8 @@ def _slow_start(balancing: LoadBalancingSpec, at: FieldPath) -> SlowStart | None
         raise FieldError(at, message, at_key=True)
     return SlowStart(
         window_s=parse_positive_duration(spec.window, (*at, "window")),
-        aggression=_positive(spec.aggression, (*at, "aggression")),
-        min_weight_percent=_percent(spec.min_weight_percent, (*at, "minWeightPercent")),
+        aggression=parse_positive(spec.aggression, (*at, "aggression")),
+        min_weight_percent=parse_percent(spec.min_weight_percent, (*at, "minWeightPercent")),
     )
 
 
@@ -178,76 +180,15 @@ def _hash_key(spec: HashSpec, at: FieldPath) -> HashKey:
     )
 
 
-def _outliers(spec: OutlierSpec | None, at: FieldPath) -> OutlierDetection | None:
-    if spec is None:
-        return None
-    failures = parse_between(spec.consecutive_failures, 0, 1000, (*at, "consecutiveFailures"))
-    percent = spec.failure_percent
-    if percent is not None:
-        percent = _percent(_positive(percent, (*at, "failurePercent")), (*at, "failurePercent"))
-    if not failures and percent is None:
-        raise FieldError(at, "neither consecutiveFailures nor failurePercent is set", at_key=True)
-    base = parse_positive_duration(spec.base_ejection, (*at, "baseEjection"))
-    longest = parse_positive_duration(spec.max_ejection, (*at, "maxEjection"))
-    if longest < base:
-        raise FieldError((*at, "maxEjection"), "shorter than baseEjection")
-    if not 0 <= spec.jitter <= 1:
-        raise FieldError((*at, "jitter"), f"{spec.jitter} is not between 0 and 1")
-    return OutlierDetection(
-        consecutive_failures=failures,
-        failure_percent=percent,
-        window_s=parse_positive_duration(spec.window, (*at, "window")),
-        min_requests=parse_between(spec.min_requests, 1, 1_000_000, (*at, "minRequests")),
-        base_ejection_s=base,
-        max_ejection_s=longest,
-        jitter=spec.jitter,
-        max_ejected_percent=_percent(spec.max_ejected_percent, (*at, "maxEjectedPercent")),
-    )
-
-
-def _retry_budget(spec: RetryBudgetSpec | None, at: FieldPath) -> RetryBudget | None:
-    if spec is None:
-        return None
-    return RetryBudget(
-        percent=_percent(spec.percent, (*at, "percent")),
-        interval_s=parse_positive_duration(spec.interval, (*at, "interval")),
-        min_per_s=_positive(spec.min_retries_per_second, (*at, "minRetriesPerSecond")),
-    )
-
-
-def _hedging(spec: HedgingSpec | None, at: FieldPath) -> Hedging | None:
-    if spec is None:
-        return None
-    return Hedging(
-        after_s=parse_positive_duration(spec.after, (*at, "after")),
-        attempts=parse_between(spec.attempts, 1, 10, (*at, "attempts")),
-    )
-
-
-def _limits(spec: LimitsSpec | None, at: FieldPath) -> CircuitLimits | None:
-    if spec is None:
-        return None
-
-    def limit(value: int | None, name: str, least: int) -> int | None:
-        return None if value is None else parse_between(value, least, _MAX_COUNT, (*at, name))
-
-    return CircuitLimits(
-        max_connections=limit(spec.max_connections, "maxConnections", 1),
-        max_pending=limit(spec.max_pending_requests, "maxPendingRequests", 0),
-        max_requests=limit(spec.max_requests, "maxRequests", 1),
-        max_retries=limit(spec.max_retries, "maxRetries", 0),
-    )
-
-
 def _rate_limit(spec: RateLimitSpec, at: FieldPath) -> RateLimit:
     if (spec.by is RateLimitKey.HEADER) != bool(spec.header):
         raise FieldError((*at, "header"), "header goes with 'by: Header'", at_key=True)
-    requests = parse_between(spec.requests, 1, _MAX_COUNT, (*at, "requests"))
+    requests = parse_between(spec.requests, 1, MAX_COUNT, (*at, "requests"))
     burst = requests if spec.burst is None else spec.burst
     return RateLimit(
         requests=requests,
         per_s=parse_positive_duration(spec.per, (*at, "per")),
-        burst=parse_between(burst, 1, _MAX_COUNT, (*at, "burst")),
+        burst=parse_between(burst, 1, MAX_COUNT, (*at, "burst")),
         key=spec.by,
         header=parse_header_name(spec.header, (*at, "header")) if spec.header else "",
         shadow=spec.shadow,
@@ -269,10 +210,10 @@ def _fault(spec: FaultSpec, at: FieldPath) -> Fault:
         delay_s=(
             parse_positive_duration(delay.duration, (*at, "delay", "duration")) if delay else None
         ),
-        delay_percent=_percent(delay.percent, (*at, "delay", "percent")) if delay else 0.0,
+        delay_percent=parse_percent(delay.percent, (*at, "delay", "percent")) if delay else 0.0,
         http_status=abort.http_status if abort else None,
         grpc_status=abort.grpc_status if abort else None,
-        abort_percent=_percent(abort.percent, (*at, "abort", "percent")) if abort else 0.0,
+        abort_percent=parse_percent(abort.percent, (*at, "abort", "percent")) if abort else 0.0,
     )
 
 
@@ -319,15 +260,3 @@ def _bandwidth(spec: BandwidthSpec | None, at: FieldPath) -> Bandwidth | None:
         request_bytes_per_s=read(spec.request, "request"),
         response_bytes_per_s=read(spec.response, "response"),
     )
-
-
-def _percent(value: float, at: FieldPath) -> float:
-    if not 0 <= value <= 100:
-        raise FieldError(at, f"{value} is not a percentage of 0 to 100")
-    return value
-
-
-def _positive(value: float, at: FieldPath) -> float:
-    if not 0 < value < 1e9:
-        raise FieldError(at, f"{value} is not a positive number")
-    return value

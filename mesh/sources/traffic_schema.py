@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mesh.model.traffic import Algorithm, Locality, RateLimitKey
+from mesh.model.traffic import Algorithm, Locality, RateLimitKey, RetryOn
 from mesh.sources.gateway_schema import SessionSpec, ValueMatchSpec
 from mesh.sources.objects import Metadata, Strict
 
@@ -87,6 +87,8 @@ class OutlierSpec(Strict, frozen=True, kw_only=True):
     """spec.outlierDetection."""
 
     consecutive_failures: int = 7
+    consecutive_gateway_failures: int = 0
+    consecutive_local_failures: int = 0
     failure_percent: float | None = None
     window: str = "10s"
     min_requests: int = 5
@@ -94,6 +96,7 @@ class OutlierSpec(Strict, frozen=True, kw_only=True):
     max_ejection: str = "1m"
     jitter: float = 0.5
     max_ejected_percent: float = 50.0
+    panic_percent: float = 0.0
 
 
 class LimitsSpec(Strict, frozen=True, kw_only=True):
@@ -103,6 +106,26 @@ class LimitsSpec(Strict, frozen=True, kw_only=True):
     max_pending_requests: int | None = None
     max_requests: int | None = None
     max_retries: int | None = None
+    max_endpoint_connections: int | None = None
+    max_endpoint_requests: int | None = None
+
+
+class RetryBackoffSpec(Strict, frozen=True, kw_only=True):
+    """spec.retry.backoff."""
+
+    base: str = "25ms"
+    maximum: str = "250ms"
+
+
+class RetryPolicySpec(Strict, frozen=True, kw_only=True):
+    """spec.retry."""
+
+    attempts: int = 2
+    on: tuple[RetryOn, ...] = ()
+    codes: tuple[int, ...] = ()
+    grpc_codes: tuple[int, ...] = ()
+    per_try_timeout: str | None = None
+    backoff: RetryBackoffSpec = RetryBackoffSpec()
 
 
 class RetryBudgetSpec(Strict, frozen=True, kw_only=True):
@@ -169,6 +192,7 @@ class TrafficPolicySpec(Strict, frozen=True, kw_only=True):
     load_balancing: LoadBalancingSpec | None = None
     outlier_detection: OutlierSpec | None = None
     limits: LimitsSpec | None = None
+    retry: RetryPolicySpec | None = None
     retry_budget: RetryBudgetSpec | None = None
     hedging: HedgingSpec | None = None
     rate_limits: tuple[RateLimitSpec, ...] = ()

@@ -16,7 +16,14 @@ from mesh.model.routing import (
     SessionType,
 )
 from mesh.model.snapshot import MeshSnapshot
-from mesh.model.traffic import Algorithm, HashSource, LoadBalancing, RateLimitKey
+from mesh.model.traffic import (
+    Algorithm,
+    HashSource,
+    LoadBalancing,
+    RateLimitKey,
+    RetryOn,
+    RetryPolicy,
+)
 from mesh.sources.file_state import FileState, read_text
 from mesh.sources.objects import ObjectSet
 from mesh.state.delta import apply_delta, decode_delta, diff, encode_delta
@@ -272,8 +279,9 @@ POLICY_FULL = """\
   loadBalancing:
     algorithm: RingHash
     hash: [{header: X-User, terminal: true}, {cookie: {name: c, ttl: 1h}}, {sourceIP: true}]
-  outlierDetection: {failurePercent: 20}
-  limits: {maxRequests: 100}
+  outlierDetection: {failurePercent: 20, consecutiveGatewayFailures: 3, panicPercent: 40}
+  limits: {maxRequests: 100, maxEndpointRequests: 9}
+  retry: {attempts: 3, on: [Reset, GatewayError], codes: [429], grpcCodes: [14], perTryTimeout: 1s}
   retryBudget: {percent: 10}
   hedging: {after: 100ms}
   rateLimits: [{requests: 10, by: Identity, shadow: true}]
@@ -298,6 +306,16 @@ def test_every_part_of_a_traffic_policy() -> None:
     assert policy.outlier_detection.failure_percent == 20
     assert policy.limits is not None
     assert (policy.limits.max_requests, policy.limits.max_connections) == (100, None)
+    assert policy.limits.max_endpoint_requests == 9
+    assert policy.outlier_detection.consecutive_gateway_failures == 3
+    assert policy.outlier_detection.panic_percent == 40
+    assert policy.retry == RetryPolicy(
+        attempts=3,
+        on=frozenset({RetryOn.RESET, RetryOn.GATEWAY_ERROR}),
+        codes=frozenset({429}),
+        grpc_codes=frozenset({14}),
+        per_try_timeout_s=1.0,
+    )
     assert policy.retry_budget is not None
     assert (policy.retry_budget.percent, policy.retry_budget.min_per_s) == (10, 10)
     (limit,) = policy.rate_limits
@@ -340,6 +358,9 @@ def test_the_defaults_of_balancing() -> None:
         ),
         ("retryBudget: {percent: 101}", "spec.retryBudget.percent: 101.0 is not a percentage"),
         ("bandwidth: {request: fast}", "spec.bandwidth.request: 'fast' is not bytes per second"),
+        ("retry: {codes: [200]}", "spec.retry.codes[0]: 200 is not between 400 and 599"),
+        ("retry: {on: [Never]}", "spec.retry.on[0]: invalid enum value 'Never'"),
+        ("retry: {backoff: {base: 1s}}", "spec.retry.backoff.maximum: shorter than base"),
         ("hedging: {after: 0s}", "spec.hedging.after: the duration must be longer than zero"),
     ],
 )

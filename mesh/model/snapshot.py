@@ -9,6 +9,7 @@ from functools import cached_property
 
 from mesh.model.address import IPAddress
 from mesh.model.authentication import RequestAuthentication
+from mesh.model.codes import Code
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication, PolicyKey
 from mesh.model.provider import ExternalAuthorizer
 from mesh.model.routing import GrantKey, ReferenceGrant, Route, RouteKey
@@ -51,12 +52,14 @@ class Problem:
         where: `file:line` or, on Kubernetes, `kind namespace/name`.
         subject: kind and name of the object, empty for a file that does not parse.
         message: what is wrong and what to do.
+        code: of objects that were read; None for what a source or the kernel says.
     """
 
     where: str
     subject: str
     message: str
     severity: Severity = Severity.ERROR
+    code: Code | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

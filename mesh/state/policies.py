@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from mesh.jwt.keys import parse_key_set
 from mesh.model.authentication import RequestAuthentication
+from mesh.model.codes import Code
 from mesh.model.policy import (
     AuthorizationPolicy,
     PeerAuthentication,
@@ -42,8 +43,8 @@ class _Mesh:
     services: Mapping[ServiceKey, Service]
     context: Context
 
-    def warn(self, item: SourceObject, message: str) -> None:
-        self.context.report(item, message, Severity.WARNING)
+    def warn(self, item: SourceObject, code: Code, message: str) -> None:
+        self.context.report(item, code, message, Severity.WARNING)
 
 
 def read_policies(
@@ -80,40 +81,43 @@ def _report_targets(item: SourceObject, targets: Iterable[PolicyTarget], mesh: _
     for target in targets:
         if target.kind is TargetKind.GATEWAY_CLASS and item.namespace != root:
             message = f"{target} is a target for namespace {root} only: it is not enforced there"
-            mesh.context.report(item, message)
+            mesh.context.report(item, Code.TARGET_FORBIDDEN, message)
         elif target.kind is TargetKind.SERVICE_ENTRY:
-            mesh.warn(item, f"{target}: ServiceEntry is not supported: it is not enforced there")
+            message = f"{target}: ServiceEntry is not supported: it is not enforced there"
+            mesh.warn(item, Code.TARGET_UNSUPPORTED, message)
         elif target.kind is TargetKind.SERVICE:
             key = ServiceKey(f"{target.namespace}/{target.name}")
             service = mesh.services.get(key)
             if service is None:
-                mesh.warn(item, f"there is no {target}")
+                mesh.warn(item, Code.TARGET_MISSING, f"there is no {target}")
             elif service.waypoint is None:
-                mesh.warn(item, f"{target} has no waypoint: the policy is not enforced there")
+                message = f"{target} has no waypoint: the policy is not enforced there"
+                mesh.warn(item, Code.TARGET_WITHOUT_WAYPOINT, message)
 
 
 def _report_limits(item: SourceObject, policy: AuthorizationPolicy, mesh: _Mesh) -> None:
     known = {provider.name for provider in mesh.settings.providers}
     if policy.action is PolicyAction.CUSTOM and policy.provider not in known:
         message = f"there is no provider {policy.provider!r} in MeshConfig: what it matches"
-        mesh.context.report(item, f"{message} is denied")
+        mesh.context.report(item, Code.UNKNOWN_PROVIDER, f"{message} is denied")
     for number, rule in enumerate(policy.rules):
         if rule.unsupported:
             fields = ", ".join(rule.unsupported)
             message = (
                 f"rules[{number}] cannot be judged anywhere ({fields}): {_EFFECT[policy.action]}"
             )
-            mesh.context.report(item, message)
+            mesh.context.report(item, Code.RULE_UNSUPPORTED, message)
     if policy.scope is PolicyScope.TARGET:
         return
     if policy.action is PolicyAction.CUSTOM:
-        mesh.warn(item, "action CUSTOM needs targetRefs: without, what its rules match is denied")
+        message = "action CUSTOM needs targetRefs: without, what its rules match is denied"
+        mesh.warn(item, Code.NEEDS_TARGET, message)
         return
     for number, rule in enumerate(policy.rules):
         if rule.l7_fields:
             fields = ", ".join(rule.l7_fields)
             message = f"rules[{number}] needs a waypoint ({fields}): without one, "
-            mesh.warn(item, message + _EFFECT[policy.action])
+            mesh.warn(item, Code.RULE_NEEDS_WAYPOINT, message + _EFFECT[policy.action])
 
 
 _EFFECT = {
@@ -126,13 +130,14 @@ _EFFECT = {
 
 def _report_authentication(item: SourceObject, policy: RequestAuthentication, mesh: _Mesh) -> None:
     if policy.scope is not PolicyScope.TARGET:
-        mesh.warn(item, "tokens are verified by waypoints only: give it targetRefs")
+        message = "tokens are verified by waypoints only: give it targetRefs"
+        mesh.warn(item, Code.NEEDS_TARGET, message)
     for number, rule in enumerate(policy.rules):
         if not rule.jwks:
             continue
         keys = parse_key_set(rule.jwks.encode())
         for problem in keys.problems:
-            mesh.warn(item, f"jwtRules[{number}].jwks: {problem}")
+            mesh.warn(item, Code.BAD_KEY, f"jwtRules[{number}].jwks: {problem}")
         if not keys.keys:
             message = f"jwtRules[{number}].jwks holds no usable key: its tokens are all refused"
-            mesh.context.report(item, message)
+            mesh.context.report(item, Code.NO_KEY, message)

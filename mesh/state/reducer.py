@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from mesh.model.address import parse_ip
+from mesh.model.codes import Code
 from mesh.model.snapshot import MeshSettings, MeshSnapshot, SameNode
 from mesh.sources.objects import (
     MeshConfigObject,
@@ -81,7 +82,8 @@ def _without_duplicates(objects: Iterable[SourceObject], context: Context) -> li
     for item in objects:
         known = first.setdefault((item.kind, item.namespace, item.name), item)
         if known is not item:
-            context.report(item, f"duplicate: the object of {known.where} counts")
+            message = f"duplicate: the object of {known.where} counts"
+            context.report(item, Code.DUPLICATE, message)
     return list(first.values())
 
 
@@ -92,7 +94,8 @@ def _settings(objects: Iterable[SourceObject], context: Context) -> MeshSettings
         if not isinstance(item.body, MeshConfigObject):
             continue
         if chosen is not None:
-            context.report(item, f"only one MeshConfig counts: that of {chosen.where}")
+            message = f"only one MeshConfig counts: that of {chosen.where}"
+            context.report(item, Code.SECOND_CONFIG, message)
             continue
         chosen, settings = item, _from_config(item.body.spec)
     return settings

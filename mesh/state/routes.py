@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from mesh.model.codes import Code
 from mesh.model.policy import PolicyKey
 from mesh.model.routing import GrantKey, ReferenceGrant, Route, RouteKey
 from mesh.model.snapshot import Severity
@@ -43,9 +44,10 @@ def _report(item: SourceObject, route: Route, context: Context) -> None:
             "spec.parentRefs names no Service (group: '', kind: Service): the mesh does nothing"
             " with this route"
         )
-        context.report(item, message, Severity.WARNING)
+        context.report(item, Code.NO_SERVICE_PARENT, message, Severity.WARNING)
     for rule in route.rules:
         for problem in rule.problems:
             effect = "the rule is dropped" if problem.in_match else "its requests are answered 500"
             message = f"{problem.field}: {problem.message}: {effect}"
-            context.report(item, message, Severity.WARNING)
+            code = Code.RULE_DROPPED if problem.in_match else Code.RULE_FAILS
+            context.report(item, code, message, Severity.WARNING)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mesh.model.address import IPAddress, parse_ip
+from mesh.model.codes import Code
 from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort, WorkloadUid
 from mesh.sources.objects import (
     EndpointSliceObject,
@@ -32,7 +33,8 @@ def read_services(
             if name:
                 slices.setdefault(ServiceKey(f"{item.namespace}/{name}"), []).append(item.body)
             else:
-                context.report(item, f"label {SERVICE_LABEL} is missing: no service uses it")
+                message = f"label {SERVICE_LABEL} is missing: no service uses it"
+                context.report(item, Code.LOOSE_SLICE, message)
     finder = _Finder(members)
     services: dict[ServiceKey, Service] = {}
     sources: dict[ServiceKey, SourceObject] = {}
@@ -172,7 +174,7 @@ def _settle_vips(
             holder = sources[holders.setdefault(vip, key)]
             if holder is not sources[key]:
                 message = f"address {vip} belongs to {holder.subject} ({holder.where})"
-                context.report(sources[key], message)
+                context.report(sources[key], Code.VIP_TAKEN, message)
         own = tuple(vip for vip in service.addresses if holders[vip] == key)
         settled[key] = service if own == service.addresses else replace(service, addresses=own)
     return settled

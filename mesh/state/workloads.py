@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from mesh.errors import IdentityError
 from mesh.model.address import IPAddress, parse_ip
+from mesh.model.codes import Code
 from mesh.model.snapshot import MeshSnapshot, Problem, Severity
 from mesh.model.workload import Workload, WorkloadUid
 from mesh.sources.objects import Metadata, PodObject, SourceObject, WorkloadObject
@@ -44,11 +45,17 @@ class Context:
     problems: list[Problem] = field(default_factory=list)
 
     def report(
-        self, source: SourceObject, message: str, severity: Severity = Severity.ERROR
+        self, source: SourceObject, code: Code, message: str, severity: Severity = Severity.ERROR
     ) -> None:
         """Add a problem of an object."""
         self.problems.append(
-            Problem(where=source.where, subject=source.subject, message=message, severity=severity)
+            Problem(
+                where=source.where,
+                subject=source.subject,
+                message=message,
+                severity=severity,
+                code=code,
+            )
         )
 
 
@@ -76,7 +83,7 @@ def _pod(source: SourceObject, pod: PodObject, context: Context) -> Member | Non
     addresses = tuple(dict.fromkeys(parse_ip(text) for text in texts if text))
     if not addresses:
         message = "the pod has no status.podIP: it joins the mesh when it has one"
-        context.report(source, message, Severity.WARNING)
+        context.report(source, Code.NO_ADDRESS, message, Severity.WARNING)
         return None
     workload = _workload(
         source, pod.metadata, addresses, context, host_network=pod.spec.host_network
@@ -131,7 +138,7 @@ def _workload(
     names = app_names(meta)
     exclusions = exclusions_of(meta.annotations, messages)
     for message in messages:
-        context.report(source, message)
+        context.report(source, Code.BAD_LABEL, message)
     return Workload(
         uid=WorkloadUid(f"{source.kind.lower()}/{meta.namespace}/{meta.name}"),
         name=meta.name,
@@ -157,12 +164,12 @@ def _has_identity(member: Member, context: Context) -> bool:
     try:
         account = workload.identity
     except IdentityError as error:
-        context.report(member.source, f"{error}: the workload is left out")
+        context.report(member.source, Code.NO_IDENTITY, f"{error}: the workload is left out")
         return False
     name = (account.namespace, account.service_account)
     if account.service_account != "default" and name not in context.accounts:
         message = f"service account {account.service_account!r} is not defined in its namespace"
-        context.report(member.source, message, Severity.WARNING)
+        context.report(member.source, Code.NO_ACCOUNT, message, Severity.WARNING)
     return True
 
 
@@ -182,7 +189,7 @@ def _settle_addresses(
             if address not in own:
                 other = holders[address].source
                 message = f"address {address} belongs to {other.subject} ({other.where})"
-                context.report(member.source, message)
+                context.report(member.source, Code.ADDRESS_TAKEN, message)
         if own == workload.addresses:
             settled.append(member)
         elif own:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlencode
 
 from agent.admin.codec import from_json, to_json
 from agent.admin.question import AuthzAnswer, AuthzQuestion
@@ -21,6 +24,7 @@ from agent.admin.view import (
 )
 from agent.holder.wire import short_address
 from mesh.errors import ConfigError, MeshnodeError
+from mesh.telemetry.window_answer import Traffic
 
 T = TypeVar("T")
 
@@ -92,6 +96,22 @@ class AdminClient:
         """The kernel's maps against the snapshot."""
         return self._get("/v1/bpf/diff", BpfDiff)
 
+    def traffic(self, seconds: float, *, points: bool = False, about: str = "") -> Traffic:
+        """The last `seconds` of traffic."""
+        query = urlencode({"seconds": f"{seconds:g}", "points": int(points), "about": about})
+        return self._get(f"/v1/traffic?{query}", Traffic)
+
+    @contextmanager
+    def stream(self, address: str, **query: str) -> Iterator[Iterator[bytes]]:
+        """Lines of live events, until the block ends. An empty line comes every second."""
+        connection = _UnixConnection(self._path, self._timeout_s)
+        with self._failures(connection):
+            connection.request("GET", f"{address}?{urlencode(query)}")
+            response = connection.getresponse()
+            if response.status != 200:
+                raise _refusal(response.status, response.read())
+            yield iter(response.readline, b"")
+
     def log(self) -> LogStatus:
         """The log level."""
         return self._get("/v1/log", LogStatus)
@@ -108,10 +128,19 @@ class AdminClient:
 
     def _exchange(self, method: str, address: str, body: str | None) -> bytes:
         connection = _UnixConnection(self._path, self._timeout_s)
-        try:
+        with self._failures(connection):
             connection.request(method, address, body)
             response = connection.getresponse()
             content = response.read()
+        if response.status != 200:
+            raise _refusal(response.status, content)
+        return content
+
+    @contextmanager
+    def _failures(self, connection: HTTPConnection) -> Iterator[None]:
+        """Name what went wrong on the way, and close the connection in the end."""
+        try:
+            yield
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise AgentNotRunning(f"no agent is running for node {self._node}") from error
         except PermissionError as error:
@@ -124,9 +153,6 @@ class AdminClient:
             ) from error
         finally:
             connection.close()
-        if response.status != 200:
-            raise _refusal(response.status, content)
-        return content
 
 
 def _refusal(status: int, content: bytes) -> AgentRefused:

@@ -23,6 +23,7 @@ from agent.admin.authz import check_authz
 from agent.admin.codec import from_json, to_json
 from agent.admin.config import config_dump
 from agent.admin.question import AuthzQuestion
+from agent.admin.stream import stream_monitor, stream_tap
 from agent.admin.view import (
     Certificates,
     Connections,
@@ -35,6 +36,7 @@ from agent.admin.view import (
 from agent.holder.wire import short_address
 from mesh.errors import ConfigError, KernelError, MeshnodeError
 from mesh.model.address import SocketAddress
+from mesh.telemetry.window import WINDOW_S
 
 MAX_REQUEST_BYTES = 64 * 1024
 
@@ -82,6 +84,9 @@ def admin_app(view: NodeView) -> web.Application:
     app.router.add_get("/v1/connections", routes.connections)
     app.router.add_post("/v1/authz", routes.authz)
     app.router.add_get("/v1/bpf/diff", routes.bpf_diff)
+    app.router.add_get("/v1/traffic", routes.traffic)
+    app.router.add_get("/v1/tap", routes.tap)
+    app.router.add_get("/v1/bpf/monitor", routes.monitor)
     app.router.add_get("/v1/log", routes.log)
     app.router.add_post("/v1/log", routes.set_log)
     return app
@@ -119,6 +124,20 @@ class AdminRoutes:
     async def bpf_diff(self, _request: web.Request) -> web.Response:
         """GET /v1/bpf/diff"""
         return _json(await self._view.bpf_diff())
+
+    async def traffic(self, request: web.Request) -> web.Response:
+        """GET /v1/traffic?seconds=60&points=1&about=NAMESPACE/NAME"""
+        seconds = _seconds(request.query.get("seconds", "60"))
+        points, about = request.query.get("points") == "1", request.query.get("about", "")
+        return _json(self._view.traffic(seconds, points=points, about=about))
+
+    async def tap(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/tap?about=NAMESPACE/NAME&denied=1"""
+        return await stream_tap(request, self._view.tap, self._view.status().node)
+
+    async def monitor(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/bpf/monitor?denied=1"""
+        return await stream_monitor(request, self._view.flows)
 
     async def log(self, _request: web.Request) -> web.Response:
         """GET /v1/log"""
@@ -171,6 +190,16 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except web.HTTPException as error:
         code = (error.reason or "error").lower().replace(" ", "_")
         return _error(error.status, code, f"{request.method} {request.path}: {error.reason}")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError as error:
+        raise ConfigError(f"seconds={text!r} is not a number") from error
+    if not 1 <= seconds <= WINDOW_S:
+        raise ConfigError(f"seconds={text}: use 1 to {WINDOW_S:.0f}")
+    return seconds
 
 
 def _json(value: object, status: int = 200) -> web.Response:

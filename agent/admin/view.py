@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from mesh.model.connection import Path, Reporter
+from mesh.model.connection import ConnectionRecord, Path, Reporter
 from mesh.model.snapshot import MeshSnapshot, Problem
+from mesh.telemetry.tap import Tap
+from mesh.telemetry.window_answer import Traffic
 
 SCHEMA_VERSION = 1
 """Version of the JSON of the admin socket and of `-o json`; raised when a field changes meaning."""
@@ -218,6 +220,32 @@ class BpfDiff:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlowEvent:
+    """One event of the kernel programs: a direct connection that ended, or one refused.
+
+    Attributes:
+        verdict: `allowed`, `denied`, or `failed` for one that never came up.
+        reason: word of the kernel's reason list; policy: the rule behind it, where one was.
+        lost: kernel events that found no room in the ring, since the maps were made.
+    """
+
+    at: float
+    verdict: str
+    reason: str
+    policy: str
+    src: str
+    dst: str
+    src_addr: str
+    dst_addr: str
+    dialled: str
+    cookie: str
+    duration_s: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDetail:
     """Why a request failed. `code` is stable, the texts are for people."""
 
@@ -235,6 +263,20 @@ class ErrorBody:
 
 class NodeView(Protocol):
     """What the node process offers to the admin server. No call changes anything but the level."""
+
+    def traffic(self, seconds: float, *, points: bool, about: str) -> Traffic:
+        """The last `seconds` of traffic, from memory."""
+        ...
+
+    @property
+    def tap(self) -> Tap[ConnectionRecord]:
+        """Connections as they end."""
+        ...
+
+    @property
+    def flows(self) -> Tap[FlowEvent]:
+        """Events of the kernel programs."""
+        ...
 
     def status(self) -> NodeStatus:
         """Describe the node as it is now, from memory: must not block."""

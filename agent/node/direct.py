@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from agent.admin.view import FlowEvent
 from agent.capture.flows import OpenFlow, destroy_flow, list_flows
 from agent.capture.ringbuf import RingReader
 from agent.capture.telemetry import (
@@ -21,8 +22,10 @@ from agent.capture.telemetry import (
     TrafficKey,
     TrafficReader,
     decode_event,
+    read_reasons,
 )
 from agent.netns import open_netns
+from agent.node.flow_events import flow_event
 from agent.node.kernel import KernelPlane
 from agent.ztunnel.recorder import party
 from bpf.layout import PathKind, Reason
@@ -34,6 +37,7 @@ from mesh.model.snapshot import MeshSnapshot
 from mesh.model.verdict import ConnectionFacts, Decision, Verdict
 from mesh.model.workload import Workload
 from mesh.policy.engine import PolicyIndex
+from mesh.telemetry.tap import Tap
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,8 @@ class DirectConnections:
         self._kernel = kernel
         self._get_snapshot = get_snapshot
         self._ring = RingReader(kernel.maps["mn_events"])
+        self.flows: Tap[FlowEvent] = Tap()
+        """For `meshnode bpf monitor`."""
         self._cut: dict[tuple[SocketAddress, SocketAddress], str] = {}
         self._traffic = TrafficReader(kernel.maps["mn_stats"])
         self._active_at: dict[TrafficKey, float] = {}
@@ -74,7 +80,11 @@ class DirectConnections:
 
         for raw in self._ring.read():
             event = decode_event(raw)
-            yield self._record(event, find(event.src_workload), find(event.dst_workload))
+            record = self._record(event, find(event.src_workload), find(event.dst_workload))
+            if self.flows.watched:
+                lost = read_reasons(self._kernel.maps).get(Reason.EVENT_LOST, 0)
+                self.flows.publish(flow_event(event, record, lost))
+            yield record
 
     def _record(
         self, event: KernelEvent, src: Workload | None, dst: Workload | None

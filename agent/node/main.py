@@ -35,6 +35,7 @@ from mesh.sources.objects import ObjectSet
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.node_metrics import NodeCollector
+from mesh.telemetry.window_feed import RecentTraffic
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +88,15 @@ async def _serve(options: AgentOptions, paths: NodePaths, access_log: AccessLog)
         kernel = KernelPlane(paths, options.cgroup)
         stack.callback(kernel.close)
         registry = CollectorRegistry()
+        recent = RecentTraffic(f"node/{options.node}", now=time.monotonic, clock=time.time)
         node = Node(
             options=options,
             paths=paths,
             access_log=access_log,
             kernel=kernel,
             holder=holder,
-            metrics=MeshMetrics(registry, now=time.monotonic),
+            metrics=MeshMetrics(registry, now=time.monotonic, recent=recent),
+            recent=recent,
         )
         stack.callback(node.direct.close)
         stack.push_async_callback(node.canary.aclose)

@@ -34,6 +34,8 @@ from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import reduce
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import MeshMetrics
+from mesh.telemetry.tap import Tap
+from mesh.telemetry.window_feed import RecentTraffic
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class Node:
         kernel: KernelPlane,
         holder: HolderKeeper,
         metrics: MeshMetrics,
+        recent: RecentTraffic,
     ) -> None:
         self.options = options
         self.snapshot = MeshSnapshot(revision=0)
@@ -65,6 +68,9 @@ class Node:
         self._paths = paths
         self.access_log = access_log
         self._metrics = metrics
+        self.recent = recent
+        self.tap: Tap[ConnectionRecord] = Tap()
+        """For `meshnode tap`."""
         self._policies = PolicyIndex.compile(self.snapshot)
         self.direct = DirectConnections(kernel, lambda: self.snapshot)
         self.canary = Canary(kernel.pods_cgroup, options.node)
@@ -188,6 +194,7 @@ class Node:
         for record in self.direct.records():
             self._metrics.record(record, also_opened=True)
             self.access_log.record(record)
+            self.tap.publish(record)
             if record.path is Path.DIRECT:
                 # The kernel watched both ends: the destination's share of the metrics is known.
                 reported = replace(record, reporter=Reporter.DESTINATION)
@@ -201,6 +208,7 @@ class Node:
         for record in closed:
             self._metrics.record(record)
             self.access_log.record(record)
+            self.tap.publish(record)
 
 
 def _in_trust_domain(snapshot: MeshSnapshot, trust_domain: str) -> MeshSnapshot:

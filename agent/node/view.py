@@ -16,6 +16,7 @@ from agent.admin.view import (
     CertificateStatus,
     DiffEntry,
     DiffKind,
+    FlowEvent,
     HolderStatus,
     LiveConnection,
     LogLevel,
@@ -32,6 +33,8 @@ from mesh.identity.store import CertificateStore
 from mesh.model.connection import ConnectionRecord, Path, Reporter
 from mesh.model.snapshot import MeshSnapshot, Problem
 from mesh.telemetry.node_metrics import MapFill, NodeReadings
+from mesh.telemetry.tap import Tap
+from mesh.telemetry.window_answer import Traffic
 
 
 def meshnode_version() -> str:
@@ -88,6 +91,17 @@ class View:
             certificates=tuple(self._certificates()),
             open_connections=self._open_by_path(),
         )
+
+    def traffic(self, seconds: float, *, points: bool, about: str) -> Traffic:
+        return self._node.recent.answer(seconds, points=points, about=about)
+
+    @property
+    def tap(self) -> Tap[ConnectionRecord]:
+        return self._node.tap
+
+    @property
+    def flows(self) -> Tap[FlowEvent]:
+        return self._direct.flows
 
     async def connections(self) -> Sequence[LiveConnection]:
         """Open connections: the workers' and the direct ones."""

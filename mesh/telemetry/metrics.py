@@ -18,14 +18,14 @@ from prometheus_client.registry import Collector
 from mesh.model.connection import ConnectionRecord, Party, Path, Reporter, ResponseFlag
 from mesh.telemetry import names
 from mesh.telemetry.families import Sample, family
+from mesh.telemetry.window_feed import NO_FAILURE, RecentTraffic
 
 UNKNOWN = "unknown"
 OVERFLOWED = "overflow"
 IDLE_S = 600.0
 MAX_SERIES = 10_000
 """At about 1 KiB each: 10 MiB, and a scrape that stays under a second."""
-
-_NO_FAILURE = frozenset({ResponseFlag.NONE, ResponseFlag.DOWNSTREAM_CLOSED, ResponseFlag.DRAIN})
+MAX_POLICIES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,7 @@ class MeshMetrics(Collector):
         now: monotonic seconds, for dropping idle label sets.
         cluster: value of `source_cluster` and `destination_cluster`.
         service_domain: what follows `<name>.<namespace>.` in `destination_service`.
+        recent: counts the same for the last minutes.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class MeshMetrics(Collector):
         service_domain: str = "svc.cluster.local",
         idle_s: float = IDLE_S,
         max_series: int = MAX_SERIES,
+        recent: RecentTraffic | None = None,
     ) -> None:
+        self._recent = recent
         self._now = now
         self._cluster = cluster
         self._service_domain = service_domain
@@ -92,12 +95,15 @@ class MeshMetrics(Collector):
         self._paths: Counter[tuple[str, ...]] = Counter()
         self._audited: Counter[tuple[str, ...]] = Counter()
         self._dry_run: Counter[tuple[str, ...]] = Counter()
+        self._denied: Counter[tuple[str, ...]] = Counter()
         self._overflow = 0
         registry.register(self)
 
     def opened(self, connection: Described) -> None:
         """Count a connection that was accepted."""
         self._touch(connection).opened += 1
+        if self._recent is not None:
+            self._recent.opened(connection)
 
     def record(self, record: ConnectionRecord, *, also_opened: bool = False) -> None:
         """Count a connection that ended, failed or was refused."""
@@ -105,12 +111,16 @@ class MeshMetrics(Collector):
         series.opened += also_opened
         ended = series.ended.setdefault(record.flag, _Ended())
         ended.closed += 1
-        ended.failed += record.flag not in _NO_FAILURE
+        ended.failed += record.flag not in NO_FAILURE
         ended.to_source += record.bytes_received
         ended.to_destination += record.bytes_sent
         self._paths[(record.reporter, record.path, record.flag)] += 1
         self._audited[(record.reporter,)] += bool(record.audited)
         self._dry_run[(record.reporter,)] += bool(record.dry_run)
+        if record.flag is ResponseFlag.DENY:
+            count_denial(self._denied, record.reporter, record.policy)
+        if self._recent is not None:
+            self._recent.record(record, also_opened=also_opened)
 
     def describe(self) -> list[Metric]:
         """Names without values, so that registering collects nothing."""
@@ -129,6 +139,7 @@ class MeshMetrics(Collector):
         yield family(names.OVERFLOW, [((), self._overflow)])
         yield family(names.AUDITED, self._audited.items())
         yield family(names.DRY_RUN, self._dry_run.items())
+        yield family(names.DENIED, self._denied.items())
 
     def _touch(self, connection: Described) -> _Series:
         key = self._labels(connection)
@@ -187,6 +198,14 @@ class MeshMetrics(Collector):
         oldest = self._now() - self._idle_s
         for key in [key for key, series in self._series.items() if series.touched_at < oldest]:
             del self._series[key]
+
+
+def count_denial(counts: Counter[tuple[str, ...]], reporter: str, policy: str) -> None:
+    """Count a denial by its rule; so many rules that they would not fit are one."""
+    key = (reporter, policy or "none")
+    if key not in counts and len(counts) >= MAX_POLICIES:
+        key = (reporter, OVERFLOWED)
+    counts[key] += 1
 
 
 def _with_flag(key: tuple[str, ...], flag: ResponseFlag) -> tuple[str, ...]:

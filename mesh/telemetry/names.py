@@ -91,6 +91,12 @@ DRY_RUN = _counter(
     "Connections that a dry-run policy would have denied.",
     "reporter",
 )
+DENIED = _counter(
+    "meshnode_policy_denied_total",
+    "Connections and requests that policy refused, by the rule that decided (`none`: the default).",
+    "reporter",
+    "policy",
+)
 
 BUILD = _gauge("meshnode_build_info", "Always 1.", "version")
 KERNEL = _counter("meshnode_kernel_events_total", "Outcomes of the BPF programs.", "reason")
@@ -121,6 +127,7 @@ MAP_CAPACITY = _gauge("meshnode_map_capacity", "Most entries a BPF map can hold.
 
 CONNECTION_METRICS = (
     OPENED, CLOSED, FAILED, SENT, RECEIVED, CONNECTIONS, SERIES, OVERFLOW, AUDITED, DRY_RUN,
+    DENIED,
 )  # fmt: skip
 NODE_METRICS = (
     BUILD, KERNEL, ENROLMENT, WORKERS, RESTARTS, TUNNELS, STREAMS, LIVE, CERT_EXPIRY, REVISION,

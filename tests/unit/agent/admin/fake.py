@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from agent.admin.view import (
     BpfDiff,
     CertificateState,
     CertificateStatus,
+    FlowEvent,
     HolderStatus,
     LiveConnection,
     LogLevel,
@@ -24,8 +26,8 @@ from agent.admin.view import (
 )
 from mesh.errors import MeshnodeError
 from mesh.model.address import parse_ip
+from mesh.model.connection import ConnectionRecord, Reporter
 from mesh.model.connection import Path as BytesPath
-from mesh.model.connection import Reporter
 from mesh.model.policy import (
     AuthorizationPolicy,
     L4Match,
@@ -44,6 +46,9 @@ from mesh.model.workload import (
     Workload,
     WorkloadUid,
 )
+from mesh.telemetry.tap import Tap
+from mesh.telemetry.window_answer import Traffic
+from mesh.telemetry.window_feed import RecentTraffic
 
 COOKIE = "18446744073709551615"
 
@@ -163,9 +168,17 @@ class FakeNode:
     diff: BpfDiff | MeshnodeError = field(
         default_factory=lambda: BpfDiff(node="n1", revision=7, compared=12)
     )
+    recent: RecentTraffic = field(
+        default_factory=lambda: RecentTraffic("node/n1", now=time.monotonic, clock=time.time)
+    )
+    tap: Tap[ConnectionRecord] = field(default_factory=Tap)
+    flows: Tap[FlowEvent] = field(default_factory=Tap)
 
     def status(self) -> NodeStatus:
         return self.state
+
+    def traffic(self, seconds: float, *, points: bool, about: str) -> Traffic:
+        return self.recent.answer(seconds, points=points, about=about)
 
     def snapshot(self) -> MeshSnapshot:
         return self.known

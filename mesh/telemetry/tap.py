@@ -1,0 +1,72 @@
+"""Live events for whoever watches, at no cost while nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+Event = TypeVar("Event")
+
+QUEUE_EVENTS = 1000
+MAX_WATCHERS = 16
+
+
+class Watcher(Generic[Event]):
+    """One reader with its own queue; a slow one loses events, and is told how many."""
+
+    def __init__(self, wanted: Callable[[Event], bool], queue_events: int) -> None:
+        self._wanted = wanted
+        self._queue: asyncio.Queue[Event] = asyncio.Queue(queue_events)
+        self._lost = 0
+
+    def offer(self, event: Event) -> None:
+        """Take an event if it is wanted and there is room."""
+        if not self._wanted(event):
+            return
+        if self._queue.full():
+            self._lost += 1
+        else:
+            self._queue.put_nowait(event)
+
+    async def next(self) -> Event:
+        """Wait for an event."""
+        return await self._queue.get()
+
+    def take_lost(self) -> int:
+        """How many were lost since the last call."""
+        lost, self._lost = self._lost, 0
+        return lost
+
+
+class Tap(Generic[Event]):
+    """Hands events to all watchers. Never waits."""
+
+    def __init__(self) -> None:
+        self._watchers: set[Watcher[Event]] = set()
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody looks: nobody need make an event otherwise."""
+        return bool(self._watchers)
+
+    def publish(self, event: Event) -> None:
+        """Offer an event to every watcher."""
+        for watcher in self._watchers:
+            watcher.offer(event)
+
+    @contextmanager
+    def watch(
+        self, wanted: Callable[[Event], bool], queue_events: int = QUEUE_EVENTS
+    ) -> Iterator[Watcher[Event] | None]:
+        """Watch while the block runs; None if too many do already."""
+        if len(self._watchers) >= MAX_WATCHERS:
+            yield None
+            return
+        watcher = Watcher(wanted, queue_events)
+        self._watchers.add(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)

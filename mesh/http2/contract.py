@@ -143,6 +143,10 @@ class Http2Session(Protocol):
     def consume(self, stream: int, flow_bytes: int) -> None:
         """Give back flow-control credit for received DATA (also after the stream is gone)."""
 
+    def widen(self, stream: int, more_bytes: int) -> None:
+        """Let the peer send so many bytes more ahead on this stream from now on. Nothing happens
+        for an unknown stream."""
+
     def reset(self, stream: int, error_code: int) -> None:
         """Send RST_STREAM and drop what is queued. Nothing happens for an unknown stream."""
 

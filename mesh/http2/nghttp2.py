@@ -123,6 +123,9 @@ class Nghttp2Session:
     def consume(self, stream: int, flow_bytes: int) -> None:
         lib.mn_consume(self._session, stream, flow_bytes)
 
+    def widen(self, stream: int, more_bytes: int) -> None:
+        lib.mn_widen(self._session, stream, more_bytes)
+
     def reset(self, stream: int, error_code: int) -> None:
         lib.mn_reset(self._session, stream, error_code)
 

@@ -161,6 +161,11 @@ class PureSession:
             self._h2.acknowledge_received_data(flow_bytes, stream)
             self._flush()
 
+    def widen(self, stream: int, more_bytes: int) -> None:
+        if not self._failure and stream in self._streams:
+            self._h2.increment_flow_control_window(more_bytes, stream)
+            self._flush()
+
     def reset(self, stream: int, error_code: int) -> None:
         if not self._failure and stream in self._streams:
             self._h2.reset_stream(stream, error_code)

@@ -92,6 +92,7 @@ typedef struct stream {
     char *trailers; /* the parsed form of mn_headers(), kept until the data is out */
     size_t unsent;
     size_t unconsumed; /* handed to Python, not given back by mn_consume() */
+    size_t widened;    /* by mn_widen(), on top of the session's stream window */
     uint32_t trailers_len, trailers_n;
     int32_t id;
     unsigned ready : 1, end : 1, end_sent : 1, answered : 1, announced : 1, resetting : 1,
@@ -406,7 +407,7 @@ static int on_data_chunk(nghttp2_session *ng, uint8_t flags, int32_t id, const u
 
     (void)flags;
     /* nghttp2 resets a stream that overruns its window, but hands on what is too much. */
-    if (st && len > s->stream_window - st->unconsumed)
+    if (st && len > s->stream_window + st->widened - st->unconsumed)
         st->condemned = 1;
     if (!st || st->condemned || st->resetting) {
         nghttp2_session_consume(ng, id, len);
@@ -963,6 +964,22 @@ void mn_consume(mn_session *s, int32_t id, size_t len)
     if (st)
         st->unconsumed -= len < st->unconsumed ? len : st->unconsumed;
     nghttp2_session_consume(s->ng, id, len);
+}
+
+void mn_widen(mn_session *s, int32_t id, size_t more)
+{
+    stream *st;
+    int32_t now;
+
+    begin(s);
+    if (s->dead)
+        return;
+    st = find(s, id);
+    now = nghttp2_session_get_stream_effective_local_window_size(s->ng, id);
+    if (!st || now < 0 || more > (size_t)(INT32_MAX - now))
+        return;
+    st->widened += more;
+    nghttp2_session_set_local_window_size(s->ng, NGHTTP2_FLAG_NONE, id, now + (int32_t)more);
 }
 
 void mn_reset(mn_session *s, int32_t id, uint32_t code)

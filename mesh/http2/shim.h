@@ -78,6 +78,8 @@ int mn_send_data(mn_session *s, int32_t stream, const char *data, size_t len, ui
                  int end_stream);
 size_t mn_unsent(const mn_session *s, int32_t stream);
 void mn_consume(mn_session *s, int32_t stream, size_t len);
+/* Let the peer send `more` bytes ahead on this stream from now on. */
+void mn_widen(mn_session *s, int32_t stream, size_t more);
 void mn_reset(mn_session *s, int32_t stream, uint32_t code);
 int mn_ping(mn_session *s, const char *payload);
 void mn_goaway(mn_session *s, uint32_t code, int graceful);

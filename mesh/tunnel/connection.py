@@ -42,6 +42,7 @@ from mesh.tunnel.link import ReadBuffers, TlsLink
 from mesh.tunnel.request import PendingRequest
 from mesh.tunnel.stream import NO_ERROR, TunnelStream, describe_error_code
 from mesh.tunnel.tls import TlsChannel
+from mesh.tunnel.windows import Windows
 
 _OUTPUT_BYTES = 128 * 1024
 """Output made at a time: the most that waits in our memory for a peer that does not read."""
@@ -86,6 +87,7 @@ class TunnelConnection:
         self._blocked_control = 0
         now = parts.loop.time()
         settings = parts.settings
+        self.windows = Windows(settings)
         self._liveness = Liveness(settings.ping_interval_s, settings.ping_timeout_s, now)
         self._resets = TokenBucket(RESET_BURST, RESETS_PER_S, now)
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -166,6 +168,7 @@ class TunnelConnection:
 
     def stream_done(self, stream: TunnelStream) -> None:
         self._streams.pop(stream.id, None)
+        self.windows.close(stream.window)
         self.schedule_flush()
 
     def refuse_stream(self, stream: TunnelStream, status: int, headers: Headers) -> None:

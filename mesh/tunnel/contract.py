@@ -15,7 +15,8 @@ Rules that hold for every engine (the suite in `tests/contract/tunnel` checks th
   closed when both directions are. A reset of either side becomes a reset (RST_STREAM, or a close
   with linger 0) on the other.
 * Backpressure travels both ways: a slow reader stops the writer. Memory held per stream is bounded
-  by one flow-control window (4 MiB) while data moves, and near zero while idle.
+  by one flow-control window (64 KiB, up to 4 MiB while data moves), per tunnel by the connection's
+  window, and near zero while idle.
 * Streams of one tunnel get fair shares; a stream that is stuck never blocks another one.
 * PING after `ping_interval_s` without incoming bytes, tunnel lost after `ping_timeout_s` more.
 """
@@ -39,12 +40,14 @@ Headers = Sequence[tuple[bytes, bytes]]
 class TunnelSettings:
     """Numbers both peers of the de-facto HBONE protocol use (istio/ztunnel `proxy/h2`).
 
-    The connection window is four times the stream's: equal sizes can deadlock a client that
-    reads one stream only after another.
+    A stream begins with 64 KiB, or `stream_window_bytes` if that is less, and grows up to
+    `stream_window_bytes` while its application keeps reading. The sum of all streams' windows
+    never exceeds the connection's, as long as that is at least 64 KiB for each concurrent stream:
+    so streams whose applications do not read cannot use up the credit of the others.
     """
 
     stream_window_bytes: int = 4 * 1024 * 1024
-    connection_window_bytes: int = 16 * 1024 * 1024
+    connection_window_bytes: int = 32 * 1024 * 1024
     max_frame_bytes: int = 1024 * 1024
     max_header_list_bytes: int = 64 * 1024
     max_concurrent_streams: int = 200

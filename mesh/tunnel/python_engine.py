@@ -18,6 +18,7 @@ from mesh.tunnel.link import make_read_buffers
 from mesh.tunnel.peer import verify_peer
 from mesh.tunnel.relay import PlainRelay
 from mesh.tunnel.tls import TlsChannel, TlsContexts
+from mesh.tunnel.windows import first_window
 
 # A client's limit on response headers (istio/ztunnel `proxy/h2/client.rs`); a server's is set.
 _CLIENT_HEADER_LIST_BYTES = 16 * 1024
@@ -40,7 +41,7 @@ class PythonTunnelEngine:
         self._session_settings = {
             client: SessionSettings(
                 client=client,
-                stream_window_bytes=settings.stream_window_bytes,
+                stream_window_bytes=first_window(settings),
                 connection_window_bytes=settings.connection_window_bytes,
                 max_frame_bytes=settings.max_frame_bytes,
                 max_header_list_bytes=min(_CLIENT_HEADER_LIST_BYTES, settings.max_header_list_bytes)

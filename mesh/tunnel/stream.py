@@ -10,6 +10,7 @@ from mesh.hbone.connect import parse_status
 from mesh.http2.contract import Http2Session
 from mesh.tunnel.contract import End, EndReason, Headers, StreamEvents
 from mesh.tunnel.port import Port, close_with_reset, describe_os_error
+from mesh.tunnel.windows import Windows
 from mesh.tunnel.write_queue import WriteQueue
 
 _READ_BYTES = 128 * 1024
@@ -48,6 +49,8 @@ class StreamHost(Protocol):
     def loop(self) -> asyncio.AbstractEventLoop: ...
     @property
     def session(self) -> Http2Session: ...
+    @property
+    def windows(self) -> Windows: ...
     def schedule_flush(self) -> None: ...
     def stream_done(self, stream: TunnelStream) -> None: ...
 
@@ -68,12 +71,14 @@ class TunnelStream:
         "_sock",
         "done",
         "id",
+        "window",
     )
 
     def __init__(self, host: StreamHost, stream_id: int) -> None:
         self._host = host
         self.id = stream_id
         self.done = False
+        self.window = host.windows.open()
         self._events: StreamEvents | None = None
         self._sock: socket.socket | None = None
         """The socket before it is joined; the engine does not touch it until then."""
@@ -241,7 +246,11 @@ class TunnelStream:
         """The application's socket took `count` bytes: the peer may send as many again."""
         if count:
             self._in += count
-            self._host.session.consume(self.id, count)
+            session = self._host.session
+            session.consume(self.id, count)
+            more = self._host.windows.consumed(self.window, count)
+            if more and not self._remote_ended:
+                session.widen(self.id, more)
             self._host.schedule_flush()
 
     def _check_done(self) -> None:

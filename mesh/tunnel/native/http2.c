@@ -117,14 +117,10 @@ static int on_data_chunk(nghttp2_session *h2, uint8_t flags, int32_t id, const u
 {
     mt_tunnel *t = user;
     mt_stream *st = find(t, id);
-    size_t window = t->engine->settings.stream_window;
-
     (void)flags;
     /* Until the peer has our SETTINGS it may rightly send the protocol's default. nghttp2 resets
      * a stream that overruns its window, but hands on what is too much. */
-    if (window < DEFAULT_WINDOW)
-        window = DEFAULT_WINDOW;
-    if (st && st->in.size + len > window)
+    if (st && st->in.size + len > (st->window > DEFAULT_WINDOW ? st->window : DEFAULT_WINDOW))
         st->condemned = true;
     if (!st || st->condemned || st->refusing) {
         nghttp2_session_consume(h2, id, len);
@@ -504,6 +500,22 @@ int http2_collect(mt_tunnel *t, bool payload)
     return t->fatal ? -1 : 0;
 }
 
+uint32_t http2_first_window(const mt_engine *e)
+{
+    uint32_t window = e->settings.stream_window;
+
+    return window < DEFAULT_WINDOW ? window : DEFAULT_WINDOW;
+}
+
+void http2_widen(mt_tunnel *t, const mt_stream *st, uint32_t more)
+{
+    int32_t now = nghttp2_session_get_stream_effective_local_window_size(t->h2, st->id);
+
+    if (now >= 0)
+        nghttp2_session_set_local_window_size(t->h2, NGHTTP2_FLAG_NONE, st->id,
+                                              now + (int32_t)more);
+}
+
 void http2_reset(mt_tunnel *t, int32_t id, uint32_t code)
 {
     if (!t->h2 || t->lost || id <= 0)
@@ -560,7 +572,7 @@ int http2_start(mt_tunnel *t)
 {
     const mt_settings *x = &t->engine->settings;
     nghttp2_settings_entry entries[5] = {
-        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, x->stream_window},
+        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, http2_first_window(t->engine)},
         {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, x->max_frame},
         {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
          t->client ? x->client_max_header_list : x->max_header_list},
@@ -568,7 +580,9 @@ int http2_start(mt_tunnel *t)
         {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
     };
     mt_engine *e = t->engine;
+    uint64_t reserved = (uint64_t)x->max_concurrent_streams * http2_first_window(e);
 
+    t->spare_window = x->connection_window > reserved ? x->connection_window - reserved : 0;
     if (t->client ? nghttp2_session_client_new2(&t->h2, e->callbacks, t, e->options)
                   : nghttp2_session_server_new2(&t->h2, e->callbacks, t, e->options))
         return -1;

@@ -171,6 +171,8 @@ typedef struct mt_stream {
     mt_link ready;     /* in the ring of those that want a turn to send */
     mt_port port;
     mt_queue in; /* payload that waits for the application */
+    uint32_t window; /* what the peer may send ahead of the application */
+    uint32_t spent;  /* of it, since it was widened last */
     int fd;      /* client: the socket that is not touched before the answer */
     int32_t id;
     bool client;
@@ -203,6 +205,7 @@ struct mt_tunnel {
 
     mt_link streams; /* mt_object.all */
     uint32_t stream_count; /* read by other threads */
+    uint32_t spare_window; /* of the connection's, for streams that move */
     mt_link ready;   /* mt_stream.ready */
     mt_stream *turn; /* whose payload may be read now */
     size_t quantum;
@@ -301,6 +304,10 @@ mt_ssize http2_read_payload(nghttp2_session *h2, int32_t id, uint8_t *out, size_
 int http2_start(mt_tunnel *t);
 /* 0, or -1: the tunnel is to be lost for `t->fatal`. */
 int http2_receive(mt_tunnel *t, const uint8_t *data, size_t len);
+/* Let the peer send `more` bytes ahead on a stream. */
+void http2_widen(mt_tunnel *t, const mt_stream *st, uint32_t more);
+/* A stream's window before it has moved anything. */
+uint32_t http2_first_window(const mt_engine *e);
 /* Fill the engine's output, control frames first, then a turn for each ready stream. */
 int http2_collect(mt_tunnel *t, bool payload);
 void http2_reset(mt_tunnel *t, int32_t id, uint32_t code);

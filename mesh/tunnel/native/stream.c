@@ -33,6 +33,7 @@ mt_stream *stream_new(mt_tunnel *t, int32_t id, bool client)
 
 void stream_adopt(mt_tunnel *t, mt_stream *st)
 {
+    st->window = http2_first_window(t->engine);
     list_append(&t->streams, &st->o.all);
     __atomic_add_fetch(&t->stream_count, 1, __ATOMIC_RELAXED);
 }
@@ -43,6 +44,7 @@ static void leave(mt_stream *st)
     mt_tunnel *t = st->tunnel;
 
     http2_detach(st);
+    t->spare_window += st->window - http2_first_window(t->engine);
     tunnel_forget(t, st);
     object_bury(t->engine, &st->o);
     engine_schedule(t->engine, &t->o);
@@ -54,6 +56,28 @@ static void consume(mt_stream *st, size_t count)
         nghttp2_session_consume(st->tunnel->h2, st->id, count);
         engine_schedule(st->tunnel->engine, &st->tunnel->o);
     }
+}
+
+/*
+ * Streams begin with a window so small that all of them together fit into the connection's: one
+ * whose application does not read never takes the others' credit. Those that move get more.
+ */
+static void widen(mt_stream *st, size_t count)
+{
+    mt_tunnel *t = st->tunnel;
+    uint32_t limit = t->engine->settings.stream_window, more = st->window;
+
+    st->spent += count < UINT32_MAX - st->spent ? (uint32_t)count : 0;
+    if (st->spent < st->window || st->window >= limit || !t->spare_window || st->remote_ended)
+        return;
+    st->spent = 0;
+    if (more > limit - st->window)
+        more = limit - st->window;
+    if (more > t->spare_window)
+        more = t->spare_window;
+    t->spare_window -= more;
+    st->window += more;
+    http2_widen(t, st, more);
 }
 
 /* ---- ends --------------------------------------------------------------------------------- */
@@ -154,6 +178,8 @@ static void took(mt_stream *st, size_t count)
 {
     count_bytes(&st->o.bytes_in, count);
     consume(st, count);
+    if (st->tunnel->h2)
+        widen(st, count);
 }
 
 static void finish_socket(mt_stream *st)

@@ -253,6 +253,42 @@ def test_stuck_stream_is_bounded_and_blocks_no_other(factory: EngineFactory) -> 
     run(main())
 
 
+@pytest.mark.parametrize("moved_first", [False, True])
+def test_many_stuck_streams_leave_credit_for_another(
+    factory: EngineFactory, moved_first: bool
+) -> None:
+    """Also where each has earned a large window before its application stopped reading."""
+
+    async def main() -> None:
+        async with tunnel_pair(factory) as pair:
+            pair.connect()
+            stuck = [await pair.join() for _ in range(8)]
+            if moved_first:
+                for joined in stuck:
+                    await _pass_on(joined.near, joined.far, bytes(2 << 20))
+            async with asyncio.TaskGroup() as group:
+                for joined in stuck:
+                    group.create_task(_fill(joined.near))
+            other = await pair.join()
+            await _pass_on(other.near, other.far, bytes(4 << 20))
+
+    run(main())
+
+
+async def _pass_on(sender: App, receiver: App, payload: bytes) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(sender.send(payload))
+        group.create_task(_expect(receiver, payload))
+
+
+async def _fill(app: App) -> None:
+    """Send until nothing moves any more."""
+    with contextlib.suppress(TimeoutError):
+        while True:
+            async with asyncio.timeout(0.5):
+                await app.send(bytes(1 << 16))
+
+
 def test_drain_finishes_streams_under_way(factory: EngineFactory) -> None:
     async def main() -> None:
         async with tunnel_pair(factory) as pair:

@@ -16,7 +16,7 @@ define need_root
 	@[ "$$(id -u)" -eq 0 ] || { echo "needs root: run \`sudo make $@\`" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo test test-slow test-unit test-netns sanitize check fmt lint types layers c-check bench bench-quick bench-scale clean
+.PHONY: help setup demo test test-slow test-unit test-netns conformance sanitize check fmt lint types layers c-check bench bench-quick bench-scale clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-unit: $(READY) ## the cores only; no root, seconds
 test-netns: $(READY) ## real kernel, real sockets, own namespaces
 	$(need_root)
 	$(PY) -m pytest tests/netns $(PYTEST_ARGS)
+
+conformance: $(READY) ## the Gateway API's cases with real bytes; writes docs/conformance.md
+	$(PY) -m tests.contract.conformance
 
 sanitize: $(READY) ## the native tunnel engine under AddressSanitizer and UBSan
 	@VENV=$(abspath $(VENV)) scripts/sanitize $(PYTEST_ARGS)

@@ -37,7 +37,7 @@ from waypoint.upstream_tunnels import dial
 WAYPOINT = "mesh/waypoint"
 OWN = SpiffeId(trust_domain="cluster.local", namespace="mesh", service_account="waypoint")
 OTHER = "gateway-conformance-web-backend"
-_PORTS = ("http", "http-alt", "https", "tcp", "grpc")
+_PORTS = ("http", "http-alt", "https", "tcp", "grpc", "ws")
 _NAMESPACES = "".join(
     f"---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n"
     "  labels: {meshnode.io/use-waypoint: waypoint, meshnode.io/use-waypoint-namespace: mesh}\n"

@@ -97,6 +97,7 @@ def test_case(case: Case) -> None:
         found = parent.condition(state.type)
         assert found is not None
         assert (found.status, found.reason) == (state.status, state.reason)
+        assert state.generation in (0, found.observed_generation)
 
 
 def test_names_are_unique() -> None:

@@ -15,6 +15,7 @@ _PORTS = """\
   - {name: https, port: 443}
   - {name: tcp, port: 9090}
   - {name: grpc, port: 7070, appProtocol: kubernetes.io/h2c}
+  - {name: ws, port: 8082, appProtocol: kubernetes.io/ws}
 """
 
 
@@ -37,11 +38,13 @@ def route(
     namespace: str = NAMESPACE,
     parent: str = "name: echo",
     created: str = "2024-01-01T00:00:00Z",
+    generation: int = 1,
 ) -> str:
     """A route on a service of the suite; `spec` is indented by two."""
     return (
         f"---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\n"
-        f'metadata: {{name: {name}, namespace: {namespace}, creationTimestamp: "{created}"}}\n'
+        f"metadata: {{name: {name}, namespace: {namespace}, generation: {generation},"
+        f' creationTimestamp: "{created}"}}\n'
         "spec:\n"
         f"  parentRefs: [{{group: '', kind: Service, namespace: {NAMESPACE}, {parent}}}]\n{spec}"
     )
@@ -95,7 +98,7 @@ class Want:
         headers, unset: the same of the response to the caller.
         mirrors: services that get a copy.
         statuses: where more than one is right.
-        tries: requests that backends get, where not one each.
+        tries: requests that backends get, where not one each; -1: any number.
         protocol: that the backend is spoken to in.
     """
 
@@ -126,21 +129,49 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A condition that a route must have."""
+    """A condition that a route must have. `generation` 0: not looked at."""
 
     type: str
     status: bool
     reason: str
     route: str = f"HTTPRoute/{NAMESPACE}/mesh"
+    generation: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dial:
+    """A connection that is no HTTP; with `sni` it speaks TLS, end to end."""
+
+    service: str = "echo"
+    port: int = 9090
+    sni: str = ""
+    caller: str = NAMESPACE
+
+
+@dataclass(frozen=True, kw_only=True)
+class DialShare:
+    """A distribution over many connections: percent by backend."""
+
+    dial: Dial
+    percent: Mapping[str, float]
+    connections: int = 200
+    tolerance: float = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One case of the suite. `grants`: a gateway's rule on references across namespaces holds."""
+    """One case of the suite.
+
+    Attributes:
+        dials: connections, with the backend that they reach; empty where they are closed.
+        grants: a gateway's rule on references across namespaces holds.
+    """
 
     name: str
     objects: str
     exchanges: tuple[tuple[Ask, Want], ...] = ()
+    dials: tuple[tuple[Dial, str], ...] = ()
+    dial_shares: tuple[DialShare, ...] = ()
     shares: tuple[Share, ...] = ()
     states: tuple[State, ...] = ()
     grants: bool = False

@@ -110,7 +110,7 @@ CASES = (
         shares=(Share(ask=_GRPC_CALL, percent=_WEIGHTS),),
     ),
     Case(
-        name="HTTPRouteBackendRequestHeaderModifierBackendWeights",
+        name="HTTPRouteRequestHeaderModifierBackendWeights",
         objects=services()
         + route(
             f"  rules: [{{backendRefs: [{to('echo-v1', more=_FILTERED % 'one')},"
@@ -142,6 +142,25 @@ CASES = (
         ),
         exchanges=((Ask(path="/empty"), REFUSED), (Ask(path="/omitted"), REFUSED)),
         states=(State(type=_UNRESOLVED, status=True, reason="ResolvedRefs"),),
+    ),
+    Case(
+        name="HTTPRouteObservedGenerationBump",
+        objects=services() + route(f"  rules: [{{backendRefs: [{V2}]}}]\n", generation=7),
+        exchanges=((Ask(), v(2)),),
+        states=tuple(
+            State(type=kind, status=True, reason=kind, generation=7)
+            for kind in ("Accepted", "ResolvedRefs")
+        ),
+    ),
+    Case(
+        name="HTTPRouteMultipleGateways",
+        objects=services()
+        + route(
+            f"  rules: [{{backendRefs: [{V2}]}}]\n",
+            parent="name: echo}, "
+            f"{{group: '', kind: Service, namespace: {NAMESPACE}, name: echo-v1",
+        ),
+        exchanges=((Ask(), v(2)), (Ask(service="echo-v1"), v(2))),
     ),
     Case(
         name="HTTPRouteServiceTypes",

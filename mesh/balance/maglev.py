@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
 from mesh.balance.hashing import hash64
@@ -26,6 +26,11 @@ class MaglevTable(Generic[Endpoint]):
     def choose(self, key: int) -> Endpoint | None:
         """The endpoint of a hash; None on an empty table."""
         return self._table[key % len(self._table)] if self._table else None
+
+    def walk(self, key: int) -> Iterator[Endpoint]:
+        """Owners in the order in which they take over; one may come several times."""
+        for number in range(len(self._table)):
+            yield self._table[(key + number) % len(self._table)]
 
     def entries(self) -> list[Endpoint]:
         """The table, for people and tests."""

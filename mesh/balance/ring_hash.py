@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
 from mesh.balance.hashing import hash64
@@ -45,3 +45,9 @@ class HashRing(Generic[Endpoint]):
         if not self._points:
             return None
         return self._owners[bisect_left(self._points, key) % len(self._points)]
+
+    def walk(self, key: int) -> Iterator[Endpoint]:
+        """Owners in the order in which they take over; one may come several times."""
+        start = bisect_left(self._points, key)
+        for number in range(len(self._owners)):
+            yield self._owners[(start + number) % len(self._owners)]

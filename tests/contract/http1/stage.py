@@ -137,7 +137,7 @@ async def stage(
     limits = limits or ProxyLimits()
     records: list[RequestRecord] = []
     async with contextlib.AsyncExitStack() as stack:
-        ports = [await stack.enter_async_context(_server(handler)) for handler in handlers]
+        ports = [await stack.enter_async_context(serving(handler)) for handler in handlers]
         endpoints = [
             *(
                 Endpoint(address=parse_ip("127.0.0.1"), workload=None, ports={PORT: p})
@@ -205,7 +205,9 @@ def _service(endpoints: tuple[Endpoint, ...], app_protocol: str) -> Service:
 
 
 @contextlib.asynccontextmanager
-async def _server(handler: Handler) -> AsyncIterator[int]:
+async def serving(handler: Handler) -> AsyncIterator[int]:
+    """Run a server on a free port."""
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await handler(reader, writer)

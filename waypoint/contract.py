@@ -47,6 +47,8 @@ class FailureKind(Enum):
     """The connection was used before and ended without a byte of an answer: most likely the
     server closed it while idle."""
     MAY_BE_DELIVERED = auto()
+    REFUSED = auto()
+    """A limit of ours kept it back; another try would meet the same limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from mesh.model.address import SocketAddress
 from mesh.model.connection import Party
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Service, ServiceKey, Workload
+from waypoint.locality import weight_of, zone_of
 from waypoint.party import party
 from waypoint.target import Group, Speaks, Target, TargetKey
 
@@ -88,4 +89,7 @@ class Endpoints:
         if target is None:
             target = self._targets[key] = Target(key, dst)
         target.dst = dst
+        if workload is not None:
+            target.node, target.zone = workload.node, zone_of(workload)
+            target.weight = weight_of(workload.labels)
         return target

@@ -9,11 +9,13 @@ from typing import Protocol, TypeVar
 from mesh.errors import LocalProtocolError, MeshnodeError
 from mesh.http1.message import RequestHead
 from mesh.model.request import RequestFlag
-from waypoint.contract import Failure, FailureKind, ResponseSink, UpstreamStream
+from mesh.resilience.circuit import CircuitBreaker, Resource
+from waypoint.contract import Failure, FailureKind
 from waypoint.flush_queue import FlushQueue
 from waypoint.h1_client import Http1Client
 from waypoint.h2_client import Http2Client
 from waypoint.limits import ProxyLimits
+from waypoint.pending import Pending, Slot, Taker
 from waypoint.target import Http1Idle, MultiplexedClient, Speaks, Target
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -24,28 +26,6 @@ class Connector(Protocol):
 
     async def connect(self, target: Target, factory: Callable[[], P]) -> P:
         """Connect and give the transport to a new protocol. Raises `MeshnodeError`."""
-
-
-class Taker(ResponseSink, Protocol):
-    """Who wants to send a request; the exchange."""
-
-    def connected(self, stream: UpstreamStream) -> None: ...
-    def flush_request(self) -> None: ...
-    def unsendable(self, error: LocalProtocolError) -> None: ...
-
-
-class Pending:
-    """A request that waits for its connection."""
-
-    __slots__ = ("head", "taker")
-
-    def __init__(self, head: RequestHead, taker: Taker) -> None:
-        self.head = head
-        self.taker: Taker | None = taker
-
-    def cancel(self) -> None:
-        """Nobody waits any more; the connection will serve another request."""
-        self.taker = None
 
 
 class Pool:
@@ -72,32 +52,63 @@ class Pool:
         self._waiting: dict[Target, list[Pending]] = {}
 
     def start(
-        self, target: Target, speaks: Speaks, head: RequestHead, taker: Taker
+        self,
+        target: Target,
+        speaks: Speaks,
+        head: RequestHead,
+        taker: Taker,
+        breaker: CircuitBreaker | None = None,
     ) -> Pending | None:
         """Send a request's head, now or when a connection is there; None if it was sent or
         refused already. `taker.connected` or `taker.upstream_failed` follows otherwise."""
         if speaks is Speaks.HTTP2:
-            return self._start_http2(target, head, taker)
+            return self._start_http2(target, head, taker, breaker)
         while target.idle:
             client = target.idle.pop()
             if client.is_open:
                 self._send(client, head, taker)
                 return None
-        pending = Pending(head, taker)
-        self._spawn(self._dial(target, pending))
+        if breaker is not None and not breaker.acquire(Resource.PENDING):
+            self._refuse(taker)
+            return None
+        pending = Pending(head, taker, breaker)
+        if breaker is not None and not breaker.connect(target.connections):
+            target.waiting.append(pending)
+            return pending
+        self._spawn(self._dial(target, pending, self._slot(target, breaker)))
         return pending
 
-    def _start_http2(self, target: Target, head: RequestHead, taker: Taker) -> Pending | None:
+    def _slot(self, target: Target, breaker: CircuitBreaker | None) -> Slot:
+        """Count a connection from now on: dials are tasks, and begin later."""
+        target.connections += 1
+        return Slot(breaker)
+
+    def _refuse(self, taker: Taker) -> None:
+        flag = RequestFlag.UPSTREAM_OVERFLOW
+        taker.upstream_failed(Failure(kind=FailureKind.REFUSED, flag=flag, detail="overflow"))
+
+    def _start_http2(
+        self, target: Target, head: RequestHead, taker: Taker, breaker: CircuitBreaker | None
+    ) -> Pending | None:
         for client in target.multiplexed:
             if client.can_open:
                 self._open(client, head, taker)
                 return None
-        pending = Pending(head, taker)
-        waiting = self._waiting.setdefault(target, [])
-        waiting.append(pending)
+        waiting = self._waiting.get(target, [])
         # One dial serves as many requests as a connection takes.
-        if len(waiting) % self._limits.max_streams == 1:
-            self._spawn(self._dial_http2(target))
+        must_dial = len(waiting) % self._limits.max_streams == 0
+        if breaker is not None:
+            if not breaker.acquire(Resource.PENDING):
+                self._refuse(taker)
+                return None
+            if must_dial and not breaker.connect(target.connections):
+                breaker.release(Resource.PENDING)
+                self._refuse(taker)
+                return None
+        pending = Pending(head, taker, breaker)
+        self._waiting.setdefault(target, []).append(pending)
+        if must_dial:
+            self._spawn(self._dial_http2(target, breaker, self._slot(target, breaker)))
         return pending
 
     def _open(self, client: MultiplexedClient, head: RequestHead, taker: Taker) -> None:
@@ -108,34 +119,38 @@ class Pool:
             return
         taker.connected(stream)
 
-    async def _dial_http2(self, target: Target) -> None:
+    async def _dial_http2(self, target: Target, breaker: CircuitBreaker | None, slot: Slot) -> None:
         self._targets.add(target)
         client: Http2Client | None = None
         detail = f"no connection in {self._limits.connect_timeout_s:g} s"
         try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
-                client = await self._connector.connect(target, self._new_http2(target))
+                client = await self._connector.connect(target, self._new_http2(target, slot))
         except TimeoutError:
             pass  # `detail` says so already
         except MeshnodeError as error:
             detail = str(error)
         if client is not None:
             target.multiplexed.append(client)
+        else:
+            self._gone(target, slot)
         waiting = self._waiting.pop(target, [])
         for pending in waiting:
-            taker = pending.taker
-            if taker is None:
-                continue
             if client is None:
                 self._failed(pending, detail)
-            elif client.can_open:
+                continue
+            taker = pending.take()
+            if taker is None:
+                continue
+            if client.can_open:
                 self._open(client, pending.head, taker)
                 taker.flush_request()
             else:
-                self._start_http2(target, pending.head, taker)
+                self._start_http2(target, pending.head, taker, breaker)
 
-    def _new_http2(self, target: Target) -> Callable[[], Http2Client]:
+    def _new_http2(self, target: Target, slot: Slot) -> Callable[[], Http2Client]:
         def closed(client: Http2Client) -> None:
+            self._gone(target, slot)
             if client in target.multiplexed:
                 target.multiplexed.remove(client)
 
@@ -150,49 +165,78 @@ class Pool:
             return
         taker.connected(stream)
 
-    async def _dial(self, target: Target, pending: Pending) -> None:
+    async def _dial(self, target: Target, pending: Pending, slot: Slot) -> None:
         self._targets.add(target)
+        detail = f"no connection in {self._limits.connect_timeout_s:g} s"
+        client: Http1Client | None = None
         try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
-                client = await self._connector.connect(target, self._new_http1(target))
+                client = await self._connector.connect(target, self._new_http1(target, slot))
         except TimeoutError:
-            self._failed(pending, f"no connection in {self._limits.connect_timeout_s:g} s")
-            return
+            pass  # `detail` says so already
         except MeshnodeError as error:
-            self._failed(pending, str(error))
-            return
-        if pending.taker is None:
+            detail = str(error)
+        if client is None:
+            self._gone(target, slot)
+            self._failed(pending, detail)
+        elif not self._serve(client, pending):
             self._free(target, client)
-        else:
-            self._send(client, pending.head, pending.taker)
-            pending.taker.flush_request()
+
+    def _serve(self, client: Http1Idle, pending: Pending) -> bool:
+        """Send what waited; False if nobody waits any more."""
+        taker = pending.take()
+        if taker is None:
+            return False
+        self._send(client, pending.head, taker)
+        taker.flush_request()
+        return True
+
+    def _gone(self, target: Target, slot: Slot) -> None:
+        """A connection has ended; who waits for one may dial."""
+        if not slot.release():
+            return
+        target.connections -= 1
+        while target.waiting:
+            pending = target.waiting.popleft()
+            if pending.taker is None:
+                continue
+            limits = pending.breaker
+            if limits is not None and not limits.connect(target.connections):
+                target.waiting.appendleft(pending)
+                return
+            self._spawn(self._dial(target, pending, self._slot(target, limits)))
+            return
 
     def _failed(self, pending: Pending, detail: str) -> None:
-        taker, pending.taker = pending.taker, None
+        taker = pending.take()
         if taker is not None:
             failure = Failure(
                 kind=FailureKind.NEVER_SENT, flag=RequestFlag.UPSTREAM_FAILURE, detail=detail
             )
             taker.upstream_failed(failure)
 
-    def _new_http1(self, target: Target) -> Callable[[], Http1Client]:
+    def _new_http1(self, target: Target, slot: Slot) -> Callable[[], Http1Client]:
+        def closed(client: Http1Client) -> None:
+            if client in target.idle:
+                target.idle.remove(client)
+            self._gone(target, slot)
+
         def make() -> Http1Client:
             return Http1Client(
                 self._limits,
                 on_free=lambda client: self._free(target, client),
-                on_closed=lambda client: self._closed(target, client),
+                on_closed=closed,
                 flushes=self._flushes,
             )
 
         return make
 
     def _free(self, target: Target, client: Http1Client) -> None:
+        while target.waiting:
+            if self._serve(client, target.waiting.popleft()):
+                return
         client.idle_since = self._loop.time()
         target.idle.append(client)
-
-    def _closed(self, target: Target, client: Http1Client) -> None:
-        if client in target.idle:
-            target.idle.remove(client)
 
     def close_idle(self) -> None:
         """Close connections that nobody used for a while; call it about once a second."""

@@ -18,6 +18,8 @@ MAX_BACKOFF_FACTOR = 10
 
 def retries_failure(kind: FailureKind, method: bytes, tries: int, rule: RetryRule) -> bool:
     """Say whether another try follows a failure; `tries` were made."""
+    if kind is FailureKind.REFUSED:
+        return False
     if kind is FailureKind.NEVER_SENT:
         return tries <= rule.attempts
     if method not in IDEMPOTENT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -13,6 +14,7 @@ from mesh.model.address import SocketAddress
 from mesh.model.connection import Party
 from mesh.model.identity import SpiffeId
 from waypoint.contract import ResponseSink, UpstreamStream
+from waypoint.pending import Pending
 
 
 class Speaks(Enum):
@@ -51,14 +53,24 @@ class Target:
 
     Attributes:
         active: requests under way.
+        connections: to it, dials included.
+        weight, node, zone: for the choice between endpoints.
+        waiting: requests that may not dial, for its next free connection.
     """
 
-    __slots__ = ("__weakref__", "active", "dst", "idle", "key", "multiplexed")
+    __slots__ = (
+        "__weakref__", "active", "connections", "dst", "idle", "key", "multiplexed", "node",
+        "waiting", "weight", "zone",
+    )  # fmt: skip
 
     def __init__(self, key: TargetKey, dst: Party) -> None:
         self.key = key
         self.dst = dst
         self.active = 0
+        self.connections = 0
+        self.weight = 1
+        self.node = self.zone = ""
+        self.waiting: deque[Pending] = deque()
         self.idle: list[Http1Idle] = []
         self.multiplexed: list[MultiplexedClient] = []
 

@@ -7,6 +7,7 @@ the one that was used longest ago goes first, and a bucket that is full again ne
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mesh.model.traffic import RateLimit, RateLimitKey
@@ -59,28 +60,39 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """One limit of a policy, with its buckets."""
+    """One limit of a policy, with its buckets.
 
-    def __init__(self, limit: RateLimit, *, most_keys: int = 10_000) -> None:
+    Args:
+        workers: processes that share the limit; each lets its part pass, at least one at once.
+    """
+
+    def __init__(self, limit: RateLimit, *, workers: int = 1, most_keys: int = 10_000) -> None:
         self.limit = limit
-        self._rate = limit.requests / limit.per_s
+        self._rate = limit.requests / limit.per_s / workers
+        self._burst = max(1.0, limit.burst / workers)
+        self.passed = self.limited = 0
+        """Requests within and beyond the limit, so far."""
         self._most_keys = most_keys
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def decide(self, identity: str | None, headers: dict[str, str], now: float) -> RateDecision:
+    def decide(self, identity: str | None, headers: Mapping[str, str], now: float) -> RateDecision:
         """Judge a request of an identity (None = not authenticated: all such share a bucket)."""
         key = self._key(identity, headers)
         bucket = self._buckets.get(key)
         if bucket is None:
             if len(self._buckets) >= self._most_keys:
                 self._buckets.popitem(last=False)
-            bucket = self._buckets[key] = TokenBucket(self._rate, self.limit.burst, now)
+            bucket = self._buckets[key] = TokenBucket(self._rate, self._burst, now)
         else:
             self._buckets.move_to_end(key)
         taken = bucket.take(now)
+        if taken:
+            self.passed += 1
+        else:
+            self.limited += 1
         return RateDecision(
             allowed=taken or self.limit.shadow,
             limited=not taken,
@@ -88,7 +100,7 @@ class RateLimiter:
             retry_after_s=bucket.wait_s(now),
         )
 
-    def _key(self, identity: str | None, headers: dict[str, str]) -> str:
+    def _key(self, identity: str | None, headers: Mapping[str, str]) -> str:
         match self.limit.key:
             case RateLimitKey.TOTAL:
                 return ""

@@ -6,7 +6,7 @@ Parts are settled one by one. On one target the older policy's part wins, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -118,6 +118,23 @@ Place = tuple[str, str]
 """Key of a service or route, and section (empty = the whole)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What holds, and per part the place whose policy gave it: those who share it share state."""
+
+    policy: EffectivePolicy
+    at: tuple[tuple[str, Place], ...]
+
+    def place(self, part: str) -> Place:
+        """Where a part comes from."""
+        return dict(self.at)[part]
+
+
+def places_of(key: str, section: str = "") -> tuple[Place, ...]:
+    """A section, then the whole."""
+    return ((key, section), (key, "")) if section else ((key, ""),)
+
+
 @dataclass(slots=True)
 class _Held:
     policy: EffectivePolicy = _NOTHING
@@ -155,6 +172,23 @@ class PolicyTable:
     ) -> EffectivePolicy:
         """What holds for a request that a rule sends to a service."""
         return self._at(route, rule_name).over(self._at(service, port_name))
+
+    def resolve(self, places: Sequence[Place]) -> Resolved:
+        """What holds where these places meet, the narrowest first."""
+        policy = _NOTHING
+        at: dict[str, Place] = {}
+        for place in places:
+            own = self._places.get(place)
+            if own is not None:
+                policy = policy.over(own)
+                for part, _ in own.sources:
+                    at.setdefault(part, place)
+        return Resolved(policy=policy, at=tuple(sorted(at.items())))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no policy holds anywhere."""
+        return not self._places
 
     def _at(self, key: str, section: str) -> EffectivePolicy:
         whole = self._places.get((key, ""), _NOTHING)

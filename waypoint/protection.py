@@ -1,0 +1,244 @@
+"""Live state of TrafficPolicies: what limits, judges and balances, by the place that asks for it.
+
+Everything is made when a plan first needs it, shared by those that the same policy holds for, and
+kept over snapshots that do not change it. Where no policy holds there is nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from random import Random
+from typing import TypeVar, cast
+from weakref import WeakValueDictionary
+
+from mesh.model.routing import SessionPersistence
+from mesh.model.snapshot import MeshSnapshot
+from mesh.model.traffic import CircuitLimits, Hedging, LoadBalancing, RetryPolicy
+from mesh.model.workload import Service, ServiceKey
+from mesh.resilience.bandwidth import Pacer
+from mesh.resilience.circuit import share_limits
+from mesh.resilience.cluster import Cluster, ClusterRules, Seat
+from mesh.resilience.fault import FaultInjector
+from mesh.resilience.rate_limit import RateLimiter
+from mesh.routing.policies import Place, PolicyTable, Resolved, places_of
+from waypoint.locality import distance, node_zone
+from waypoint.request_gate import Limiters, NamedLimiter, RequestGate
+from waypoint.target import Group, Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vantage:
+    """Where this worker stands.
+
+    Attributes:
+        node: that runs it; empty = unknown, and nothing is near.
+        workers: that share limits with it.
+    """
+
+    node: str = ""
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sticky:
+    """Session persistence of a place.
+
+    Attributes:
+        name: of the cookie or header.
+    """
+
+    rules: SessionPersistence
+    name: str
+
+
+class Paces:
+    """The pacers of one place's bandwidth, both ways."""
+
+    __slots__ = ("__weakref__", "request", "response")
+
+    def __init__(self, request: Pacer | None, response: Pacer | None) -> None:
+        self.request = request
+        self.response = response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
+class Protection:
+    """What holds for requests of one kind.
+
+    Attributes:
+        resolved: the policy it was made of.
+        retry: None = the route's own word, or the default.
+    """
+
+    resolved: Resolved
+    cluster: Cluster[Target]
+    gate: RequestGate | None
+    paces: Paces | None
+    hedging: Hedging | None
+    retry: RetryPolicy | None
+    sticky: Sticky | None
+
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """Which requests: those to a service port, or those that a rule sends there.
+
+    Attributes:
+        places: where policies may hold for them, the narrowest first.
+        family: IP version of the endpoints.
+        own_session: what the rule itself says of sessions; it comes before any policy.
+        session_name: of cookie or header where the object gives none.
+    """
+
+    places: tuple[Place, ...]
+    service: ServiceKey
+    port: int
+    family: int
+    own_session: SessionPersistence | None = None
+    session_name: str = ""
+
+
+class Protections:
+    """The state of one worker. `follow` every snapshot, then ask."""
+
+    def __init__(
+        self, random: Random, now: Callable[[], float], vantage: Vantage | None = None
+    ) -> None:
+        self._random = random
+        self._now = now
+        self._vantage = vantage or Vantage()
+        self._table = PolicyTable({}, {})
+        self._zone = ""
+        self._known: dict[Way, Protection | None] = {}
+        self._parts: WeakValueDictionary[Hashable, object] = WeakValueDictionary()
+
+    def follow(self, snapshot: MeshSnapshot) -> None:
+        """Take the policies of a snapshot; what they do not change keeps its state."""
+        self._table = PolicyTable.compile(snapshot)
+        self._zone = node_zone(snapshot, self._vantage.node)
+        for way, old in list(self._known.items()):
+            service = snapshot.services.get(way.service)
+            if service is None or all(port.port != way.port for port in service.ports):
+                del self._known[way]
+            elif (old.resolved if old else None) != self._resolve(way):
+                self._known[way] = self._make(way)
+
+    def find(self, way: Way, group: Group) -> Protection | None:
+        """What holds for a kind of requests that go to a group; None = nothing.
+
+        Ask once per snapshot: the group's endpoints become those of the cluster.
+        """
+        if way not in self._known:
+            self._known[way] = self._make(way)
+        found = self._known[way]
+        if found is not None:
+            self._seat(found.cluster, group)
+        return found
+
+    def active(self) -> list[tuple[Way, Protection]]:
+        """All there are, for people."""
+        return [(way, found) for way, found in self._known.items() if found is not None]
+
+    def _resolve(self, way: Way) -> Resolved | None:
+        resolved = self._table.resolve(way.places)
+        if not resolved.policy.sources and way.own_session is None:
+            return None
+        return resolved
+
+    def _make(self, way: Way) -> Protection | None:
+        resolved = self._resolve(way)
+        if resolved is None:
+            return None
+        policy = resolved.policy
+        return Protection(
+            resolved=resolved,
+            cluster=self._cluster(way, resolved),
+            gate=self._gate(resolved),
+            paces=self._paces(resolved),
+            hedging=policy.hedging,
+            retry=policy.retry,
+            sticky=_sticky(way, way.own_session or policy.session),
+        )
+
+    def _cluster(self, way: Way, resolved: Resolved) -> Cluster[Target]:
+        policy = resolved.policy
+        rules = ClusterRules(
+            load_balancing=policy.load_balancing or LoadBalancing(),
+            outlier_detection=policy.outlier_detection,
+            limits=share_limits(policy.limits or CircuitLimits(), self._vantage.workers),
+            retry_budget=policy.retry_budget,
+        )
+        key = ("cluster", way.service, way.port, way.family, rules)
+        return self._shared(key, lambda: Cluster[Target](rules, self._random, self._now()))
+
+    def _gate(self, resolved: Resolved) -> RequestGate | None:
+        policy = resolved.policy
+        if not policy.rate_limits and not policy.faults:
+            return None
+        limiters = Limiters(())
+        if policy.rate_limits:
+            source = dict(policy.sources)["rate_limits"]
+            workers = self._vantage.workers
+            made = tuple(
+                NamedLimiter(
+                    name=f"{source}/{limit.name or number}",
+                    limiter=RateLimiter(limit, workers=workers),
+                )
+                for number, limit in enumerate(policy.rate_limits)
+            )
+            key = ("limiters", resolved.place("rate_limits"), source, policy.rate_limits)
+            limiters = self._shared(key, lambda: Limiters(made))
+        faults = FaultInjector(policy.faults) if policy.faults else None
+        return RequestGate(limiters, faults, self._random)
+
+    def _paces(self, resolved: Resolved) -> Paces | None:
+        wanted = resolved.policy.bandwidth
+        if wanted is None:
+            return None
+        now, workers = self._now(), self._vantage.workers
+
+        def pacer(bytes_per_s: int | None) -> Pacer | None:
+            return Pacer(max(1, bytes_per_s // workers), now) if bytes_per_s else None
+
+        def make() -> Paces:
+            return Paces(pacer(wanted.request_bytes_per_s), pacer(wanted.response_bytes_per_s))
+
+        return self._shared(("paces", resolved.place("bandwidth"), wanted), make)
+
+    def _shared(self, key: Hashable, make: Callable[[], State]) -> State:
+        """The state of a key, as long as anybody holds it."""
+        found = self._parts.get(key)
+        if found is None:
+            found = self._parts[key] = make()
+        return cast("State", found)  # a key begins with the kind of its state
+
+    def _seat(self, cluster: Cluster[Target], group: Group) -> None:
+        seats = [
+            Seat(
+                endpoint=target,
+                name=str(target.key.address),
+                weight=target.weight,
+                distance=self._distance(target, cluster.rules.load_balancing),
+            )
+            for target in group.targets
+        ]
+        cluster.replace(seats, self._now())
+
+    def _distance(self, target: Target, rules: LoadBalancing) -> int:
+        return distance(rules.locality, target, node=self._vantage.node, zone=self._zone)
+
+
+def _sticky(way: Way, rules: SessionPersistence | None) -> Sticky | None:
+    return Sticky(rules=rules, name=rules.name or way.session_name) if rules else None
+
+
+def service_places(service: Service | None, port: int) -> tuple[Place, ...]:
+    """Where policies for a service port may hold."""
+    if service is None:
+        return ()
+    name = next((item.name for item in service.ports if item.port == port), "")
+    return places_of(service.key, name)

@@ -1,0 +1,245 @@
+"""`meshnode stat`, `meshnode edges` and `meshnode top`: golden numbers from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import click
+
+from agent.admin.codec import to_json
+from agent.cli.observers import ask, observers, tell_missing
+from agent.cli.shared import Command, Output, node_option, output_option
+from agent.cli.table import Coloured, columns, counted, size, table
+from agent.cli.watch import repeat, watch_option
+from agent.options import parse_duration
+from mesh.errors import ConfigError
+from mesh.telemetry.window import WINDOW_S
+from mesh.telemetry.window_answer import Traffic
+from mesh.telemetry.window_stats import By, EdgeRow, Golden, edges, origins, stat
+
+SCHEMA_VERSION = 1
+TOP_SINCE_S = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatAnswer:
+    """`meshnode stat -o json`. `origins`: who answered, and the seconds each answer covers."""
+
+    schema_version: int = SCHEMA_VERSION
+    by: By
+    since_s: float
+    origins: Mapping[str, float]
+    rows: tuple[Golden, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgesAnswer:
+    """`meshnode edges -o json` and `meshnode top -o json`."""
+
+    schema_version: int = SCHEMA_VERSION
+    since_s: float
+    origins: Mapping[str, float]
+    edges: tuple[EdgeRow, ...]
+
+
+def since_option(command: Command) -> Command:
+    """`--since`."""
+    option = click.option(
+        "--since",
+        default="1m",
+        show_default=True,
+        metavar="TIME",
+        help="How far back to look; at most 15m, and as long as the agents run.",
+    )
+    return option(command)
+
+
+def namespace_option(command: Command) -> Command:
+    """`-n`."""
+    option = click.option("-n", "--namespace", default="", metavar="NAME", help="Only this one.")
+    return option(command)
+
+
+@click.command(name="stat")
+@click.argument("by", type=click.Choice([str(by) for by in By]), default=str(By.WORKLOAD))
+@click.argument("names", nargs=-1)
+@namespace_option
+@since_option
+@watch_option
+@node_option
+@output_option()
+def stat_command(
+    by: str,
+    names: tuple[str, ...],
+    namespace: str,
+    since: str,
+    watch: bool,
+    node: str | None,
+    output: Output,
+) -> None:
+    """Show success, requests, latency and bytes of what was called.
+
+    BY is namespace, workload, service or route; NAMES (NAMESPACE/NAME) choose rows. SUCCESS is of
+    requests where a waypoint counts them, else of connections; 5xx, broken and denied ones are
+    failures. Numbers come from the memory of the agents and waypoints of this machine: no
+    Prometheus is needed.
+    """
+    seconds = parse_since(since)
+
+    def show() -> str:
+        answers = traffic(node, seconds)
+        rows = stat(answers, By(by), names=names, namespace=namespace)
+        if names:
+            rows = [row for row in rows if row.name in names]
+        found = StatAnswer(by=By(by), since_s=seconds, origins=origins(answers), rows=tuple(rows))
+        return _form(output, found, lambda: format_stat(found))
+
+    repeat(show, watch=watch)
+
+
+@click.command(name="edges")
+@namespace_option
+@since_option
+@watch_option
+@node_option
+@output_option()
+def edges_command(
+    namespace: str, since: str, watch: bool, node: str | None, output: Output
+) -> None:
+    """Show who talks to whom, as whom, and by which path.
+
+    PATH is direct (inside one node, identities vouched for by the kernel), hbone (mutual TLS),
+    passthrough (plain TCP), or waypoint for requests. SECURED says whether the caller's identity
+    is verified.
+    """
+    seconds = parse_since(since)
+
+    def show() -> str:
+        answers = traffic(node, seconds)
+        found = EdgesAnswer(
+            since_s=seconds,
+            origins=origins(answers),
+            edges=tuple(edges(answers, namespace)),
+        )
+        return _form(output, found, lambda: format_edges(found.edges))
+
+    repeat(show, watch=watch)
+
+
+@click.command(name="top")
+@namespace_option
+@click.option("--once", is_flag=True, help="Print once and end.")
+@click.option("--rows", default=25, show_default=True, type=click.IntRange(1), metavar="N")
+@node_option
+@output_option()
+def top_command(namespace: str, once: bool, rows: int, node: str | None, output: Output) -> None:
+    """Show the busiest pairs of the last 15 seconds, live. Ctrl-C ends it."""
+
+    def show() -> str:
+        answers = traffic(node, TOP_SINCE_S)
+        busiest = sorted(edges(answers, namespace), key=_busyness, reverse=True)[:rows]
+        found = EdgesAnswer(since_s=TOP_SINCE_S, origins=origins(answers), edges=tuple(busiest))
+        return _form(output, found, lambda: format_top(found.edges))
+
+    repeat(show, watch=not once)
+
+
+def parse_since(text: str) -> float:
+    """Parse `--since`."""
+    seconds = parse_duration(text)
+    if not 1 <= seconds <= WINDOW_S:
+        raise ConfigError(f"--since {text}: use 1s to {WINDOW_S / 60:.0f}m")
+    return seconds
+
+
+def traffic(node: str | None, seconds: float) -> list[Traffic]:
+    """Ask everybody."""
+    answers = ask(observers(node), lambda client: client.traffic(seconds))
+    tell_missing(answers)
+    return list(answers.found.values())
+
+
+def _form(output: Output, value: object, human: Callable[[], str]) -> str:
+    return to_json(value, indent=2) if output is Output.JSON else human()
+
+
+def _busyness(row: EdgeRow) -> tuple[float, float, float]:
+    golden = row.traffic
+    return (golden.rps or 0.0, golden.connections_s, golden.sent_s + golden.received_s)
+
+
+def format_stat(found: StatAnswer) -> str:
+    """The table of `stat`."""
+    rows = [(row.name, *_numbers(row)) for row in found.rows]
+    heads = columns("NAME >SUCCESS >RPS >P50 >P95 >P99 >CONN/S >DENIED >SENT/S >RECEIVED/S")
+    return table(heads, rows, _footer(len(rows), str(found.by), found.origins))
+
+
+def format_edges(found: Sequence[EdgeRow]) -> str:
+    """The table of `edges`."""
+    rows = [
+        (
+            row.src,
+            row.dst,
+            row.path,
+            _secured(row),
+            row.src_identity,
+            row.dst_identity,
+            _share(row.traffic.success),
+            _rate(row.traffic.rps),
+            _rate(row.traffic.connections_s),
+        )
+        for row in found
+    ]
+    heads = columns("FROM TO PATH SECURED CLIENT-ID SERVER-ID >SUCCESS >RPS >CONN/S")
+    return table(heads, rows, counted(len(rows), "edge"))
+
+
+def format_top(found: Sequence[EdgeRow]) -> str:
+    """The table of `top`."""
+    rows = [(row.src, row.dst, row.path, *_numbers(row.traffic)) for row in found]
+    heads = columns("FROM TO PATH >SUCCESS >RPS >P50 >P95 >P99 >CONN/S >DENIED >SENT/S >RECEIVED/S")
+    return table(heads, rows, counted(len(rows), "edge"))
+
+
+def _numbers(row: Golden) -> tuple[str | Coloured, ...]:
+    return (
+        _share(row.success),
+        _rate(row.rps),
+        _ms(row.p50_ms),
+        _ms(row.p95_ms),
+        _ms(row.p99_ms),
+        _rate(row.connections_s),
+        str(row.denied) if row.denied else "",
+        size(row.sent_s) if row.sent_s else "",
+        size(row.received_s) if row.received_s else "",
+    )
+
+
+def _secured(row: EdgeRow) -> Coloured:
+    return Coloured("yes", "green") if row.secured else Coloured("no", "yellow")
+
+
+def _share(success: float | None) -> str | Coloured:
+    if success is None:
+        return ""
+    text = f"{success:.2%}"
+    return Coloured(text, "green" if success >= 0.99 else "yellow" if success >= 0.95 else "red")
+
+
+def _rate(number: float | None) -> str:
+    if not number:
+        return ""
+    return f"{number:.2f}" if number < 10 else f"{number:.0f}"
+
+
+def _ms(number: float | None) -> str:
+    if number is None:
+        return ""
+    return f"{number / 1000:.1f}s" if number >= 10_000 else f"{number:.3g}ms"
+
+
+def _footer(rows: int, what: str, answered: Mapping[str, float]) -> str:
+    covered = min(answered.values(), default=0.0)
+    return f"{counted(rows, what)}; {len(answered)} answered for the last {covered:.0f}s"

@@ -1,0 +1,167 @@
+"""What people ask about traffic, of a mesh that runs: stat, edges, top, tap, bpf monitor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+import msgspec
+import pytest
+
+from agent.cli.stat import EdgesAnswer, StatAnswer
+from tests.lab import Process, Result, eventually
+from tests.lab.agent import MESHNODE, MESHNODE_ENVIRONMENT
+from tests.lab.objects import authorization_policy, service_object
+from tests.lab.process import Process as LabProcess
+from tests.netns.mesh.world import Mesh, running_mesh
+
+pytestmark = pytest.mark.root
+
+VIP = "10.96.3.1"
+RULE = "AuthorizationPolicy default/refuse-client rule[0]"
+RULES = [{"from": [{"source": {"principals": ["*/sa/client"]}}]}]
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    """Two nodes with a service, and one pair that policy keeps apart."""
+    with running_mesh("traffic") as made:
+        made.apply(
+            "service",
+            service_object(
+                "default",
+                "web",
+                cluster_ips=[VIP],
+                port=80,
+                target_port=7000,
+                selector={"app": "far"},
+            ),
+        )
+        made.apply(
+            "refuse-client",
+            authorization_policy(
+                "default", "refuse-client", action="DENY", selector={"app": "near"}, rules=RULES
+            ),
+        )
+        for _ in range(3):
+            assert made.dial("client", "far")["server"] == "far"
+            assert made.dial("near", "client")["server"] == "client"
+        assert made.dial("client", VIP, 80)["server"] == "far"
+        assert made.dial("client", "near")["error"] == "ECONNREFUSED"
+        yield made
+
+
+def meshnode(mesh: Mesh, *arguments: str) -> Result:
+    return mesh.a.meshnode(*arguments)
+
+
+def edges_of(mesh: Mesh, command: tuple[str, ...]) -> EdgesAnswer:
+    text = meshnode(mesh, *command, "-o", "json").check().stdout
+    return msgspec.json.decode(text, type=EdgesAnswer)
+
+
+@pytest.mark.parametrize("command", [("edges", "--since", "5m"), ("top", "--once")], ids=" ".join)
+def test_edges_say_who_how_and_whether_secured(mesh: Mesh, command: tuple[str, ...]) -> None:
+    def complete() -> EdgesAnswer:
+        found = edges_of(mesh, command)
+        assert {("default/client", "default/far"), ("default/near", "default/client")} <= {
+            (edge.src, edge.dst) for edge in found.edges
+        }, found
+        return found
+
+    if command[0] == "top":
+        mesh.dial("client", "far")
+        mesh.dial("near", "client")
+    found = {(edge.src, edge.dst): edge for edge in eventually(complete, 8.0, "edges").edges}
+    tunnelled = found["default/client", "default/far"]
+    assert (tunnelled.path, tunnelled.secured) == ("hbone", True)
+    assert tunnelled.src_identity == "cluster.local/ns/default/sa/client"
+    assert tunnelled.dst_identity == "cluster.local/ns/default/sa/far"
+    direct = found["default/near", "default/client"]
+    assert (direct.path, direct.secured) == ("direct", True)
+    table = meshnode(mesh, *command).check().stdout
+    assert table.splitlines()[0].split()[:3] == ["FROM", "TO", "PATH"]
+    assert "default/near" in table
+
+
+def test_stat_counts_success_and_denials(mesh: Mesh) -> None:
+    def complete() -> StatAnswer:
+        text = meshnode(mesh, "stat", "--since", "5m", "-o", "json").check().stdout
+        found = msgspec.json.decode(text, type=StatAnswer)
+        assert {"default/far", "default/near"} <= {row.name for row in found.rows}, found
+        return found
+
+    rows = {row.name: row for row in eventually(complete, 8.0, "stat").rows}
+    assert rows["default/far"].success == 1.0
+    assert (rows["default/near"].success, rows["default/near"].denied) == (0.0, 1)
+    (service,) = msgspec.json.decode(
+        meshnode(mesh, "stat", "service", "default/web", "--since", "5m", "-o", "json").stdout,
+        type=StatAnswer,
+    ).rows
+    assert service.connections_s > 0
+    table = meshnode(mesh, "stat", "namespace", "--since", "5m").check().stdout
+    assert table.splitlines()[1].split()[0] == "default"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("stat", "--since", "2h"), "use 1s to 15m"),
+        (("tap", "default"), "write NAMESPACE/NAME"),
+        (("stat", "pod"), "is not one of"),
+    ],
+    ids=str,
+)
+def test_bad_questions_are_told(mesh: Mesh, command: tuple[str, ...], message: str) -> None:
+    result = meshnode(mesh, *command)
+    assert (result.status, message in result.stderr) == (1, True), result
+
+
+def watching(mesh: Mesh, *arguments: str) -> Process:
+    """A running command that watches; `started` events are waited for by the caller."""
+    argv = [*MESHNODE, *arguments, "--node", mesh.a.name]
+    log = mesh.lab.log_path(f"watch-{arguments[0]}")
+    process = LabProcess(mesh.a.place, argv, log, MESHNODE_ENVIRONMENT)
+    mesh.lab._processes.append(process)
+    return process
+
+
+def first_event(mesh: Mesh, watch: Process, cause: tuple[str, str]) -> Mapping[str, object]:
+    """Repeat the cause until the watcher has seen one: it may not be attached yet."""
+
+    def seen() -> Mapping[str, object] | None:
+        mesh.dial(*cause)
+        lines = [line for line in watch.output.splitlines() if line.startswith("{")]
+        return json.loads(lines[0]) if lines else None
+
+    event = eventually(seen, 15.0, "an event")
+    assert event is not None
+    return event
+
+
+def test_tap_names_the_rule_of_a_denial(mesh: Mesh) -> None:
+    watch = watching(mesh, "tap", "default/near", "--denied", "-o", "json", "-c", "1")
+    event = first_event(mesh, watch, ("client", "near"))
+    assert (event["flag"], event["policy"], event["path"]) == ("DENY", RULE, "direct")
+    assert (event["src.workload"], event["dst.workload"]) == ("client", "near")
+    assert event["origin"] == f"node/{mesh.a.name}"
+
+
+def test_tap_shows_what_passed(mesh: Mesh) -> None:
+    watch = watching(mesh, "tap", "default/far", "-o", "json", "-c", "1")
+    event = first_event(mesh, watch, ("client", "far"))
+    assert (event["flag"], event["path"], event["mutual_tls"]) == ("-", "hbone", True)
+
+
+def test_the_kernels_events_carry_verdict_and_reason(mesh: Mesh) -> None:
+    watch = watching(mesh, "bpf", "monitor", "--denied", "-o", "json", "-c", "1")
+    event = first_event(mesh, watch, ("client", "near"))
+    assert (event["verdict"], event["reason"], event["policy"]) == ("denied", "deny_policy", RULE)
+    assert (event["src"], event["dst"], event["lost"]) == ("default/client", "default/near", 0)
+
+
+def test_denials_are_counted_by_rule(mesh: Mesh) -> None:
+    url = "http://127.0.0.1:15020/metrics"
+    text = mesh.a.run(["curl", "-sS", url]).check().stdout
+    wanted = f'meshnode_policy_denied_total{{policy="{RULE}",reporter="source"}}'
+    assert wanted in text

@@ -6,15 +6,11 @@ rules with the requests that the code really makes.
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
+from installer.parts import AGENT, CONTROLLER
+from installer.values import DEFAULT_NAMESPACE, Manifest
 from mesh.sources.kubernetes.resources import RESOURCES
 
-Manifest: TypeAlias = "dict[str, object]"
-
-NAMESPACE = "meshnode-system"
-AGENT = "meshnode-agent"
-CONTROLLER = "meshnode-controller"
+NAMESPACE = DEFAULT_NAMESPACE
 _LABELS = {"app.kubernetes.io/part-of": "meshnode"}
 _RBAC = "rbac.authorization.k8s.io"
 

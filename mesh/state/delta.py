@@ -19,6 +19,7 @@ from mesh.model.routing import GrantKey, ReferenceGrant, Route, RouteKey
 from mesh.model.snapshot import MeshSettings, MeshSnapshot, Problem
 from mesh.model.traffic import TrafficPolicy
 from mesh.model.workload import Service, ServiceKey, Workload, WorkloadUid
+from mesh.state.carry import carry_indexes
 from mesh.state.codec import from_plain, to_plain
 
 Key = TypeVar("Key", bound=str)
@@ -86,7 +87,7 @@ def apply_delta(old: MeshSnapshot, delta: SnapshotDelta) -> MeshSnapshot:
     """Go the way; raise `ConfigError` if it starts at another revision."""
     if old.revision != delta.base:
         raise ConfigError(f"a change from revision {delta.base} does not fit {old.revision}")
-    return MeshSnapshot(
+    new = MeshSnapshot(
         revision=delta.revision,
         settings=old.settings if delta.settings is None else delta.settings,
         problems=old.problems if delta.problems is None else delta.problems,
@@ -107,6 +108,8 @@ def apply_delta(old: MeshSnapshot, delta: SnapshotDelta) -> MeshSnapshot:
             old.traffic_policies, delta.traffic_policies, delta.gone_traffic_policies
         ),
     )
+    carry_indexes(old, new, {*delta.workloads, *delta.gone_workloads})
+    return new
 
 
 def encode_delta(delta: SnapshotDelta) -> bytes:
@@ -143,5 +146,7 @@ def _merged(
 ) -> Mapping[Key, Value]:
     if not changed and not gone:
         return old
-    dropped = frozenset(gone)
-    return {**{key: value for key, value in old.items() if key not in dropped}, **changed}
+    merged = {**old, **changed}
+    for key in gone:
+        merged.pop(key, None)
+    return merged

@@ -21,7 +21,7 @@ from mesh.model.policy import (
 from mesh.model.snapshot import MeshSettings, Severity
 from mesh.model.workload import Service, ServiceKey
 from mesh.sources.objects import SourceObject
-from mesh.state.workloads import Context
+from mesh.state.context import Context
 
 Scoped = TypeVar("Scoped", AuthorizationPolicy, PeerAuthentication, RequestAuthentication)
 

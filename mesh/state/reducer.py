@@ -3,30 +3,22 @@
 Pure and total: whatever is wrong with an object becomes a `Problem`, the rest goes on. What did
 not change stays the same Python object, and a set of objects that changes nothing returns the
 previous snapshot itself.
+
+A `Reducer` remembers what it read of every object, so that a change costs what it changes and not
+what the cluster holds; `reduce` is one step from nothing. Both say the same, problems included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import TypeVar
 
-from mesh.model.address import parse_ip
-from mesh.model.codes import Code
-from mesh.model.snapshot import MeshSettings, MeshSnapshot, SameNode
-from mesh.sources.objects import (
-    MeshConfigObject,
-    MeshConfigSpec,
-    NamespaceObject,
-    ObjectSet,
-    ServiceAccountObject,
-    SourceObject,
-)
-from mesh.sources.security_providers import read_providers
-from mesh.state.policies import read_policies
-from mesh.state.routes import read_routing
-from mesh.state.services import read_services
-from mesh.state.workloads import Context, read_members
+from mesh.model.snapshot import MeshSnapshot, Problem
+from mesh.model.workload import Workload, WorkloadUid
+from mesh.sources.objects import ObjectSet
+from mesh.state.carry import carry_indexes
+from mesh.state.context import Context
+from mesh.state.memory import Memory, NameClash, without_duplicates
 
 Key = TypeVar("Key", bound=str)
 Value = TypeVar("Value")
@@ -34,81 +26,96 @@ Value = TypeVar("Value")
 
 def reduce(objects: ObjectSet, previous: MeshSnapshot | None) -> MeshSnapshot:
     """Build the next snapshot; its revision grows by one if anything changed, problems included."""
-    context = Context(trust_domain="", namespaces={}, accounts=frozenset())
-    kept = _without_duplicates(objects.objects, context)
-    settings = _settings(kept, context)
-    context.trust_domain = settings.trust_domain
-    context.namespaces = {
-        item.name: item.body.metadata.labels
-        for item in kept
-        if isinstance(item.body, NamespaceObject)
-    }
-    context.accounts = frozenset(
-        (item.namespace, item.name) for item in kept if isinstance(item.body, ServiceAccountObject)
-    )
-    members = read_members(kept, context, previous)
-    services = read_services(kept, members, context)
-    policies = read_policies(kept, settings, services, context)
-    routing = read_routing(kept, context)
-    old = previous or MeshSnapshot(revision=0)
+    return Reducer(previous).reduce(objects)
+
+
+class Reducer:
+    """Builds one snapshot after the other."""
+
+    def __init__(self, previous: MeshSnapshot | None = None) -> None:
+        self._snapshot = previous
+        self._memory = Memory(previous)
+
+    def reduce(self, objects: ObjectSet) -> MeshSnapshot:
+        """Build the next snapshot; the previous one itself if nothing changed."""
+        memory, is_fresh = self._memory, self._memory.is_fresh
+        try:
+            touched = memory.take(objects.objects)
+        except NameClash:
+            context, is_fresh = Context(), True
+            first = without_duplicates(objects.objects, context)
+            memory = Memory(self._snapshot)
+            touched = memory.take(first, context.take_problems())
+            # With duplicates there is nothing to go on from; the next set is read anew.
+            self._memory = Memory(None)
+        previous, self._snapshot = self._snapshot, None
+        built = _build(memory, previous, objects.problems, touched, is_fresh=is_fresh)
+        self._snapshot = previous if previous is not None and _is_same(previous, built) else built
+        if memory is not self._memory:
+            self._memory = Memory(self._snapshot)
+        return self._snapshot
+
+
+def _build(
+    memory: Memory,
+    previous: MeshSnapshot | None,
+    problems: tuple[Problem, ...],
+    touched: set[WorkloadUid],
+    *,
+    is_fresh: bool,
+) -> MeshSnapshot:
+    old, few, members = previous or MeshSnapshot(revision=0), memory.few, memory.members
+    workloads: Mapping[WorkloadUid, Workload] = members.workloads
+    if is_fresh or not touched:
+        workloads = _keep_all(old.workloads, workloads)
     built = MeshSnapshot(
         revision=old.revision + 1,
-        settings=old.settings if old.settings == settings else settings,
-        workloads=_keep(old.workloads, {m.workload.uid: m.workload for m in members}),
-        services=_keep(old.services, services),
-        policies=_keep(old.policies, policies.authorization),
-        peer_authentications=_keep(old.peer_authentications, policies.peer),
-        request_authentications=_keep(old.request_authentications, policies.request),
-        routes=_keep(old.routes, routing.routes),
-        grants=_keep(old.grants, routing.grants),
-        traffic_policies=_keep(old.traffic_policies, routing.traffic_policies),
-        problems=(*objects.problems, *context.problems),
+        settings=old.settings if old.settings == few.settings else few.settings,
+        workloads=workloads,
+        services=_keep_all(old.services, memory.services.services),
+        policies=_keep(old.policies, few.policies.authorization),
+        peer_authentications=_keep(old.peer_authentications, few.policies.peer),
+        request_authentications=_keep(old.request_authentications, few.policies.request),
+        routes=_keep(old.routes, few.routing.routes),
+        grants=_keep(old.grants, few.routing.grants),
+        traffic_policies=_keep(old.traffic_policies, few.routing.traffic_policies),
+        problems=(*problems, *memory.problems),
     )
-    if previous is not None and replace(built, revision=previous.revision) == previous:
-        return previous
+    vars(built)["by_address"] = members.by_address
+    if not is_fresh:
+        carry_indexes(old, built, touched)
     return built
 
 
-def _keep(old: Mapping[Key, Value], new: dict[Key, Value]) -> Mapping[Key, Value]:
+def _is_same(old: MeshSnapshot, new: MeshSnapshot) -> bool:
+    """Whether two snapshots say the same; equal maps are one object here."""
+    return (
+        old.settings is new.settings
+        and old.problems == new.problems
+        and all(getattr(old, name) is getattr(new, name) for name in _MAPS)
+    )
+
+
+_MAPS = (
+    "workloads",
+    "services",
+    "policies",
+    "peer_authentications",
+    "request_authentications",
+    "routes",
+    "grants",
+    "traffic_policies",
+)
+
+
+def _keep(old: Mapping[Key, Value], new: Mapping[Key, Value]) -> Mapping[Key, Value]:
     """Take equal values, or the whole map, from the previous snapshot."""
     kept = {key: old[key] if old.get(key) == value else value for key, value in new.items()}
-    same = len(kept) == len(old) and all(old.get(key) is value for key, value in kept.items())
-    return old if same else kept
+    return _keep_all(old, kept)
 
 
-def _without_duplicates(objects: Iterable[SourceObject], context: Context) -> list[SourceObject]:
-    """Keep the first object of a name."""
-    first: dict[tuple[str, str, str], SourceObject] = {}
-    for item in objects:
-        known = first.setdefault((item.kind, item.namespace, item.name), item)
-        if known is not item:
-            message = f"duplicate: the object of {known.where} counts"
-            context.report(item, Code.DUPLICATE, message)
-    return list(first.values())
-
-
-def _settings(objects: Iterable[SourceObject], context: Context) -> MeshSettings:
-    chosen: SourceObject | None = None
-    settings = MeshSettings()
-    for item in objects:
-        if not isinstance(item.body, MeshConfigObject):
-            continue
-        if chosen is not None:
-            message = f"only one MeshConfig counts: that of {chosen.where}"
-            context.report(item, Code.SECOND_CONFIG, message)
-            continue
-        chosen, settings = item, _from_config(item.body.spec)
-    return settings
-
-
-def _from_config(spec: MeshConfigSpec) -> MeshSettings:
-    default = MeshSettings()
-    return MeshSettings(
-        trust_domain=spec.trust_domain or default.trust_domain,
-        trust_domain_aliases=spec.trust_domain_aliases,
-        root_namespace=spec.root_namespace or default.root_namespace,
-        cluster=spec.cluster or default.cluster,
-        same_node=SameNode(spec.same_node) if spec.same_node else default.same_node,
-        probe_sources=tuple(map(parse_ip, spec.probe_sources)),
-        providers=read_providers(spec.extension_providers, ("spec", "extensionProviders")),
-    )
+def _keep_all(old: Mapping[Key, Value], new: Mapping[Key, Value]) -> Mapping[Key, Value]:
+    """Take the whole map from the previous snapshot if its values are the same objects."""
+    if old is new or len(old) != len(new):
+        return old if old is new else new
+    return old if all(old.get(key) is value for key, value in new.items()) else new

@@ -11,7 +11,7 @@ from mesh.model.routing import GrantKey, ReferenceGrant, Route, RouteKey
 from mesh.model.snapshot import Severity
 from mesh.model.traffic import TrafficPolicy
 from mesh.sources.objects import SourceObject
-from mesh.state.workloads import Context
+from mesh.state.context import Context
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,10 @@
-"""Services with their endpoints: from EndpointSlices, or from the selector where there are none."""
+"""One Service with its endpoints: from EndpointSlices, or from the selector without any."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
-from mesh.model.address import IPAddress, parse_ip
-from mesh.model.codes import Code
+from mesh.model.address import IPAddress
 from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort, WorkloadUid
 from mesh.sources.objects import (
     EndpointSliceObject,
@@ -15,127 +13,100 @@ from mesh.sources.objects import (
     SliceEndpoint,
     SourceObject,
 )
+from mesh.state.context import Context, Shared
 from mesh.state.labels import waypoint_of
-from mesh.state.workloads import Context, Member
+from mesh.state.members import Members
+from mesh.state.workloads import Member, named_ports
 
-SERVICE_LABEL = "kubernetes.io/service-name"
 CLUSTER_DOMAIN = "svc.cluster.local"
 
 
-def read_services(
-    objects: Sequence[SourceObject], members: Sequence[Member], context: Context
-) -> dict[ServiceKey, Service]:
-    """Read all services."""
-    slices: dict[ServiceKey, list[EndpointSliceObject]] = {}
-    for item in objects:
-        if isinstance(item.body, EndpointSliceObject):
-            name = item.body.metadata.labels.get(SERVICE_LABEL)
-            if name:
-                slices.setdefault(ServiceKey(f"{item.namespace}/{name}"), []).append(item.body)
-            else:
-                message = f"label {SERVICE_LABEL} is missing: no service uses it"
-                context.report(item, Code.LOOSE_SLICE, message)
-    finder = _Finder(members)
-    services: dict[ServiceKey, Service] = {}
-    sources: dict[ServiceKey, SourceObject] = {}
-    for item in objects:
-        if isinstance(item.body, ServiceObject):
-            key = ServiceKey(f"{item.namespace}/{item.name}")
-            services[key] = _service(item, item.body, slices.pop(key, None), finder, context)
-            sources[key] = item
-    return _settle_vips(services, sources, context)
-
-
-class _Finder:
-    """Members by address, by uid and by namespace."""
-
-    def __init__(self, members: Iterable[Member]) -> None:
-        self.by_address: dict[IPAddress, WorkloadUid] = {}
-        self.by_namespace: dict[str, list[Member]] = {}
-        self.uids: set[WorkloadUid] = set()
-        for member in members:
-            workload = member.workload
-            self.uids.add(workload.uid)
-            self.by_namespace.setdefault(workload.namespace, []).append(member)
-            if not workload.host_network:
-                self.by_address |= dict.fromkeys(workload.addresses, workload.uid)
-
-    def workload(
-        self, endpoint: SliceEndpoint, address: IPAddress, namespace: str
-    ) -> WorkloadUid | None:
-        """Find the workload of an endpoint: by its reference, else by its address."""
-        target = endpoint.target_ref
-        if target is not None:
-            kind = target.kind.lower()
-            uid = WorkloadUid(f"{kind}/{target.namespace or namespace}/{target.name}")
-            if uid in self.uids:
-                return uid
-        return self.by_address.get(address)
-
-
-def _service(
+def read_service(
     source: SourceObject,
     body: ServiceObject,
     slices: Sequence[EndpointSliceObject] | None,
-    finder: _Finder,
+    members: Members,
     context: Context,
 ) -> Service:
-    spec, meta = body.spec, body.metadata
+    """Read a service; `slices` None where it has none."""
+    spec, meta, shared = body.spec, body.metadata, context.shared
     ports = [port for port in spec.ports if port.protocol == "TCP"]
     vips = dict.fromkeys((spec.cluster_ip, *spec.cluster_ips))
+    namespace = source.namespace
     if slices is not None:
-        endpoints = _from_slices(slices, ports, finder, source.namespace)
+        endpoints = _from_slices(slices, ports, members, namespace, shared)
     else:
-        endpoints = _from_selector(spec.selector, ports, finder.by_namespace.get(source.namespace))
+        endpoints = _from_selector(spec.selector, ports, members, namespace)
     return Service(
-        key=ServiceKey(f"{source.namespace}/{source.name}"),
+        key=ServiceKey(f"{namespace}/{source.name}"),
         name=source.name,
-        namespace=source.namespace,
-        hostname=f"{source.name}.{source.namespace}.{CLUSTER_DOMAIN}",
-        addresses=tuple(dict.fromkeys(parse_ip(vip) for vip in vips if vip not in ("", "None"))),
+        namespace=namespace,
+        hostname=f"{source.name}.{namespace}.{CLUSTER_DOMAIN}",
+        addresses=tuple(dict.fromkeys(shared.address(v) for v in vips if v not in ("", "None"))),
         ports=tuple(
             ServicePort(port=port.port, name=port.name, app_protocol=port.app_protocol)
             for port in ports
         ),
         endpoints=endpoints,
-        waypoint=waypoint_of(
-            meta.labels, source.namespace, context.namespaces.get(source.namespace, {})
-        ),
+        waypoint=waypoint_of(meta.labels, namespace, context.namespaces.get(namespace, {})),
     )
+
+
+def target_uid(endpoint: SliceEndpoint, namespace: str) -> WorkloadUid | None:
+    """The uid of the workload that an endpoint refers to, whether it exists or not."""
+    target = endpoint.target_ref
+    if target is None:
+        return None
+    return WorkloadUid(f"{target.kind.lower()}/{target.namespace or namespace}/{target.name}")
+
+
+def names_addresses(item: EndpointSliceObject) -> bool:
+    """Whether a slice holds addresses; FQDN slices do not."""
+    return item.address_type in ("IPv4", "IPv6")
 
 
 def _from_slices(
     slices: Sequence[EndpointSliceObject],
     ports: Sequence[ServicePortSpec],
-    finder: _Finder,
+    members: Members,
     namespace: str,
+    shared: Shared,
 ) -> tuple[Endpoint, ...]:
     found: dict[IPAddress, Endpoint] = {}
-    for item in slices:
-        if item.address_type not in ("IPv4", "IPv6"):
-            continue  # FQDN slices name no address.
+    for item in filter(names_addresses, slices):
         targets = {port.name: port.port for port in item.ports if port.protocol == "TCP"}
         numbers = {port.port: targets[port.name] for port in ports if targets.get(port.name)}
         for endpoint in item.endpoints:
             for text in endpoint.addresses:
-                address = parse_ip(text)
+                address = shared.address(text)
                 known = found.get(address)
                 found[address] = Endpoint(
                     address=address,
-                    workload=finder.workload(endpoint, address, namespace),
+                    workload=_find(endpoint, address, namespace, members),
                     ports={**known.ports, **numbers} if known else numbers,
                     ready=endpoint.conditions.ready,
                 )
     return tuple(found.values())
 
 
+def _find(
+    endpoint: SliceEndpoint, address: IPAddress, namespace: str, members: Members
+) -> WorkloadUid | None:
+    """Find the workload of an endpoint: by its reference, else by its address."""
+    uid = target_uid(endpoint, namespace)
+    member = members.member(uid) if uid is not None else None
+    if member is not None:
+        return member.workload.uid
+    workload = members.by_address.get(address)
+    return workload.uid if workload is not None else None
+
+
 def _from_selector(
-    selector: Mapping[str, str],
-    ports: Sequence[ServicePortSpec],
-    members: Sequence[Member] | None,
+    selector: Mapping[str, str], ports: Sequence[ServicePortSpec], members: Members, namespace: str
 ) -> tuple[Endpoint, ...]:
-    if not selector or not members:
+    if not selector:
         return ()
+    chosen = [m for m in members.of_namespace(namespace) if selects(selector, m)]
     return tuple(
         Endpoint(
             address=address,
@@ -143,10 +114,14 @@ def _from_selector(
             ports=_target_ports(ports, member),
             ready=member.ready,
         )
-        for member in members
-        if selector.items() <= member.workload.labels.items()
+        for member in sorted(chosen, key=lambda m: m.workload.uid)
         for address in member.workload.addresses
     )
+
+
+def selects(selector: Mapping[str, str], member: Member) -> bool:
+    """Whether a Service's selector takes a member."""
+    return selector.items() <= member.workload.labels.items()
 
 
 def _target_ports(ports: Sequence[ServicePortSpec], member: Member) -> dict[int, int]:
@@ -155,26 +130,8 @@ def _target_ports(ports: Sequence[ServicePortSpec], member: Member) -> dict[int,
     for port in ports:
         target = port.target_port or port.port
         if isinstance(target, str):
-            target = int(target) if target.isdecimal() else member.ports.get(target, 0)
+            named = named_ports(member.source).get(target, 0)
+            target = int(target) if target.isdecimal() else named
         if 0 < target < 65536:
             found[port.port] = target
     return found
-
-
-def _settle_vips(
-    services: dict[ServiceKey, Service],
-    sources: Mapping[ServiceKey, SourceObject],
-    context: Context,
-) -> dict[ServiceKey, Service]:
-    """Give every virtual address to the first service that claims it."""
-    holders: dict[IPAddress, ServiceKey] = {}
-    settled: dict[ServiceKey, Service] = {}
-    for key, service in services.items():
-        for vip in service.addresses:
-            holder = sources[holders.setdefault(vip, key)]
-            if holder is not sources[key]:
-                message = f"address {vip} belongs to {holder.subject} ({holder.where})"
-                context.report(sources[key], Code.VIP_TAKEN, message)
-        own = tuple(vip for vip in service.addresses if holders[vip] == key)
-        settled[key] = service if own == service.addresses else replace(service, addresses=own)
-    return settled

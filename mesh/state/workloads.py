@@ -1,20 +1,16 @@
-"""Pods and Workload objects to workloads.
-
-An address belongs to one workload: identity on the way in is looked up by it. Where two claim
-the same one, whoever held it keeps it, and the other goes without.
-"""
+"""One pod or Workload object to a workload."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from mesh.errors import IdentityError
-from mesh.model.address import IPAddress, parse_ip
+from mesh.model.address import IPAddress
 from mesh.model.codes import Code
-from mesh.model.snapshot import MeshSnapshot, Problem, Severity
+from mesh.model.snapshot import Severity
 from mesh.model.workload import Workload, WorkloadUid
 from mesh.sources.objects import Metadata, PodObject, SourceObject, WorkloadObject
+from mesh.state.context import Context
 from mesh.state.labels import (
     NETNS_ANNOTATION,
     app_names,
@@ -31,180 +27,128 @@ class Member:
 
     workload: Workload
     source: SourceObject
-    ports: Mapping[str, int]
     ready: bool = True
 
 
-@dataclass(slots=True, kw_only=True)
-class Context:
-    """What every object is read against, and the place for what is wrong."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """What pods and Workload objects say in different ways."""
 
-    trust_domain: str
-    namespaces: Mapping[str, Mapping[str, str]]
-    accounts: frozenset[tuple[str, str]]
-    problems: list[Problem] = field(default_factory=list)
-
-    def report(
-        self, source: SourceObject, code: Code, message: str, severity: Severity = Severity.ERROR
-    ) -> None:
-        """Add a problem of an object."""
-        self.problems.append(
-            Problem(
-                where=source.where,
-                subject=source.subject,
-                message=message,
-                severity=severity,
-                code=code,
-            )
-        )
+    node: str
+    account: str
+    host_network: bool = False
+    netns: str = ""
+    ready: bool = True
 
 
-def read_members(
-    objects: Iterable[SourceObject], context: Context, previous: MeshSnapshot | None
-) -> list[Member]:
-    """Read all pods and workloads, without those that cannot be in the mesh."""
-    members: list[Member] = []
-    for item in objects:
-        if isinstance(item.body, PodObject):
-            member = _pod(item, item.body, context)
-        elif isinstance(item.body, WorkloadObject):
-            member = _standalone(item, item.body, context)
-        else:
-            continue
-        if member is not None and _has_identity(member, context):
-            members.append(member)
-    return _settle_addresses(members, context, previous)
+def workload_uid(source: SourceObject) -> WorkloadUid:
+    """The uid of the workload that an object makes."""
+    return WorkloadUid(f"{source.kind.lower()}/{source.namespace}/{source.name}")
 
 
-def _pod(source: SourceObject, pod: PodObject, context: Context) -> Member | None:
+def read_member(source: SourceObject, uid: WorkloadUid, context: Context) -> Member | None:
+    """Read a pod or Workload; None if it cannot be in the mesh. Reports to the context."""
+    body = source.body
+    if isinstance(body, PodObject):
+        return _pod(source, body, uid, context)
+    if isinstance(body, WorkloadObject):
+        return _standalone(source, body, uid, context)
+    raise TypeError(f"{source.subject} makes no workload")
+
+
+def named_ports(source: SourceObject) -> Mapping[str, int]:
+    """The ports that a Service may name."""
+    body = source.body
+    if isinstance(body, PodObject):
+        return {
+            port.name: port.container_port
+            for container in body.spec.containers
+            for port in container.ports
+            if port.name
+        }
+    if isinstance(body, WorkloadObject):
+        return {port.name: port.port for port in body.spec.ports}
+    return {}
+
+
+def _pod(source: SourceObject, pod: PodObject, uid: WorkloadUid, context: Context) -> Member | None:
     if pod.status.phase in ("Succeeded", "Failed"):
         return None  # Its address may belong to another pod by now.
     texts = dict.fromkeys((pod.status.pod_ip, *(item.ip for item in pod.status.pod_ips)))
-    addresses = tuple(dict.fromkeys(parse_ip(text) for text in texts if text))
+    addresses = tuple(dict.fromkeys(context.shared.address(text) for text in texts if text))
     if not addresses:
         message = "the pod has no status.podIP: it joins the mesh when it has one"
         context.report(source, Code.NO_ADDRESS, message, Severity.WARNING)
         return None
-    workload = _workload(
-        source, pod.metadata, addresses, context, host_network=pod.spec.host_network
-    )
     ready = all(c.status == "True" for c in pod.status.conditions if c.type == "Ready")
-    return Member(
-        workload=replace(
-            workload,
-            node=pod.spec.node_name,
-            service_account=pod.spec.service_account_name or "default",
-            ready=ready or not is_waypoint(pod.metadata.labels),
-        ),
-        source=source,
-        ports={
-            port.name: port.container_port
-            for container in pod.spec.containers
-            for port in container.ports
-            if port.name
-        },
-        ready=ready,
+    place = _Place(
+        node=pod.spec.node_name,
+        account=pod.spec.service_account_name or "default",
+        host_network=pod.spec.host_network,
+        ready=ready or not is_waypoint(pod.metadata.labels),
     )
+    workload = _workload(source, pod.metadata, uid, addresses, place, context)
+    if not _has_identity(source, workload, context):
+        return None
+    return Member(workload=workload, source=source, ready=ready)
 
 
-def _standalone(source: SourceObject, item: WorkloadObject, context: Context) -> Member:
-    addresses = tuple(dict.fromkeys(map(parse_ip, item.spec.addresses)))
-    workload = _workload(source, item.metadata, addresses, context, host_network=False)
-    return Member(
-        workload=replace(
-            workload,
-            node=item.spec.node,
-            service_account=item.spec.service_account,
-            netns=item.spec.netns or workload.netns,
-        ),
-        source=source,
-        ports={port.name: port.port for port in item.spec.ports},
-    )
+def _standalone(
+    source: SourceObject, item: WorkloadObject, uid: WorkloadUid, context: Context
+) -> Member | None:
+    addresses = tuple(dict.fromkeys(map(context.shared.address, item.spec.addresses)))
+    place = _Place(node=item.spec.node, account=item.spec.service_account, netns=item.spec.netns)
+    workload = _workload(source, item.metadata, uid, addresses, place, context)
+    if not _has_identity(source, workload, context):
+        return None
+    return Member(workload=workload, source=source)
 
 
 def _workload(
     source: SourceObject,
     meta: Metadata,
+    uid: WorkloadUid,
     addresses: tuple[IPAddress, ...],
+    place: _Place,
     context: Context,
-    *,
-    host_network: bool,
 ) -> Workload:
-    """Fill what labels and annotations say; node and account follow."""
     messages: list[str] = []
-    namespace = context.namespaces.get(meta.namespace, {})
-    waypoint = is_waypoint(meta.labels)
+    namespace, share = context.namespaces.get(meta.namespace, {}), context.shared.text
+    is_proxy = is_waypoint(meta.labels)
     enrolled = is_enrolled(meta.labels, namespace, messages)
     names = app_names(meta)
     exclusions = exclusions_of(meta.annotations, messages)
+    waypoint = None if is_proxy else waypoint_of(meta.labels, meta.namespace, namespace)
     for message in messages:
         context.report(source, Code.BAD_LABEL, message)
     return Workload(
-        uid=WorkloadUid(f"{source.kind.lower()}/{meta.namespace}/{meta.name}"),
+        uid=uid,
         name=meta.name,
         namespace=meta.namespace,
-        service_account="default",
+        service_account=place.account,
         trust_domain=context.trust_domain,
-        node="",
+        node=place.node,
         addresses=addresses,
-        enrolled=enrolled and not host_network and not waypoint,
-        host_network=host_network,
-        netns=meta.annotations.get(NETNS_ANNOTATION),
+        enrolled=enrolled and not place.host_network and not is_proxy,
+        host_network=place.host_network,
+        netns=place.netns or meta.annotations.get(NETNS_ANNOTATION),
         labels=meta.labels,
-        app_name=names.app,
-        canonical_service=names.service,
-        canonical_revision=names.revision,
+        app_name=share(names.app),
+        canonical_service=share(names.service),
+        canonical_revision=share(names.revision),
         exclusions=exclusions,
-        waypoint=None if waypoint else waypoint_of(meta.labels, meta.namespace, namespace),
+        waypoint=waypoint and share(waypoint),
+        ready=place.ready,
     )
 
 
-def _has_identity(member: Member, context: Context) -> bool:
-    workload = member.workload
-    try:
-        account = workload.identity
-    except IdentityError as error:
-        context.report(member.source, Code.NO_IDENTITY, f"{error}: the workload is left out")
+def _has_identity(source: SourceObject, workload: Workload, context: Context) -> bool:
+    name = (workload.namespace, workload.service_account)
+    error = context.shared.identity_error(workload.trust_domain, *name)
+    if error:
+        context.report(source, Code.NO_IDENTITY, f"{error}: the workload is left out")
         return False
-    name = (account.namespace, account.service_account)
-    if account.service_account != "default" and name not in context.accounts:
-        message = f"service account {account.service_account!r} is not defined in its namespace"
-        context.report(member.source, Code.NO_ACCOUNT, message, Severity.WARNING)
+    if workload.service_account != "default" and name not in context.accounts:
+        message = f"service account {workload.service_account!r} is not defined in its namespace"
+        context.report(source, Code.NO_ACCOUNT, message, Severity.WARNING)
     return True
-
-
-def _settle_addresses(
-    members: list[Member], context: Context, previous: MeshSnapshot | None
-) -> list[Member]:
-    """Give every address to one member; leave out members that are left without."""
-    holders = _holders(members, previous)
-    settled: list[Member] = []
-    for member in members:
-        workload = member.workload
-        if workload.host_network:
-            settled.append(member)
-            continue
-        own = tuple(a for a in workload.addresses if holders[a].workload.uid == workload.uid)
-        for address in workload.addresses:
-            if address not in own:
-                other = holders[address].source
-                message = f"address {address} belongs to {other.subject} ({other.where})"
-                context.report(member.source, Code.ADDRESS_TAKEN, message)
-        if own == workload.addresses:
-            settled.append(member)
-        elif own:
-            settled.append(replace(member, workload=replace(workload, addresses=own)))
-    return settled
-
-
-def _holders(members: list[Member], previous: MeshSnapshot | None) -> dict[IPAddress, Member]:
-    before = previous.by_address if previous else {}
-    holders: dict[IPAddress, Member] = {}
-    for member in members:
-        if member.workload.host_network:
-            continue
-        for address in member.workload.addresses:
-            held = before.get(address)
-            if address not in holders or (held and held.uid == member.workload.uid):
-                holders[address] = member
-    return holders

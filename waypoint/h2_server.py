@@ -11,6 +11,7 @@ from mesh.http2.contract import (
     DataReceived,
     Drained,
     Event,
+    GoawayReceived,
     HeadersReceived,
     StreamEnded,
     StreamReset,
@@ -149,6 +150,9 @@ class Http2Server(Http2Link):
         if kind is HeadersReceived:
             self._headers_received(event)  # type: ignore[arg-type] # narrowed by `kind`
             return
+        if kind is GoawayReceived:
+            self._client_leaves()
+            return
         stream = self._streams.get(getattr(event, "stream", 0))
         if isinstance(event, DataReceived):
             if stream is None:
@@ -224,6 +228,12 @@ class Http2Server(Http2Link):
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.gone(detail)
+
+    def _client_leaves(self) -> None:
+        """No stream follows a client's GOAWAY: close when those under way are done."""
+        self._draining = True
+        if not self._streams:
+            self._loop.call_soon(self._close_drained)
 
     def drain(self) -> None:
         """GOAWAY; close when the streams under way are done."""

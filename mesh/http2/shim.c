@@ -117,6 +117,8 @@ struct mn_session {
     uint32_t fatal_code, max_header_list, max_streams, open;
     uint32_t continuations, bad_ends, idle_frames, pings, refused_above;
     int32_t last_peer_stream;
+    /* Of the last 64 ids of the peer, the newest in bit 0: opened at all; reset by us. */
+    uint64_t opened, cut;
     unsigned client : 1, dead : 1, receiving : 1, collected : 1, taken : 1, goaway_seen : 1,
         goaway_sent : 1, settings_told : 1, not_sent : 1;
 };
@@ -326,6 +328,45 @@ static int tell_reset(mn_session *s, stream *st, uint32_t code, int remote)
 
 /* ---- callbacks: what the peer sends ------------------------------------------------------ */
 
+/* The bit of a stream of the peer that is or was; 0 for one too old to be remembered. */
+static uint64_t past_bit(const mn_session *s, int32_t id)
+{
+    uint32_t age = (uint32_t)(s->last_peer_stream - id) / 2;
+
+    return id > 0 && id <= s->last_peer_stream && age < 64 ? UINT64_C(1) << age : 0;
+}
+
+static void note_opened(mn_session *s, int32_t id)
+{
+    uint32_t step = (uint32_t)(id - s->last_peer_stream) / 2;
+
+    if (!s->last_peer_stream || step >= 64)
+        s->opened = s->cut = 0;
+    else
+        s->opened <<= step, s->cut <<= step;
+    s->opened |= 1;
+    s->last_peer_stream = id;
+}
+
+/*
+ * nghttp2 ignores frames on streams that are gone, because what we reset may still be on its way.
+ * A peer that opens a stream again after it ended it, or goes back to an id it left out, is told
+ * (RFC 9113 §5.1, §5.1.1). DATA is not reported, and may be ignored.
+ */
+static int check_gone(mn_session *s, const nghttp2_frame_hd *hd)
+{
+    uint64_t bit;
+
+    if (s->client || !(hd->stream_id & 1) || find(s, hd->stream_id))
+        return 0;
+    bit = past_bit(s, hd->stream_id);
+    if (!bit || s->cut & bit)
+        return 0;
+    if (s->opened & bit)
+        return fatal(s, NGHTTP2_STREAM_CLOSED, "headers on a stream that is closed");
+    return fatal(s, NGHTTP2_PROTOCOL_ERROR, "a stream id that was left out");
+}
+
 static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void *user)
 {
     mn_session *s = user;
@@ -337,6 +378,8 @@ static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void 
         return 0;
     }
     s->continuations = 0;
+    if (hd->type == NGHTTP2_HEADERS)
+        return check_gone(s, hd);
     if (hd->type == NGHTTP2_PRIORITY || hd->type > NGHTTP2_CONTINUATION)
         return count_idle_frame(s);
     return 0;
@@ -355,7 +398,7 @@ static int on_begin_headers(nghttp2_session *ng, const nghttp2_frame *frame, voi
     if (!st)
         return no_memory(s);
     st->id = frame->hd.stream_id;
-    s->last_peer_stream = st->id;
+    note_opened(s, st->id);
     nghttp2_session_set_stream_user_data(ng, st->id, st);
     return 0;
 }
@@ -623,6 +666,8 @@ static int on_frame_send(nghttp2_session *ng, const nghttp2_frame *frame, void *
     size_t n;
 
     (void)ng;
+    if (frame->hd.type == NGHTTP2_RST_STREAM)
+        s->cut |= past_bit(s, frame->hd.stream_id);
     if (!s->receiving)
         return 0;
     /* Nobody asked for these: nghttp2 answers a fault of the peer. */

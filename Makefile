@@ -16,7 +16,7 @@ define need_root
 	@[ "$$(id -u)" -eq 0 ] || { echo "needs root: run \`sudo make $@\`" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo test test-slow test-unit test-netns conformance sanitize check fmt lint types layers c-check bench bench-quick bench-scale clean
+.PHONY: help setup demo test test-slow test-unit test-netns conformance sanitize check fmt lint types layers c-check bench bench-quick bench-waypoint bench-scale clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ bench: $(READY) ## every benchmark beside its peers, 15 minutes; writes docs/ben
 bench-quick: $(READY) ## the same, small and short: 2 minutes, only shown
 	$(need_root)
 	$(PY) -m bench --quick $(BENCH_ARGS)
+
+bench-waypoint: $(READY) ## the waypoint beside Envoy and nginx; needs no root
+	$(PY) -m bench.waypoint $(BENCH_ARGS)
 
 bench-scale: $(READY) ## time and memory of a node that reads a large cluster (PODS=10000)
 	$(PY) -m bench.scale $(PODS)

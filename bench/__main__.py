@@ -28,6 +28,7 @@ from bench.scenario import Runner, Suite
 from bench.scenarios.cores import cores_suite
 from bench.scenarios.network import network_suite
 from bench.scenarios.node import node_suite
+from bench.scenarios.waypoint import waypoint_suite
 from mesh.tunnel.select import best_engine
 
 RESULTS = ROOT / "bench" / "results"
@@ -109,6 +110,7 @@ def run(plan: Plan, only: str, agents: AgentSettings, say: Callable[[str], None]
         cores_suite(plan, cores),
         node_suite(plan, cores, agents),
         network_suite(plan, cores, TOOLS, agents),
+        waypoint_suite(plan, cores, TOOLS),
     ]
     for suite in suites:
         if any(only.startswith(p) or p.startswith(only) for p in suite.prefixes):

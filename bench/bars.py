@@ -41,7 +41,7 @@ def _at_least(text: str, scenario: str, metric: str, limit: float, peer: Peer) -
     return Bar(text=text, scenario=scenario, metric=metric, limit=limit, at_most=False, peer=peer)
 
 
-NO_MESH, HBONE = Peer.NO_MESH, Peer.ENVOY_HBONE
+NO_MESH, HBONE, ENVOY = Peer.NO_MESH, Peer.ENVOY_HBONE, Peer.ENVOY
 
 BARS = (
     _at_most("same node: round trip p50", "same-node/rtt/128B", "p50_us", 1.05, NO_MESH),
@@ -69,6 +69,16 @@ BARS = (
         20.0,
     ),
     _at_most("route match, 10,000 routes, µs", "core/routes/10000", "p50_us", 10.0),
+    _at_least("waypoint, HTTP/1.1", "waypoint/http1/32-connections", "requests_per_s", 2.0, ENVOY),
+    _at_most("waypoint, HTTP/1.1, p99", "waypoint/http1/32-connections", "p99_us", 1.0, ENVOY),
+    _at_least("waypoint, HTTP/2", "waypoint/http2/32-connections", "requests_per_s", 1.0, ENVOY),
+    _at_most("waypoint, HTTP/2, p99", "waypoint/http2/32-connections", "p99_us", 1.0, ENVOY),
+    _at_least("waypoint, gRPC", "waypoint/grpc/unary", "requests_per_s", 1.0, ENVOY),
+    _at_most("waypoint, gRPC, p99", "waypoint/grpc/unary", "p99_us", 1.0, ENVOY),
+    _at_least("waypoint, 1 MiB", "waypoint/http1/1048576-bytes", "requests_per_s", 1.0, ENVOY),
+    _at_most(
+        "waypoint, idle client", "waypoint/idle/1000-clients", "kib_per_connection", 1.0, ENVOY
+    ),
     _at_most("start of the agent to ready, warm, s", "node/start/warm", "seconds", 3.0),
 )
 

@@ -17,6 +17,8 @@ class Peer(StrEnum):
     ENVOY_TLS = "Envoy mTLS TCP pair"
     ENVOY_HBONE = "Envoy HBONE pair"
     H2 = "h2"
+    ENVOY = "Envoy"
+    NGINX = "nginx"
 
 
 class Better(StrEnum):
@@ -40,7 +42,7 @@ METRICS: Mapping[str, Metric] = {
     "p50_us": Metric("µs", Better.LOWER, "median"),
     "p99_us": Metric("µs", Better.LOWER, "99th percentile"),
     "connects_per_s": Metric("1/s", Better.HIGHER, "connect, one byte there and back, close"),
-    "requests_per_s": Metric("1/s", Better.HIGHER, "HTTP/1.1 requests answered"),
+    "requests_per_s": Metric("1/s", Better.HIGHER, "requests answered"),
     "cpu_s_per_gb": Metric("s", Better.LOWER, "CPU of the mesh, both sides, per 10⁹ bytes"),
     "cpu_all_s_per_gb": Metric("s", Better.LOWER, "the same with client and server"),
     "cpu_s_per_1000": Metric("s", Better.LOWER, "CPU of the mesh, both sides, per 1,000"),

@@ -21,6 +21,8 @@ class Plan:
         policies: of `POLICY_RULES` rules each.
         pods: of the node that is enrolled and then at rest.
         rest_s: how long it is watched at rest.
+        request_s: whole seconds of requests per round through a waypoint.
+        connections, body_bytes: of clients of a waypoint; idle_clients: held open.
     """
 
     mode: str
@@ -45,6 +47,10 @@ class Plan:
     enrol_rounds: int
     pods: int
     rest_s: float
+    request_s: float
+    connections: Sequence[int]
+    body_bytes: Sequence[int]
+    idle_clients: int
 
 
 FULL = Plan(
@@ -70,6 +76,10 @@ FULL = Plan(
     enrol_rounds=3,
     pods=100,
     rest_s=20.0,
+    request_s=2.0,
+    connections=(1, 32, 256),
+    body_bytes=(1024, 1 << 20),
+    idle_clients=1000,
 )
 QUICK = Plan(
     mode="quick",
@@ -94,6 +104,10 @@ QUICK = Plan(
     enrol_rounds=1,
     pods=20,
     rest_s=4.0,
+    request_s=1.0,
+    connections=(32,),
+    body_bytes=(1 << 20,),
+    idle_clients=500,
 )
 SMOKE = Plan(
     mode="smoke",
@@ -118,6 +132,10 @@ SMOKE = Plan(
     enrol_rounds=1,
     pods=2,
     rest_s=0.2,
+    request_s=1.0,
+    connections=(2,),
+    body_bytes=(1024,),
+    idle_clients=20,
 )
 
 POLICY_RULES = 10

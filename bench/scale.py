@@ -2,7 +2,8 @@
 
 Against the API stand-in in a process of its own. Measured in the reader: time to the first set of
 objects, resident memory with it and with the snapshot, time from a change of one pod at the server
-to the set that shows it, and what one change costs the reducer.
+to the set that shows it, and what one change costs the reducer, the message to the workers, and a
+worker.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from kubernetes_asyncio.client import Configuration
 
 from mesh.sources.kubernetes.source import KubernetesSource, open_kubernetes
 from mesh.sources.objects import ObjectSet
-from mesh.state.reducer import reduce
+from mesh.state.delta import apply_delta, decode_delta, diff, encode_delta
+from mesh.state.reducer import Reducer
 from tests.support.kube_api import KubeApiServer
 
 PODS = 10_000
 PODS_PER_NAMESPACE = 1000
 PODS_PER_NODE = 100
 PODS_PER_SERVICE = 50
-CHANGES = 3
+CHANGES = 9
 _FIELDS: Mapping[str, object] = {f"f:field{number}": {"f:type": {}} for number in range(40)}
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -66,23 +68,35 @@ async def _measure(server: Connection, pods: int) -> None:
             f"{pods} pods: first set {sync_s:.1f} s, {_resident_mb():.0f} MB resident", flush=True
         )
         begin = time.perf_counter()
-        snapshot = reduce(objects, None)
+        reducer = Reducer()
+        snapshot = reducer.reduce(objects)
         reduce_s = time.perf_counter() - begin
         gc.collect()
         print(f"snapshot {reduce_s:.1f} s, {_resident_mb():.0f} MB resident", flush=True)
         seen_ms: list[float] = []
         reduced_ms: list[float] = []
+        sent_ms: list[float] = []
+        applied_ms: list[float] = []
         for number in range(CHANGES):
             server.send(number)
             sent_at = await asyncio.to_thread(server.recv)
             objects = await anext(changes)
             begin = time.perf_counter()
             seen_ms.append((time.time() - sent_at) * 1e3)
-            snapshot = reduce(objects, snapshot)
+            reduced = reducer.reduce(objects)
             reduced_ms.append((time.perf_counter() - begin) * 1e3)
+            begin = time.perf_counter()
+            delta = encode_delta(diff(snapshot, reduced))
+            sent_ms.append((time.perf_counter() - begin) * 1e3)
+            begin = time.perf_counter()
+            snapshot = apply_delta(snapshot, decode_delta(delta))
+            applied_ms.append((time.perf_counter() - begin) * 1e3)
+            snapshot = reduced
     print(
         f"one pod's change {statistics.median(seen_ms):.0f} ms to the set, "
-        f"{statistics.median(reduced_ms):.0f} ms more to the snapshot"
+        f"{statistics.median(reduced_ms):.0f} ms more to the snapshot, "
+        f"{statistics.median(sent_ms):.0f} ms to the message for workers, "
+        f"{statistics.median(applied_ms):.0f} ms in a worker"
     )
 
 

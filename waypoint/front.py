@@ -87,15 +87,18 @@ class Front:
         else:
             server = Http2Server(*parts)
         self.servers.add(server)
+        # Not after the transport is made: what the client sends next might be read first.
+        server.initial = initial
         try:
-            await self._loop.create_unix_connection(lambda: server, sock=sock)
+            if sock.family == socket.AF_UNIX:
+                await self._loop.create_unix_connection(lambda: server, sock=sock)
+            else:
+                await self._loop.create_connection(lambda: server, sock=sock)
         except OSError as error:
             self.servers.discard(server)
             sock.close()
             log.info("%s went away: %s", origin.client, error)
             return
-        if initial:
-            server.data_received(initial)
 
     async def _sniff(self, sock: socket.socket, origin: Origin) -> tuple[Spoken, bytes]:
         name = app_protocol(origin.service, origin.dialled.port) if origin.service else ""

@@ -64,6 +64,8 @@ class Http1Server(asyncio.Protocol):
         self._draining = False
         self._heard_at = loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self.initial = b""
+        """Bytes that were read before the transport was made."""
 
     # --- transport ------------------------------------------------------------------------------
 
@@ -72,6 +74,9 @@ class Http1Server(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=self._limits.high_water_bytes)
         self._timer = self._loop.call_later(self._limits.header_timeout_s, self._check_time)
+        initial, self.initial = self.initial, b""
+        if initial:
+            self.data_received(initial)
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()

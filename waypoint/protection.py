@@ -99,7 +99,7 @@ class Way:
     port: int
     family: int
     own_session: SessionPersistence | None = None
-    session_name: str = ""
+    session_name: str = "meshnode-session"
 
 
 class Protections:
@@ -138,6 +138,11 @@ class Protections:
         if found is not None:
             self._seat(found.cluster, group)
         return found
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no policy holds anywhere."""
+        return self._table.is_empty
 
     def active(self) -> list[tuple[Way, Protection]]:
         """All there are, for people."""

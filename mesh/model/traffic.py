@@ -131,10 +131,8 @@ class CircuitLimits:
 
 
 class RetryOn(StrEnum):
-    """Ways in which a try fails, for `RetryPolicy.on`."""
+    """Ways in which a try fails, for `RetryPolicy.on`. One that was never sent is always repeated."""
 
-    CONNECT_FAILURE = "ConnectFailure"
-    """The request was never sent."""
     RESET = "Reset"
     """The connection or stream ended before a response."""
     TIMEOUT = "Timeout"

@@ -13,6 +13,7 @@ from random import Random
 from typing import Generic, TypeVar
 
 from mesh.balance.chooser import Chooser, Loaded, Member, make_chooser
+from mesh.balance.hashing import hash64
 from mesh.model.traffic import CircuitLimits, LoadBalancing, OutlierDetection, RetryBudget
 from mesh.resilience.circuit import CircuitBreaker, Resource
 from mesh.resilience.outlier import Outcome, OutlierDetector
@@ -74,6 +75,7 @@ class Cluster(Generic[Endpoint]):
         self._members: dict[Endpoint, Member[Endpoint]] = {}
         self._all: tuple[Endpoint, ...] = ()
         self._tiers: list[frozenset[Endpoint]] = []
+        self._by_hash: dict[int, Endpoint] | None = None
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -83,6 +85,13 @@ class Cluster(Generic[Endpoint]):
         """The name of a member; empty for one that is gone."""
         member = self._members.get(endpoint)
         return member.name if member else ""
+
+    def find(self, hashed: int) -> Endpoint | None:
+        """The member whose name has a hash, as sessions keep it."""
+        if self._by_hash is None:
+            members = self._members.values()
+            self._by_hash = {hash64(member.name): member.endpoint for member in members}
+        return self._by_hash.get(hashed)
 
     def replace(self, seats: Sequence[Seat[Endpoint]], now: float) -> None:
         """Follow the endpoints of a new snapshot; those that stay keep what is known of them."""
@@ -95,6 +104,7 @@ class Cluster(Generic[Endpoint]):
                 endpoint=seat.endpoint, name=seat.name, weight=seat.weight, since=since
             )
         self._members = members
+        self._by_hash = None
         self._all = tuple(members)
         by_distance: dict[int, set[Endpoint]] = {}
         for seat in seats:

@@ -1,0 +1,68 @@
+"""Which protection a request of the present snapshot has; worked out once per kind of request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mesh.model.routing import SessionPersistence
+from mesh.model.workload import Service, ServiceKey
+from mesh.routing.policies import places_of
+from mesh.routing.rule import CompiledRule
+from mesh.routing.session import session_name
+from waypoint.protection import Protection, Protections, Way, service_places
+from waypoint.target import Group
+
+_ServicePort = tuple[ServiceKey, int]
+
+
+class Protected:
+    """Built anew for every snapshot, after `Protections.follow`."""
+
+    def __init__(self, protections: Protections, services: Mapping[ServiceKey, Service]) -> None:
+        self._protections = protections
+        self._services = services
+        self._none = protections.is_empty
+        self._of_service: dict[tuple[_ServicePort, int], Protection | None] = {}
+        self._of_rule: dict[tuple[int, _ServicePort, _ServicePort, int], Protection | None] = {}
+
+    def of_service(self, service: ServiceKey, port: int, family: int, group: Group) -> (
+        Protection | None
+    ):  # fmt: skip
+        """What holds for requests to a service port that no route rules."""
+        if self._none:
+            return None
+        key = ((service, port), family)
+        if key not in self._of_service:
+            places = service_places(self._services.get(service), port)
+            way = Way(places=places, service=service, port=port, family=family)
+            self._of_service[key] = self._protections.find(way, group)
+        return self._of_service[key]
+
+    def of_rule(
+        self, rule: CompiledRule, to: _ServicePort, dialled: _ServicePort, family: int, group: Group
+    ) -> Protection | None:
+        """What holds for requests to one service port that a rule sends to another (or itself)."""
+        if self._none and rule.source.session is None:
+            return None
+        key = (id(rule), to, dialled, family)
+        if key not in self._of_rule:
+            own = places_of(rule.route, rule.source.name)
+            backend = service_places(self._services.get(to[0]), to[1])
+            parent = service_places(self._services.get(dialled[0]), dialled[1])
+            places = tuple(dict.fromkeys((*own, *backend, *parent)))
+            session = rule.source.session
+            way = Way(
+                places=places,
+                service=to[0],
+                port=to[1],
+                family=family,
+                own_session=session,
+                session_name=session_name_of(rule),
+            )
+            self._of_rule[key] = self._protections.find(way, group)
+        return self._of_rule[key]
+
+
+def session_name_of(rule: CompiledRule) -> str:
+    """The name of cookie or header where no object gives one."""
+    return session_name(SessionPersistence(), rule.route, rule.index)

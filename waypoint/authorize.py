@@ -1,108 +1,192 @@
 """Whose token and whether allowed: see `waypoint.route_router.Authorizer`.
 
-Tokens are judged first, because policies speak of their claims. Fails closed: a request whose
-CUSTOM rules name an external authorizer is denied, because this point asks none yet; a connection
-that is no HTTP is denied where a policy needs HTTP to decide.
+Tokens are judged first, because policies speak of their claims. Then, as Istio orders it: CUSTOM
+(external authorizers, asked while the request waits), DENY, ALLOW; AUDIT and dry-run policies leave
+a mark. Fails closed: an authorizer that cannot be asked denies unless its provider says otherwise,
+and a connection that is no HTTP is denied where a policy needs HTTP to decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from mesh.http1.message import RequestHead
-from mesh.jwt.authenticate import Authenticated, KeyLookup, Rejected, RequestEdits
+from mesh.jwt.authenticate import Authenticated, Rejected, RequestEdits
 from mesh.jwt.extract import TokenRequest
 from mesh.jwt.index import AuthenticationIndex
+from mesh.jwt.keys import KeySet
 from mesh.model.authentication import JwtRule
 from mesh.model.claims import Claims
+from mesh.model.provider import ExternalAuthorizer
 from mesh.model.request import RequestFlag
-from mesh.model.verdict import Verdict
+from mesh.model.verdict import Decision, RuleRef, Verdict
 from mesh.model.workload import ServiceKey
 from mesh.policy.l7.engine import RequestIndex
-from mesh.policy.l7.facts import AskProviders, RequestFacts
+from mesh.policy.l7.facts import AskProvider, AskProviders, RequestFacts
 from mesh.routing.message import fold_headers
+from mesh.telemetry import names
 from waypoint.contract import Origin
-from waypoint.plan import Reply
+from waypoint.custom.answer import Answer, Failed, Permit, Refusal, apply_permit
+from waypoint.custom.ask import Shown
+from waypoint.endpoints import Endpoints
+from waypoint.judgement import Admitted, Judgement, Later
+from waypoint.plan import Cancellable, Marks, Reply
 
 DENIED = "RBAC: access denied"
+_ADMITTED = Admitted()
+
+
+class Keys(Protocol):
+    """Keys of token issuers."""
+
+    def keys(self, rule: JwtRule) -> KeySet | None: ...
+    async def refresh(self, rules: Iterable[JwtRule]) -> bool:
+        """Fetch keys that a token misses; False if that is not allowed so soon."""
+
+
+class Asks(Protocol):
+    """External authorizers; see `waypoint.custom.ask`."""
+
+    async def ask(
+        self,
+        provider: ExternalAuthorizer,
+        endpoints: Endpoints,
+        origin: Origin,
+        head: RequestHead,
+        shown: Shown,
+    ) -> Answer: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """What policy needs of the rest of its worker.
+
+    Attributes:
+        spawn: runs what a request waits for.
+        epoch_s: wall clock, for the validity of tokens.
+        count: told of each question to a provider, by outcome.
+    """
+
+    keys: Keys
+    authorizers: Asks
+    spawn: Callable[[Coroutine[None, None, None]], Cancellable]
+    epoch_s: Callable[[], float]
+    count: Callable[[str, tuple[str, ...]], None]
 
 
 class PolicyAuthorizer:
-    """Judges by the objects of one snapshot.
-
-    Args:
-        keys: keys of issuers; refresh: says that some are worth fetching again.
-        epoch_s: wall clock, for the validity of tokens.
-    """
+    """Judges by the objects of one snapshot."""
 
     def __init__(
         self,
         policies: RequestIndex,
         tokens: AuthenticationIndex,
-        keys: KeyLookup,
-        refresh: Callable[[tuple[JwtRule, ...]], None],
-        epoch_s: Callable[[], float],
+        endpoints: Endpoints,
+        outside: Outside,
     ) -> None:
         self._policies = policies
         self._tokens = tokens
-        self._keys = keys
-        self._refresh = refresh
-        self._epoch_s = epoch_s
+        self._endpoints = endpoints
+        self._outside = outside
 
-    def judge(self, origin: Origin, head: RequestHead) -> Reply | None:
+    def judge(self, origin: Origin, head: RequestHead) -> Judgement:
+        return self._judge(origin, head, may_wait=True)
+
+    def _judge(self, origin: Origin, head: RequestHead, *, may_wait: bool) -> Judgement:
         service = origin.service.key if origin.service else None
         claims = self._authenticate(service, head)
-        if isinstance(claims, Reply):
-            return claims
+        if isinstance(claims, Rejected):
+            if claims.refresh and may_wait:
+                return self._after_keys(origin, head, claims)
+            return _bad_token(claims)
         if not any(self._policies.applicable(service)):
-            return None
-        verdict = self._policies.evaluate(
-            RequestFacts(
-                principal=origin.principal,
-                src=origin.client,
-                dst=origin.dialled,
-                service=service,
-                method=head.method.decode("latin-1"),
-                path=head.target.partition(b"?")[0].decode("latin-1"),
-                host=head.host.decode("latin-1"),
-                headers=_folded(head),
-                claims=claims,
-            )
-        )
+            return _ADMITTED
+        verdict = self._policies.evaluate(_facts(origin, head, claims))
         if isinstance(verdict, AskProviders):
-            policy = verdict.asks[0].decided_by.policy
-            return _refusal(f"rbac_access_denied_custom[{policy}]", RequestFlag.DENIED)
-        if verdict.allowed:
-            return None
-        return _refusal(_details(verdict))
+            return self._after_providers(origin, head, claims, verdict)
+        return _judgement(verdict)
 
-    def _authenticate(self, service: ServiceKey | None, head: RequestHead) -> Claims | Reply | None:
-        """Claims of the request's token; None without one; a refusal for a bad one."""
+    # --- tokens ---------------------------------------------------------------------------------
+
+    def _authenticate(
+        self, service: ServiceKey | None, head: RequestHead
+    ) -> Claims | Rejected | None:
+        """Claims of the request's token; None without one."""
         authenticator = self._tokens.authenticator(service)
         if authenticator is None:
             return None
         query = head.target.partition(b"?")[2].decode("latin-1")
         request = TokenRequest(headers=_folded(head), query=query)
-        outcome = authenticator.authenticate(request, self._keys, self._epoch_s())
+        outside = self._outside
+        outcome = authenticator.authenticate(request, outside.keys.keys, outside.epoch_s())
         if isinstance(outcome, Rejected):
-            if outcome.refresh:
-                self._refresh(outcome.refresh)
-            return Reply(
-                status=outcome.status,
-                text="Jwt verification fails",
-                headers=[(b"www-authenticate", outcome.www_authenticate.encode("latin-1"))],
-                details=f"jwt_authn_access_denied{{{outcome.detail}}}",
-            )
+            return outcome
         _apply(head, outcome.edits)
         return outcome.claims if isinstance(outcome, Authenticated) else None
 
-    def admits_opaque(self, origin: Origin) -> bool:
+    def _after_keys(self, origin: Origin, head: RequestHead, rejected: Rejected) -> Later:
+        """The token names a key that is not here: it may have been published since."""
+
+        async def settle(_: bytes, __: bool) -> Judgement:
+            if not await self._outside.keys.refresh(rejected.refresh):
+                return _bad_token(rejected)
+            return self._judge(origin, head, may_wait=False)
+
+        return self._later(settle)
+
+    def _later(
+        self,
+        settle: Callable[[bytes, bool], Coroutine[None, None, Judgement]],
+        body_bytes: int = 0,
+    ) -> Later:
+        def begin(body: bytes, whole: bool, done: Callable[[Judgement], None]) -> Cancellable:
+            async def run() -> None:
+                done(await settle(body, whole))
+
+            return self._outside.spawn(run())
+
+        return Later(begin=begin, body_bytes=body_bytes)
+
+    # --- external authorizers -------------------------------------------------------------------
+
+    def _after_providers(
+        self, origin: Origin, head: RequestHead, claims: Claims | None, found: AskProviders
+    ) -> Later:
+        async def settle(body: bytes, whole: bool) -> Judgement:
+            shown = Shown(body=body, whole=whole)
+            response_headers: list[tuple[bytes, bytes]] = []
+            for ask in found.asks:
+                answer = await self._outside.authorizers.ask(
+                    ask.provider, self._endpoints, origin, head, shown
+                )
+                outcome = _outcome(ask, answer)
+                self._outside.count(names.AUTHORIZER.name, (ask.provider.name, outcome))
+                if isinstance(answer, Permit):
+                    apply_permit(head, answer)
+                    response_headers += answer.response_headers
+                elif isinstance(answer, Refusal) or not ask.provider.fail_open:
+                    return _refused_by(ask, answer)
+            judged = _judgement(self._policies.after_providers(_facts(origin, head, claims)))
+            if isinstance(judged, Admitted) and response_headers:
+                return replace(judged, response_headers=response_headers)
+            return judged
+
+        wanted = [ask.provider.body.max_bytes for ask in found.asks if ask.provider.body]
+        return self._later(settle, max(wanted, default=0))
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def opaque_verdict(self, origin: Origin) -> Verdict:
+        """Judge a connection that is no HTTP; a rule that needs HTTP denies it."""
         service = origin.service.key if origin.service else None
         layers = self._policies.applicable(service)
-        if not any(layers):
-            return True
-        if any(rule.l7_fields for layer in layers for policy in layer for rule in policy.rules):
-            return False
+        for layer in layers:
+            for policy in layer:
+                if any(rule.l7_fields for rule in policy.rules):
+                    ref = RuleRef(kind="AuthorizationPolicy", policy=policy.key)
+                    return Verdict(allowed=False, decision=Decision.NEEDS_L7, decided_by=ref)
         facts = RequestFacts(
             principal=origin.principal,
             src=origin.client,
@@ -113,7 +197,27 @@ class PolicyAuthorizer:
             host="",
         )
         verdict = self._policies.evaluate(facts)
-        return isinstance(verdict, Verdict) and verdict.allowed
+        if isinstance(verdict, AskProviders):
+            ref = verdict.asks[0].decided_by
+            return Verdict(allowed=False, decision=Decision.NEEDS_L7, decided_by=ref)
+        return verdict
+
+    def admits_opaque(self, origin: Origin) -> bool:
+        return self.opaque_verdict(origin).allowed
+
+
+def _facts(origin: Origin, head: RequestHead, claims: Claims | None) -> RequestFacts:
+    return RequestFacts(
+        principal=origin.principal,
+        src=origin.client,
+        dst=origin.dialled,
+        service=origin.service.key if origin.service else None,
+        method=head.method.decode("latin-1"),
+        path=head.target.partition(b"?")[0].decode("latin-1"),
+        host=head.host.decode("latin-1"),
+        headers=_folded(head),
+        claims=claims,
+    )
 
 
 def _folded(head: RequestHead) -> dict[str, str]:
@@ -132,11 +236,74 @@ def _apply(head: RequestHead, edits: RequestEdits) -> None:
         head.target = path + b"?" + edits.query.encode("latin-1") if edits.query else path
 
 
-def _details(verdict: Verdict) -> str:
-    policy = verdict.decided_by.policy if verdict.decided_by else "none"
-    return f"rbac_access_denied_matched_policy[{policy}]"
+def _bad_token(rejected: Rejected) -> Reply:
+    return Reply(
+        status=rejected.status,
+        text="Jwt verification fails",
+        headers=[(b"www-authenticate", rejected.www_authenticate.encode("latin-1"))],
+        details=f"jwt_authn_access_denied{{{rejected.fault}: {rejected.detail}}}",
+    )
 
 
-def _refusal(details: str, flag: RequestFlag = RequestFlag.NONE) -> Reply:
-    """As Envoy logs it: the flag is for external authorizers, the details name the policy."""
-    return Reply(status=403, text=DENIED, flag=flag, details=details)
+def _marks(verdict: Verdict, policy: str = "") -> Marks | None:
+    if not (verdict.audited or verdict.dry_run or policy):
+        return None
+    return Marks(
+        policy=policy,
+        audited=tuple(str(ref) for ref in verdict.audited),
+        dry_run=tuple(str(ref) for ref in verdict.dry_run),
+    )
+
+
+def _judgement(verdict: Verdict) -> Judgement:
+    """As Envoy logs it: no flag, the details name the policy."""
+    if verdict.allowed:
+        marks = _marks(verdict)
+        return Admitted(marks=marks) if marks is not None else _ADMITTED
+    ref = verdict.decided_by
+    if verdict.decision is Decision.UNKNOWN_PROVIDER:
+        details = f"ext_authz_error{{unknown provider}}[{ref.policy if ref else 'none'}]"
+        flag = RequestFlag.DENIED
+    else:
+        details = f"rbac_access_denied_matched_policy[{ref.policy if ref else 'none'}]"
+        flag = RequestFlag.NONE
+    return Reply(
+        status=403,
+        text=DENIED,
+        flag=flag,
+        details=details,
+        marks=_marks(verdict, str(ref) if ref else str(verdict.decision)),
+    )
+
+
+def _outcome(ask: AskProvider, answer: Answer) -> str:
+    match answer:
+        case Permit():
+            return "allowed"
+        case Refusal():
+            return "denied"
+        case Failed():
+            return "failed_open" if ask.provider.fail_open else "failed_closed"
+
+
+def _refused_by(ask: AskProvider, answer: Answer) -> Reply:
+    """The client gets what the authorizer says, or, where it failed, what its provider says."""
+    marks = Marks(policy=str(ask.decided_by))
+    where = f"[{ask.decided_by.policy}]"
+    if isinstance(answer, Refusal):
+        return Reply(
+            status=answer.status,
+            text=answer.body.decode(errors="surrogateescape"),
+            headers=list(answer.headers),
+            flag=RequestFlag.DENIED,
+            details=f"ext_authz_denied{where}",
+            marks=marks,
+        )
+    detail = answer.detail if isinstance(answer, Failed) else ""
+    return Reply(
+        status=ask.provider.error_status,
+        text=DENIED,
+        flag=RequestFlag.DENIED,
+        details=f"ext_authz_error{{{detail}}}{where}",
+        marks=marks,
+    )

@@ -103,7 +103,7 @@ class Exchange:
                 self._reply(plan.status, plan.text, plan.flag, plan.details, plan.headers)
             case Forward():
                 self.forward = plan
-                self.route = plan.route
+                self.route, self.marks = plan.route, plan.marks
                 if plan.request_timeout_s:
                     self._deadline = self._host.loop.call_later(
                         plan.request_timeout_s, self._out_of_time
@@ -128,7 +128,7 @@ class Exchange:
             return
         self._pending = wait.begin(b"".join(self._held), whole, self._planned)
 
-    def _planned(self, plan: Forward | Reply) -> None:
+    def _planned(self, plan: Forward | Reply | Wait) -> None:
         self._pending = None
         if not self._done:
             self._follow(plan)

@@ -43,6 +43,12 @@ class Tally(msgspec.Struct, frozen=True, tag="tally"):
     series: list[tuple[tuple[str, ...], int, float, int, int, list[int]]]
 
 
+class Counts(msgspec.Struct, frozen=True, tag="counts"):
+    """Events since the last one: metric, label values, how many."""
+
+    counts: list[tuple[str, tuple[str, ...], int]]
+
+
 class Lines(msgspec.Struct, frozen=True, tag="lines"):
     """Lines of the access log."""
 
@@ -67,7 +73,7 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
 
 
 ToWorker = SnapshotChange | CredentialsChange | Drain
-ToSupervisor = Ready | Tally | Lines | Stats
+ToSupervisor = Ready | Tally | Counts | Lines | Stats
 _Message = TypeVar("_Message")
 _encoder = msgspec.msgpack.Encoder()
 

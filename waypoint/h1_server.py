@@ -94,6 +94,7 @@ class Http1Server(asyncio.Protocol):
     def eof_received(self) -> bool:
         exchange = self._exchange
         if exchange is None or self._lingering:
+            self.write_now()  # an answer of this very turn
             return False
         if self._reader.is_raw:
             exchange.request_end([])

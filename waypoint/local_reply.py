@@ -35,8 +35,11 @@ def reply(
         return _trailers_only(headers), b""
     if grpc:
         return _grpc_reply(status, text), b""
-    body = text.encode()
-    own = [_TEXT, *(headers or [])] if body else list(headers or [])
+    # An authorizer's text may hold bytes of any kind.
+    body = text.encode(errors="surrogateescape")
+    own = list(headers or [])
+    if body and not any(name == b"content-type" for name, _ in own):
+        own.insert(0, _TEXT)
     bodiless = is_head or status in (204, 304)
     head = ResponseHead(
         status=status,
@@ -51,7 +54,8 @@ def reply(
 
 def _grpc_reply(status: int, text: str) -> ResponseHead:
     code = _GRPC_OF_HTTP.get(status, _GRPC_UNKNOWN)
-    message = quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[]^_`{|}~").encode("ascii")
+    said = text.encode(errors="replace")
+    message = quote(said, safe=" !\"#$&'()*+,-./:;<=>?@[]^_`{|}~").encode("ascii")
     headers = [
         (b"content-type", b"application/grpc"),
         (b"grpc-status", b"%d" % code),

@@ -27,6 +27,8 @@ from mesh.model.snapshot import MeshSnapshot
 from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import reduce
+from mesh.telemetry.event_counts import EventCounts
+from mesh.telemetry.names import WAYPOINT_COUNTERS
 from mesh.telemetry.requests import RequestMetrics
 from waypoint.admin import serve_admin
 from waypoint.options import CaAddress, CaDirectory, WaypointOptions
@@ -59,6 +61,7 @@ async def _serve(options: WaypointOptions) -> None:
         options=options,
         identity=identity,
         metrics=RequestMetrics(registry, time.monotonic),
+        counts=EventCounts(registry, WAYPOINT_COUNTERS),
         write=_write,
         snapshot=snapshot,
     )

@@ -89,7 +89,7 @@ class Wait:
         body_bytes: how much of the body is wanted first. No more is kept than of any request.
     """
 
-    begin: Callable[[bytes, bool, Callable[[Forward | Reply], None]], Cancellable]
+    begin: Callable[[bytes, bool, Callable[[Forward | Reply | Wait], None]], Cancellable]
     body_bytes: int = 0
 
 

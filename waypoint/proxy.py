@@ -18,9 +18,11 @@ from waypoint.exchange import Exchange
 from waypoint.forward_headers import CallerFields, caller_fields, prepare_request
 from waypoint.limits import ProxyLimits
 from waypoint.mirror import send_copy
-from waypoint.plan import Forward, Reply, Router, Wait
+from waypoint.plan import Forward, Marks, Reply, Router, Wait
 from waypoint.pool import Pool
 from waypoint.target import Target, choose
+
+_NO_MARKS = Marks()
 
 
 class Proxy:
@@ -125,6 +127,7 @@ class Proxy:
         head, origin, seen, target = exchange.head, exchange.origin, exchange.seen, exchange.target
         duration = self.now() - exchange.started_at
         answered = exchange.responded_at
+        marks = exchange.marks or _NO_MARKS
         return RequestRecord(
             src=origin.src,
             dst=target.dst if target is not None else Party(),
@@ -151,4 +154,7 @@ class Proxy:
             forwarded_for=seen.forwarded_for.decode("latin-1"),
             tries=exchange.tries,
             mutual_tls=origin.principal is not None,
+            policy=marks.policy,
+            audited=marks.audited,
+            dry_run=marks.dry_run,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from mesh.model.request import RequestRecord
 from mesh.telemetry.access_log import LogFormat
 from mesh.telemetry.request_log import format_json, format_text
 from mesh.telemetry.requests import RequestTally
-from waypoint.feed import Lines, Tally
+from waypoint.feed import Counts, Lines, Tally, ToSupervisor
 
 MAX_PENDING_LINES = 4096
 """Lines of the access log in memory; more are dropped and counted."""
@@ -20,6 +22,7 @@ class Records:
         self._off = log_format is LogFormat.OFF
         self._format = format_json if log_format is LogFormat.JSON else format_text
         self._lines: list[str] = []
+        self._counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self.lost_lines = 0
 
     def record(self, record: RequestRecord) -> None:
@@ -32,13 +35,21 @@ class Records:
         else:
             self.lost_lines += 1
 
-    def take(self) -> list[Lines | Tally]:
+    def count(self, metric: str, labels: tuple[str, ...]) -> None:
+        """Count one event of a metric of `mesh.telemetry.names`."""
+        self._counts[(metric, labels)] += 1
+
+    def take(self) -> list[ToSupervisor]:
         """Hand over what was collected."""
         lines, self._lines = self._lines, []
         series = self._tally.take()
-        messages: list[Lines | Tally] = []
+        messages: list[ToSupervisor] = []
         if lines:
             messages.append(Lines(text="".join(f"{line}\n" for line in lines)))
         if series:
             messages.append(Tally(series=series))
+        if self._counts:
+            counts = [(name, labels, count) for (name, labels), count in self._counts.items()]
+            messages.append(Counts(counts=counts))
+            self._counts.clear()
         return messages

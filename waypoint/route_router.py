@@ -5,6 +5,8 @@ The path is normalised once, before both; the same bytes are judged, matched and
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Protocol
 
@@ -18,8 +20,10 @@ from mesh.routing.plan import Answer, AnswerReason, finish_response, make_plan
 from mesh.routing.plan import Forward as RoutePlan
 from mesh.routing.table import RouteTable
 from waypoint.contract import Origin
+from waypoint.custom.answer import with_response_headers
 from waypoint.endpoints import Endpoints
-from waypoint.plan import Forward, Reply, RetryRule
+from waypoint.judgement import Judgement, Later
+from waypoint.plan import Forward, Reply, RetryRule, Wait
 from waypoint.target import Group, Target, choose
 
 _DEFAULT_BACKOFF_S = 0.025
@@ -29,8 +33,8 @@ _FLAG = {AnswerReason.NO_MATCH: RequestFlag.NO_ROUTE}
 class Authorizer(Protocol):
     """L7 policy: who may do what."""
 
-    def judge(self, origin: Origin, head: RequestHead) -> Reply | None:
-        """The refusal, or None if the request may pass. May edit the head (claims to headers)."""
+    def judge(self, origin: Origin, head: RequestHead) -> Judgement:
+        """May edit the head (claims to headers)."""
 
     def admits_opaque(self, origin: Origin) -> bool:
         """Whether a connection that is no HTTP may pass; policies that need HTTP deny it."""
@@ -53,7 +57,7 @@ class RouteRouter:
         self._authorizer = authorizer
         self._path_rules = path_rules or PathRules()
 
-    def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply:
+    def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply | Wait:
         path, mark, query = head.target.decode("latin-1").partition("?")
         try:
             path = normalize_path(path, self._path_rules)
@@ -65,10 +69,34 @@ class RouteRouter:
                 details=f"path_normalization_failed: {error}",
             )
         head.target = f"{path}{mark}{query}".encode("latin-1")
-        refusal = self._authorizer.judge(origin, head) if self._authorizer else None
-        if refusal is not None:
-            return refusal
-        path, mark, query = head.target.decode("latin-1").partition("?")  # a token may be gone
+        if self._authorizer is None:
+            return self._route(origin, head)
+        return self._settled(self._authorizer.judge(origin, head), origin, head)
+
+    def _settled(
+        self, judged: Judgement, origin: Origin, head: RequestHead
+    ) -> Forward | Reply | Wait:
+        """What follows from what policy said."""
+        if isinstance(judged, Reply):
+            return judged
+        if isinstance(judged, Later):
+            begin = judged.begin
+            return Wait(
+                begin=lambda body, whole, done: begin(
+                    body, whole, lambda found: done(self._settled(found, origin, head))
+                ),
+                body_bytes=judged.body_bytes,
+            )
+        plan = self._route(origin, head)
+        if judged.marks is not None:
+            plan = replace(plan, marks=judged.marks)
+        added = judged.response_headers
+        if added is not None and isinstance(plan, Forward):
+            plan = replace(plan, finish=_also_setting(plan.finish, added))
+        return plan
+
+    def _route(self, origin: Origin, head: RequestHead) -> Forward | Reply:
+        path, mark, query = head.target.decode("latin-1").partition("?")
         if origin.service is None:
             return self._to_workload(origin)
         caller = origin.principal.namespace if origin.principal else None
@@ -157,6 +185,19 @@ class RouteRouter:
         if backend is None or backend.failure is not None:
             return None
         return self._endpoints.service(backend.service, backend.port, origin.dialled.ip.version)
+
+
+def _also_setting(
+    finish: Callable[[int, Headers], Headers] | None, added: Headers
+) -> Callable[[int, Headers], Headers]:
+    """Response filters, then the fields that an authorizer sets."""
+
+    def finished(status: int, headers: Headers) -> Headers:
+        if finish is not None:
+            headers = finish(status, headers)
+        return with_response_headers(headers, added)
+
+    return finished
 
 
 def _to_text(head: RequestHead, target: tuple[str, str | None]) -> message.RequestHead:

@@ -10,14 +10,12 @@ from typing import Protocol
 from mesh.http1.message import RequestHead
 from mesh.jwt.index import AuthenticationIndex
 from mesh.jwt.jwks import JwksLocation
-from mesh.jwt.keys import KeySet
-from mesh.model.authentication import JwtRule
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
 from mesh.policy.l7.engine import RequestIndex
 from mesh.routing.table import RouteTable
-from waypoint.authorize import PolicyAuthorizer
+from waypoint.authorize import Outside, PolicyAuthorizer
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
 from waypoint.plan import Forward, Reply, Wait
@@ -25,19 +23,18 @@ from waypoint.route_router import RouteRouter
 from waypoint.target import Target
 
 
-class Keys(Protocol):
-    """Keys of token issuers."""
+class WantedKeys(Protocol):
+    """Which issuers' keys are kept."""
 
     def want(self, locations: Iterable[JwksLocation]) -> None: ...
-    def keys(self, rule: JwtRule) -> KeySet | None: ...
-    def refresh_soon(self, rules: tuple[JwtRule, ...]) -> None: ...
 
 
 class WorkerState:
     """One writer (the feed), many readers. Keeps serving on the last snapshot."""
 
-    def __init__(self, waypoint: str, random: Random, keys: Keys) -> None:
-        self._keys = keys
+    def __init__(self, waypoint: str, random: Random, wanted: WantedKeys, outside: Outside) -> None:
+        self._wanted = wanted
+        self._outside = outside
         self._waypoint = waypoint
         self._random = random
         self._credentials: dict[SpiffeId, Credentials] = {}
@@ -56,10 +53,8 @@ class WorkerState:
     def _compile(self) -> RouteRouter:
         table = RouteTable.compile(self.snapshot)
         tokens = AuthenticationIndex(self.snapshot, self._waypoint)
-        self._keys.want(tokens.key_sources())
-        authorizer = PolicyAuthorizer(
-            self._policies, tokens, self._keys.keys, self._keys.refresh_soon, time.time
-        )
+        self._wanted.want(tokens.key_sources())
+        authorizer = PolicyAuthorizer(self._policies, tokens, self.endpoints, self._outside)
         return RouteRouter(self.endpoints, table, self._random, authorizer)
 
     def change_credentials(self, valid: list[Credentials], gone: list[SpiffeId]) -> None:

@@ -17,8 +17,10 @@ from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
 from mesh.state.delta import diff, encode_delta
+from mesh.telemetry.event_counts import EventCounts
 from mesh.telemetry.requests import RequestMetrics
 from waypoint.feed import (
+    Counts,
     CredentialsChange,
     Drain,
     Lines,
@@ -65,6 +67,7 @@ class Supervisor:
     options: WaypointOptions
     identity: SpiffeId
     metrics: RequestMetrics
+    counts: EventCounts
     write: Callable[[str], object]
     snapshot: MeshSnapshot = _EMPTY
     credentials: dict[SpiffeId, Credentials] = field(default_factory=dict)
@@ -178,6 +181,8 @@ class Supervisor:
                 worker.ready = True
             case Tally():
                 self.metrics.add(message.series)
+            case Counts():
+                self.counts.add(message.counts)
             case Lines():
                 self.write(message.text)
             case Stats():

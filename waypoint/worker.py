@@ -7,18 +7,18 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Coroutine, Iterable
+import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from random import Random
 
 from mesh.jwt.fetch import KeyRing
-from mesh.jwt.jwks import JwksLocation
-from mesh.jwt.keys import KeySet
-from mesh.model.authentication import JwtRule
 from mesh.model.identity import SpiffeId
 from mesh.state.delta import apply_delta, decode_delta
 from mesh.telemetry.access_log import LogFormat
 from mesh.tunnel.contract import TunnelEngine
+from waypoint.authorize import Outside
+from waypoint.custom.ask import Authorizers
 from waypoint.feed import (
     CredentialsChange,
     Drain,
@@ -83,7 +83,7 @@ class Worker:
         self._tasks = tasks
         self._records = Records(options.cluster, options.access_log)
         random = Random()
-        self._state = state = WorkerState(options.waypoint, random, self)
+        self._state = state = WorkerState(options.waypoint, random, keys, self._outside(random))
         self._upstream = UpstreamTunnels(self._loop, engine, state, self._spawn)
         flushes = FlushQueue(self._loop)
         self._pool = Pool(self._loop, self._upstream, limits, self._spawn, flushes)
@@ -101,6 +101,16 @@ class Worker:
         self._writer: asyncio.StreamWriter | None = None
         self._listening = False
         self._drain_s: asyncio.Future[float] = self._loop.create_future()
+
+    def _outside(self, random: Random) -> Outside:
+        return Outside(
+            keys=self._keys,
+            # Its own connections are made of what the state knows, so the pool comes later.
+            authorizers=Authorizers(lambda: self._pool, random),
+            spawn=self._tasks.create_task,
+            epoch_s=time.time,
+            count=self._records.count,
+        )
 
     def _build_proxy(self, limits: ProxyLimits, random: Random) -> Proxy:
         return Proxy(
@@ -124,21 +134,6 @@ class Worker:
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         self._tasks.create_task(work)
-
-    # --- keys of token issuers ------------------------------------------------------------------
-
-    def want(self, locations: Iterable[JwksLocation]) -> None:
-        self._keys.want(locations)
-
-    def keys(self, rule: JwtRule) -> KeySet | None:
-        return self._keys.keys(rule)
-
-    def refresh_soon(self, rules: tuple[JwtRule, ...]) -> None:
-        """A token named a key that is not here: fetch, for the next try of its bearer."""
-        self._spawn(self._refresh(rules))
-
-    async def _refresh(self, rules: tuple[JwtRule, ...]) -> None:
-        await self._keys.refresh(rules)
 
     async def run(self, control: socket.socket, listener: socket.socket) -> None:
         """Serve; return when drained."""

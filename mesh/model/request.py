@@ -43,6 +43,8 @@ class RequestRecord:
         status: answered to the client; 0 if nothing was.
         grpc_status: of a gRPC call; -1 for anything else.
         details: machine-readable cause (`via_upstream`, `route_not_found`).
+        policy: the rule that refused, empty if none did; audited: AUDIT rules that matched;
+            dry_run: dry-run policies that would have denied.
         upstream_s: until the response's head came, None without one.
     """
 
@@ -71,3 +73,6 @@ class RequestRecord:
     forwarded_for: str
     tries: int
     mutual_tls: bool
+    policy: str = ""
+    audited: tuple[str, ...] = ()
+    dry_run: tuple[str, ...] = ()

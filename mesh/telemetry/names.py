@@ -125,6 +125,14 @@ LOG_DROPPED = _counter(
 MAP_ENTRIES = _gauge("meshnode_map_entries", "Entries of a BPF map.", "map")
 MAP_CAPACITY = _gauge("meshnode_map_capacity", "Most entries a BPF map can hold.", "map")
 
+AUTHORIZER = _counter(
+    "meshnode_waypoint_authorizer_requests_total",
+    "Questions to external authorizers. Outcomes: allowed, denied, failed_open, failed_closed.",
+    "provider",
+    "outcome",
+)
+WAYPOINT_COUNTERS = (AUTHORIZER,)
+
 CONNECTION_METRICS = (
     OPENED, CLOSED, FAILED, SENT, RECEIVED, CONNECTIONS, SERIES, OVERFLOW, AUDITED, DRY_RUN,
     DENIED,

@@ -1,0 +1,200 @@
+"""A proxy on loopback that judges and routes by a snapshot, as a worker does; without tunnels."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from mesh.jwt.fetch import KeyFetcher, KeyRing
+from mesh.model.address import SocketAddress, parse_ip
+from mesh.model.authentication import JwtRule, RequestAuthentication
+from mesh.model.policy import (
+    AuthorizationPolicy,
+    PolicyKey,
+    PolicyScope,
+    PolicyTarget,
+    TargetKind,
+)
+from mesh.model.provider import ExternalAuthorizer
+from mesh.model.request import RequestRecord
+from mesh.model.snapshot import MeshSettings, MeshSnapshot
+from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort
+from tests.contract.http1.stage import CALLER, OWN, Client, Handler, serving
+from waypoint.authorize import Outside
+from waypoint.connect_tcp import TcpConnector
+from waypoint.contract import Origin
+from waypoint.custom.ask import Authorizers
+from waypoint.flush_queue import FlushQueue
+from waypoint.h1_server import Http1Server
+from waypoint.h2_server import Http2Server
+from waypoint.limits import ProxyLimits
+from waypoint.party import party
+from waypoint.pool import Pool
+from waypoint.proxy import Proxy
+from waypoint.state import WorkerState
+
+WAYPOINT = "shop/gate"
+PORT = 80
+TARGET = PolicyTarget(kind=TargetKind.SERVICE, namespace="shop", name="web")
+
+
+def service(name: str, *endpoints: SocketAddress, app_protocol: str = "") -> Service:
+    """A service of plain endpoints on loopback."""
+    return Service(
+        key=ServiceKey(f"shop/{name}"),
+        name=name,
+        namespace="shop",
+        hostname=f"{name}.shop.svc.cluster.local",
+        addresses=(parse_ip("10.96.0.1"),) if name == "web" else (),
+        ports=(ServicePort(port=PORT, app_protocol=app_protocol),),
+        endpoints=tuple(
+            Endpoint(address=item.ip, workload=None, ports={PORT: item.port}) for item in endpoints
+        ),
+        waypoint=WAYPOINT if name == "web" else "",
+    )
+
+
+def loopback(port: int) -> SocketAddress:
+    return SocketAddress(parse_ip("127.0.0.1"), port)
+
+
+def authentication(*rules: JwtRule) -> RequestAuthentication:
+    """A RequestAuthentication of the service."""
+    return RequestAuthentication(
+        key=PolicyKey("shop/tokens"),
+        namespace="shop",
+        name="tokens",
+        scope=PolicyScope.TARGET,
+        rules=rules,
+        targets=(TARGET,),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Scene:
+    """A running proxy; clients connect to `port`, or with HTTP/2 to `port_h2`."""
+
+    proxy: Proxy
+    state: WorkerState
+    keys: KeyRing
+    port: int
+    port_h2: int
+    records: list[RequestRecord]
+    counts: Counter[tuple[str, tuple[str, ...]]]
+
+    async def connect(self) -> Client:
+        return Client(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    async def ask(self, data: bytes) -> bytes:
+        """Send bytes and read all that is answered."""
+        async with await self.connect() as client:
+            client.send(data)
+            client.writer.write_eof()
+            return await client.read_all()
+
+    async def get(self, path: str = "/", *headers: str) -> tuple[int, bytes, bytes]:
+        """Status, head and body of a GET."""
+        fields = "".join(f"{header}\r\n" for header in headers)
+        request = f"GET {path} HTTP/1.1\r\nhost: web\r\nconnection: close\r\n{fields}\r\n"
+        head, _, body = (await self.ask(request.encode("latin-1"))).partition(b"\r\n\r\n")
+        return int(head.split()[1]), head.lower(), body
+
+
+@dataclass(slots=True, kw_only=True)
+class Script:
+    """What a scene is made of."""
+
+    policies: Sequence[AuthorizationPolicy] = ()
+    authentications: Sequence[RequestAuthentication] = ()
+    providers: Sequence[ExternalAuthorizer] = ()
+    services: Sequence[Service] = ()
+    limits: ProxyLimits = field(default_factory=ProxyLimits)
+    snapshot: MeshSnapshot | None = None
+
+    def build(self, ports: Iterable[int]) -> MeshSnapshot:
+        web = service("web", *(loopback(port) for port in ports))
+        base = self.snapshot or MeshSnapshot(revision=1)
+        return replace(
+            base,
+            settings=MeshSettings(providers=tuple(self.providers)),
+            services={item.key: item for item in (web, *self.services)},
+            policies={item.key: item for item in self.policies},
+            request_authentications={item.key: item for item in self.authentications},
+        )
+
+
+@contextlib.asynccontextmanager
+async def scene(*handlers: Handler, script: Script) -> AsyncIterator[Scene]:
+    """Run a proxy for service `shop/web`; each handler is a server that becomes its endpoint."""
+    loop = asyncio.get_running_loop()
+    records: list[RequestRecord] = []
+    counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    async with contextlib.AsyncExitStack() as stack:
+        ports = [await stack.enter_async_context(serving(handler)) for handler in handlers]
+        fetcher = KeyFetcher()
+        stack.push_async_callback(fetcher.close)
+        keys = await stack.enter_async_context(KeyRing(fetcher, Random(1)).run())
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+
+        def spawn(work: Coroutine[None, None, None]) -> None:
+            tasks.create_task(work)
+
+        def count(name: str, labels: tuple[str, ...]) -> None:
+            counts[(name, labels)] += 1
+
+        flushes = FlushQueue(loop)
+        pool = Pool(loop, TcpConnector(loop), script.limits, spawn, flushes)
+        outside = Outside(
+            keys=keys,
+            authorizers=Authorizers(lambda: pool, Random(3)),
+            spawn=tasks.create_task,
+            epoch_s=time.time,
+            count=count,
+        )
+        state = WorkerState(WAYPOINT, Random(5), keys, outside)
+        state.replace_snapshot(script.build(ports))
+        proxy = Proxy(
+            loop,
+            limits=script.limits,
+            pool=pool,
+            router=state,
+            record=records.append,
+            random=Random(7),
+            identity=OWN,
+        )
+        origin = Origin(
+            principal=CALLER,
+            client=SocketAddress(parse_ip("10.0.0.9"), 0),
+            dialled=SocketAddress(parse_ip("10.96.0.1"), PORT),
+            service=state.snapshot.services[ServiceKey("shop/web")],
+            workload=None,
+            src=party(None, CALLER),
+        )
+        listener = await loop.create_server(
+            lambda: Http1Server(loop, proxy, origin, script.limits, lambda _: None, flushes),
+            "127.0.0.1",
+            0,
+        )
+        listener_h2 = await loop.create_server(
+            lambda: Http2Server(loop, proxy, origin, script.limits, lambda _: None), "127.0.0.1", 0
+        )
+        port, port_h2 = (each.sockets[0].getsockname()[1] for each in (listener, listener_h2))
+        try:
+            yield Scene(
+                proxy=proxy,
+                state=state,
+                keys=keys,
+                port=port,
+                port_h2=port_h2,
+                records=records,
+                counts=counts,
+            )
+        finally:
+            listener.close()
+            listener_h2.close()
+            pool.close_all()

@@ -31,6 +31,7 @@ from typing import Protocol
 
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
+from mesh.tunnel.lanes import LaneEngine
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Header fields in order, names in lower case, pseudo-headers first (RFC 9113 §8.3)."""
@@ -42,8 +43,9 @@ class TunnelSettings:
 
     A stream begins with 64 KiB, or `stream_window_bytes` if that is less, and grows up to
     `stream_window_bytes` while its application keeps reading. The sum of all streams' windows
-    never exceeds the connection's, as long as that is at least 64 KiB for each concurrent stream:
-    so streams whose applications do not read cannot use up the credit of the others.
+    never exceeds `connection_window_bytes`, as long as that is at least 64 KiB for each concurrent
+    stream, and the connection's is twice that: so streams whose applications do not read cannot
+    use up the credit of the others.
     """
 
     stream_window_bytes: int = 4 * 1024 * 1024
@@ -54,6 +56,9 @@ class TunnelSettings:
     handshake_timeout_s: float = 10.0
     ping_interval_s: float = 10.0
     ping_timeout_s: float = 20.0
+    records_per_s: float = 500.0
+    """Of connections that an engine carries without asking (`mesh.tunnel.lanes`), those of which it
+    tells one by one, in the long run; the others are counted."""
 
 
 class LossReason(StrEnum):
@@ -234,6 +239,10 @@ class TunnelEngine(Protocol):
 
     def relay(self, first: socket.socket, second: socket.socket, events: RelayEvents) -> Relay:
         """Join two connected sockets, with half-close, backpressure and byte counts."""
+
+    @property
+    def lanes(self) -> LaneEngine | None:
+        """For engines that can repeat decisions; see there."""
 
     async def aclose(self) -> None:
         """Abort whatever is left and wait until every last event was delivered."""

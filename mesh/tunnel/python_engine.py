@@ -42,7 +42,8 @@ class PythonTunnelEngine:
             client: SessionSettings(
                 client=client,
                 stream_window_bytes=first_window(settings),
-                connection_window_bytes=settings.connection_window_bytes,
+                # Credit is given back by halves: the other half has to suffice for all streams.
+                connection_window_bytes=min(2 * settings.connection_window_bytes, 2**31 - 1),
                 max_frame_bytes=settings.max_frame_bytes,
                 max_header_list_bytes=min(_CLIENT_HEADER_LIST_BYTES, settings.max_header_list_bytes)
                 if client
@@ -77,6 +78,11 @@ class PythonTunnelEngine:
         )
         self._relays.add(relay)
         return relay
+
+    @property
+    def lanes(self) -> None:
+        """Every connection is Python's."""
+        return None
 
     async def aclose(self) -> None:
         for relay in list(self._relays):

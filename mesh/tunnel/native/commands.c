@@ -10,32 +10,20 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { START, APPROVE, REJECT, DRAIN, OPEN, ACCEPT, REFUSE, DECLINE, RELAY, ABORT, STOP };
-
-struct mt_command {
-    mt_command *next;
-    mt_object *object; /* held */
-    mt_object *tunnel; /* held; of OPEN */
-    int kind, fd, other_fd;
-    double timeout_s;
-    size_t len, fields;
-    char text[];
-};
-
 static void wake(int fd)
 {
     /* Full is impossible: the counter has 64 bits. */
     (void)eventfd_write(fd, 1);
 }
 
-static mt_object *hold(mt_object *o)
+mt_object *hold(mt_object *o)
 {
     if (o)
         __atomic_add_fetch(&o->refs, 1, __ATOMIC_RELAXED);
     return o;
 }
 
-static mt_command *command_new(int kind, mt_object *o, const char *text, size_t len)
+mt_command *command_new(int kind, mt_object *o, const char *text, size_t len)
 {
     mt_command *c = malloc(sizeof *c + len + 1);
 
@@ -57,7 +45,7 @@ static void command_free(mt_command *c)
     free(c);
 }
 
-static void post(mt_engine *e, mt_command *c)
+void command_post(mt_engine *e, mt_command *c)
 {
     bool first;
 
@@ -78,7 +66,7 @@ static void post_simple(mt_engine *e, int kind, mt_object *o, const char *text, 
     if (!c)
         return;
     c->timeout_s = timeout_s;
-    post(e, c);
+    command_post(e, c);
 }
 
 /* ---- called by Python ---------------------------------------------------------------------- */
@@ -104,7 +92,7 @@ mt_object *mt_tunnel_new(mt_engine *e, mt_context *context, int client, int fd)
         return NULL;
     }
     c->fd = fd;
-    post(e, c);
+    command_post(e, c);
     return &t->o;
 }
 
@@ -164,7 +152,7 @@ mt_object *mt_stream_open(mt_engine *e, mt_object *tunnel, const char *text, siz
     }
     st->fd = fd;
     c->tunnel = hold(tunnel);
-    post(e, c);
+    command_post(e, c);
     return &st->o;
 }
 
@@ -175,7 +163,7 @@ int mt_accept(mt_engine *e, mt_object *stream, const char *text, size_t len, siz
     if (!c)
         return -1;
     c->fd = fd;
-    post(e, c);
+    command_post(e, c);
     return 0;
 }
 
@@ -185,7 +173,7 @@ int mt_refuse(mt_engine *e, mt_object *stream, const char *text, size_t len, siz
 
     if (!c)
         return -1;
-    post(e, c);
+    command_post(e, c);
     return 0;
 }
 
@@ -202,7 +190,7 @@ mt_object *mt_relay_new(mt_engine *e, int first, int second)
     }
     c->fd = first;
     c->other_fd = second;
-    post(e, c);
+    command_post(e, c);
     return relay_object(r);
 }
 
@@ -268,6 +256,7 @@ static void with_fields(mt_engine *e, mt_command *c)
 static void stop(mt_engine *e)
 {
     e->stopping = true;
+    lanes_stop(e);
     while (!list_empty(&e->relays))
         relay_end(relay_of(CONTAINER(e->relays.next, mt_object, all)), MT_END_ABORTED,
                   "engine closed");
@@ -307,8 +296,13 @@ static void run_command(mt_engine *e, mt_command *c)
     case STOP:
         stop(e);
         break;
-    default:
+    case OPEN:
+    case ACCEPT:
+    case REFUSE:
         with_fields(e, c);
+        break;
+    default:
+        lane_command(e, c);
     }
 }
 
@@ -330,29 +324,44 @@ void engine_commands(mt_engine *e)
 
 /* ---- events -------------------------------------------------------------------------------- */
 
-void event_post(mt_engine *e, int kind, int code, mt_object *o, mt_object *stream,
-                const void *text, size_t text_len, uint32_t fields)
+mt_event *event_new(int kind, int code, mt_object *o, const void *text, size_t text_len)
 {
     mt_event *event = malloc(sizeof *event + text_len);
-    bool first;
 
     if (!event)
         abort(); /* an owner that never hears of an end leaks for good */
-    *event = (mt_event){.object = o, .stream = stream, .text_len = text_len, .fields = fields,
-                        .kind = kind, .code = code};
+    *event = (mt_event){.object = o, .text_len = text_len, .kind = kind, .code = code};
     if (o) {
         event->bytes_out = o->bytes_out;
         event->bytes_in = o->bytes_in;
     }
     if (text_len)
         memcpy(event->text, text, text_len);
+    return event;
+}
+
+void event_send(mt_engine *e, mt_event *event, bool quiet)
+{
+    bool tell;
+
     pthread_mutex_lock(&e->lock);
-    first = !e->events;
     *e->events_end = event;
     e->events_end = &event->next;
+    tell = !quiet && !e->told;
+    e->told |= tell;
     pthread_mutex_unlock(&e->lock);
-    if (first)
+    if (tell)
         wake(e->event_fd);
+}
+
+void event_post(mt_engine *e, int kind, int code, mt_object *o, mt_object *stream,
+                const void *text, size_t text_len, uint32_t fields)
+{
+    mt_event *event = event_new(kind, code, o, text, text_len);
+
+    event->stream = stream;
+    event->fields = fields;
+    event_send(e, event, false);
 }
 
 mt_event *mt_events(mt_engine *e)
@@ -366,6 +375,7 @@ mt_event *mt_events(mt_engine *e)
     first = e->events;
     e->events = NULL;
     e->events_end = &e->events;
+    e->told = false;
     pthread_mutex_unlock(&e->lock);
     return first;
 }

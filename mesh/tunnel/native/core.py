@@ -33,6 +33,13 @@ OPENED: int = lib.MT_OPENED
 REFUSED: int = lib.MT_REFUSED
 CLOSED: int = lib.MT_CLOSED
 STOPPED: int = lib.MT_STOPPED
+ACCEPTED: int = lib.MT_ACCEPTED
+ENDED: int = lib.MT_ENDED
+TALLY: int = lib.MT_TALLY
+WANTED: int = lib.MT_WANTED
+LISTED: int = lib.MT_LISTED
+LIST_END: int = lib.MT_LIST_END
+GONE: int = lib.MT_GONE
 
 LOSSES: dict[int, LossReason] = {
     getattr(lib, f"MT_LOSS_{reason.name}"): reason for reason in LossReason
@@ -59,6 +66,7 @@ class Record:
     Attributes:
         key: of the object it is about; unique among objects that are held.
         stream: MT_REQUEST only.
+        status, port, began_at, lasted_s, established: of connections of lanes.
         text: DER, or a detail for people.
     """
 
@@ -70,6 +78,11 @@ class Record:
     text: bytes
     bytes_out: int
     bytes_in: int
+    status: int
+    port: int
+    began_at: float
+    lasted_s: float
+    established: bool
 
     @property
     def detail(self) -> str:
@@ -112,6 +125,11 @@ class Core:
 
     __slots__ = ("_engine",)
 
+    @property
+    def pointer(self) -> CData:
+        """For the calls in `lanes.py`."""
+        return cast("CData", self._engine)
+
     def __init__(self, settings: TunnelSettings) -> None:
         numbers = ffi.new(
             "mt_settings *",
@@ -127,6 +145,7 @@ class Core:
                 "handshake_timeout_s": settings.handshake_timeout_s,
                 "ping_interval_s": settings.ping_interval_s,
                 "ping_timeout_s": settings.ping_timeout_s,
+                "records_per_s": settings.records_per_s,
             },
         )
         engine = lib.mt_engine_new(numbers)
@@ -162,7 +181,7 @@ class Core:
 
     def tunnel(self, context: Context, fd: int, *, client: bool) -> Handle:
         """Owns `fd` from here on."""
-        return _held(lib.mt_tunnel_new(self._engine, context, client, fd))
+        return held(lib.mt_tunnel_new(self._engine, context, client, fd))
 
     def approve(self, tunnel: Handle) -> None:
         lib.mt_approve(self._engine, tunnel)
@@ -180,7 +199,7 @@ class Core:
         stream = lib.mt_stream_open(self._engine, tunnel, text, len(text), count, fd)
         if not stream:
             raise LocalProtocolError("headers that HTTP/2 forbids")
-        return _held(stream)
+        return held(stream)
 
     def accept(self, stream: Handle, headers: Headers, fd: int) -> None:
         """Owns `fd` from here on, unless it raises `LocalProtocolError`."""
@@ -198,7 +217,7 @@ class Core:
 
     def relay(self, first: int, second: int) -> Handle:
         """Owns both descriptors from here on."""
-        return _held(lib.mt_relay_new(self._engine, first, second))
+        return held(lib.mt_relay_new(self._engine, first, second))
 
     def abort(self, handle: Handle, detail: str) -> None:
         text = detail.encode()
@@ -221,7 +240,12 @@ def active_streams(tunnel: Handle) -> int:
     return int(lib.mt_active_streams(tunnel))
 
 
-def _held(pointer: CData) -> Handle:
+def lane_streams(tunnel: Handle) -> int:
+    return int(lib.mt_lane_streams(tunnel))
+
+
+def held(pointer: CData) -> Handle:
+    """Let go of the object once nobody refers to it."""
     if not pointer:
         raise MemoryError("the native tunnel engine is out of memory")
     return cast("Handle", ffi.gc(pointer, lib.mt_release))
@@ -237,11 +261,16 @@ def _record(event: CData) -> Record:
         kind=kind,
         code=view.code,
         key=int(ffi.cast("uintptr_t", view.object)),
-        stream=_held(view.stream) if kind == REQUEST else None,
-        headers=split_headers(text) if view.fields else (),
+        stream=held(view.stream) if kind == REQUEST else None,
+        headers=split_headers(text) if view.fields and kind < STOPPED else (),
         text=text,
         bytes_out=view.bytes_out,
         bytes_in=view.bytes_in,
+        status=view.status,
+        port=view.port,
+        began_at=view.began_at,
+        lasted_s=view.lasted_s,
+        established=bool(view.fields),
     )
 
 
@@ -250,6 +279,10 @@ class _Event(Protocol):
 
     kind: int
     code: int
+    status: int
+    port: int
+    began_at: float
+    lasted_s: float
     fields: int
     text_len: int
     bytes_out: int

@@ -45,6 +45,10 @@ void mt_release(mt_object *o)
         tunnel_free_parts(CONTAINER(o, mt_tunnel, o));
     if (o->kind == KIND_STREAM)
         queue_clear(&CONTAINER(o, mt_stream, o)->in);
+    if (o->kind == KIND_LANE)
+        lane_free_parts(CONTAINER(o, mt_lane, o));
+    if (o->kind == KIND_STOCK)
+        stock_clear(CONTAINER(o, mt_stock, o));
     free(o);
 }
 
@@ -95,6 +99,8 @@ static void port_event(mt_engine *e, mt_port *p, uint32_t events)
         stream_event(p->owner);
     else if (p->kind == PORT_TUNNEL)
         engine_schedule(e, &((mt_tunnel *)p->owner)->o);
+    else if (p->kind == PORT_DOOR)
+        door_event(e, p->owner);
     else
         engine_schedule(e, relay_object(p->owner));
 }
@@ -122,6 +128,7 @@ static void check_timers(mt_engine *e)
     mt_link *next;
 
     e->next_check = NEVER;
+    lanes_timers(e);
     for (mt_link *l = e->tunnels.next; l != &e->tunnels; l = next) {
         next = l->next;
         tunnel_timers(CONTAINER(l, mt_tunnel, o.all));
@@ -162,6 +169,7 @@ static void *serve(void *user)
             check_timers(e);
         bury_all(e);
     }
+    lanes_report(e);
     event_post(e, MT_STOPPED, 0, NULL, NULL, NULL, 0, 0);
     return NULL;
 }
@@ -209,6 +217,7 @@ mt_engine *mt_engine_new(const mt_settings *settings)
     list_init(&e->tunnels);
     list_init(&e->relays);
     list_init(&e->runnable);
+    lanes_prepare(e);
     pthread_mutex_init(&e->lock, NULL);
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     e->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -238,6 +247,8 @@ void mt_engine_free(mt_engine *e)
     for (mt_event *event = left; event; event = event->next)
         if (event->kind == MT_REQUEST)
             mt_release(event->stream);
+        else if (event->kind == MT_ACCEPTED)
+            close(event->code);
     mt_events_free(left);
     free_engine(e);
 }

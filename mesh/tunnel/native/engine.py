@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import OrderedDict, deque
 
@@ -11,6 +12,8 @@ from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.tunnel.contract import RelayEvents, TunnelEvents, TunnelSettings
 from mesh.tunnel.native.core import (
+    ACCEPTED,
+    LIST_END,
     STOPPED,
     Context,
     Core,
@@ -19,6 +22,7 @@ from mesh.tunnel.native.core import (
     key_of,
     make_context,
 )
+from mesh.tunnel.native.lanes import NativeLanes
 from mesh.tunnel.native.objects import NativeRelay, NativeTunnel, Subject
 
 _CACHED_CREDENTIALS = 512
@@ -60,6 +64,7 @@ class NativeTunnelEngine:
         self._subjects: dict[int, tuple[Subject, Handle]] = {}
         self._records: deque[Record] = deque()
         self._closing = False
+        self.lanes = NativeLanes(self)
         self._stopped: asyncio.Future[None] | None = None
 
     # --- the contract -------------------------------------------------------------------------
@@ -89,7 +94,7 @@ class NativeTunnelEngine:
     ) -> NativeRelay:
         """Raises `LocalProtocolError` if the engine was closed."""
         try:
-            core = self._running()
+            core = self.running()
         except (MeshnodeError, OSError):
             first.close()
             second.close()
@@ -130,7 +135,7 @@ class NativeTunnelEngine:
         client = bool(expected)
         try:
             context = self._contexts.get(credentials, server=not client)
-            core = self._running()
+            core = self.running()
         except (MeshnodeError, OSError):
             sock.close()
             raise
@@ -143,7 +148,8 @@ class NativeTunnelEngine:
             max_streams=self._settings.max_concurrent_streams,
         )
 
-    def _running(self) -> Core:
+    def running(self) -> Core:
+        """Raises `LocalProtocolError` if the engine was closed, OSError if it cannot start."""
         if self._closing:
             raise LocalProtocolError("the tunnel engine is closed")
         if self._core is None:
@@ -171,8 +177,13 @@ class NativeTunnelEngine:
         if record.kind == STOPPED:
             self._close()
             return
+        if record.kind == LIST_END:
+            self.lanes.list_ended()
+            return
         entry = self._subjects.get(record.key)
         if entry is None:
+            if record.kind == ACCEPTED:
+                os.close(record.code)
             return
         over = True
         try:
@@ -187,5 +198,6 @@ class NativeTunnelEngine:
             self.loop.remove_reader(core.fileno())
             core.close()
         self._subjects.clear()
+        self.lanes.list_ended()
         if self._stopped is not None and not self._stopped.done():
             self._stopped.set_result(None)

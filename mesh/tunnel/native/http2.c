@@ -148,7 +148,11 @@ static void answer_received(mt_tunnel *t, mt_stream *st, int status)
         return;
     }
     st->fd = -1;
-    event_post(t->engine, MT_OPENED, 0, &st->o, NULL, t->block.p, t->block.len, t->block_fields);
+    if (st->lane)
+        lane_opened(st);
+    else
+        event_post(t->engine, MT_OPENED, 0, &st->o, NULL, t->block.p, t->block.len,
+                   t->block_fields);
     stream_join(st, fd);
 }
 
@@ -166,6 +170,8 @@ static int headers_received(mt_tunnel *t, mt_stream *st, const nghttp2_frame *fr
                 stream_decline(st);
                 return 0;
             }
+            if (far_take(t, st))
+                return 0;
             __atomic_add_fetch(&st->o.refs, 1, __ATOMIC_RELAXED); /* the receiver's */
             event_post(t->engine, MT_REQUEST, 0, &t->o, &st->o, t->block.p, t->block.len,
                        t->block_fields);
@@ -588,6 +594,8 @@ int http2_start(mt_tunnel *t)
         return -1;
     if (nghttp2_submit_settings(t->h2, NGHTTP2_FLAG_NONE, entries, t->client ? 5 : 4))
         return -1;
-    return nghttp2_session_set_local_window_size(t->h2, NGHTTP2_FLAG_NONE, 0,
-                                                 (int32_t)x->connection_window);
+    /* Credit is given back by halves: the other half has to suffice for all streams. */
+    return nghttp2_session_set_local_window_size(
+        t->h2, NGHTTP2_FLAG_NONE, 0,
+        x->connection_window < INT32_MAX / 2 ? 2 * (int32_t)x->connection_window : INT32_MAX);
 }

@@ -115,7 +115,7 @@ void buf_free(mt_buf *b);
 
 /* ---- sockets ------------------------------------------------------------------------------ */
 
-enum { PORT_TUNNEL, PORT_STREAM, PORT_RELAY };
+enum { PORT_TUNNEL, PORT_STREAM, PORT_RELAY, PORT_DOOR };
 enum { IO_WOULD_BLOCK = -1, IO_FAILED = -2 };
 
 /*
@@ -142,7 +142,7 @@ void fd_close(int fd, bool reset);
 
 /* ---- objects ------------------------------------------------------------------------------ */
 
-enum { KIND_TUNNEL, KIND_STREAM, KIND_RELAY };
+enum { KIND_TUNNEL, KIND_STREAM, KIND_RELAY, KIND_DOOR, KIND_LANE, KIND_STOCK };
 
 struct mt_object {
     int refs; /* atomic */
@@ -164,6 +164,7 @@ static inline void count_bytes(uint64_t *counter, size_t more)
 }
 
 typedef struct mt_tunnel mt_tunnel;
+typedef struct mt_lane mt_lane;
 
 typedef struct mt_stream {
     mt_object o;
@@ -184,6 +185,13 @@ typedef struct mt_stream {
     bool local_ended;  /* the application's FIN became END_STREAM */
     bool remote_ended;
     bool fin_sent;
+    bool dialling;     /* the application has not answered yet */
+    bool established;  /* of a lane: the answer came or went out */
+
+    mt_lane *lane;     /* held; NULL: Python decided */
+    mt_link in_lane, dial;
+    double began_at, dial_until;
+    uint16_t client_port;
 } mt_stream;
 
 enum { TUNNEL_SHAKING, TUNNEL_ASKING, TUNNEL_TALKING, TUNNEL_ENDING, TUNNEL_DEAD };
@@ -207,6 +215,8 @@ struct mt_tunnel {
     uint32_t stream_count; /* read by other threads */
     uint32_t spare_window; /* of the connection's, for streams that move */
     mt_link ready;   /* mt_stream.ready */
+    uint32_t lane_streams; /* read by other threads */
+    mt_link lanes;         /* mt_lane.place; a server's */
     mt_stream *turn; /* whose payload may be read now */
     size_t quantum;
 
@@ -231,7 +241,26 @@ typedef struct mt_relay mt_relay;
 
 /* ---- engine ------------------------------------------------------------------------------- */
 
+enum {
+    START, APPROVE, REJECT, DRAIN, OPEN, ACCEPT, REFUSE, DECLINE, RELAY, ABORT, STOP,
+    /* see lanes.c */
+    DOOR_OPEN, DOOR_CLOSE, LANE_ADD, LANE_RETIRE, LANE_CUT, STOCK_NEW, STOCK_ADD, STOCK_CLEAR,
+    STOCK_DROP, LIST
+};
+
 typedef struct mt_command mt_command;
+
+struct mt_command {
+    mt_command *next;
+    mt_object *object; /* held */
+    mt_object *tunnel; /* held; of OPEN */
+    int kind, fd, other_fd;
+    double timeout_s;
+    size_t len, fields;
+    char text[];
+};
+
+#define LANE_BUCKETS 1024u
 
 struct mt_engine {
     mt_settings settings;
@@ -241,8 +270,15 @@ struct mt_engine {
     pthread_mutex_t lock; /* for these two queues */
     mt_command *commands, **commands_end;
     mt_event *events, **events_end;
+    bool told; /* the reader of events was woken */
 
     mt_link tunnels, relays; /* mt_object.all */
+    mt_link doors, lanes, stocks; /* the same */
+    mt_link near[LANE_BUCKETS];   /* mt_lane.place */
+    mt_link dirty;                /* mt_lane.dirty: with a tally to tell */
+    mt_link dialling;             /* mt_stream.dial, in the order of their deadlines */
+    double report_at, record_tokens, record_at;
+    uint32_t lane_connections;    /* read by other threads */
     mt_link runnable;        /* mt_object.run */
     mt_object *dead;
     double now, next_check;
@@ -267,6 +303,13 @@ void engine_commands(mt_engine *e);
 
 void event_post(mt_engine *e, int kind, int code, mt_object *o, mt_object *stream,
                 const void *text, size_t text_len, uint32_t fields);
+/* The same in two steps; a quiet one waits for the next that is not. */
+mt_event *event_new(int kind, int code, mt_object *o, const void *text, size_t text_len);
+void event_send(mt_engine *e, mt_event *event, bool quiet);
+
+mt_object *hold(mt_object *o);
+mt_command *command_new(int kind, mt_object *o, const char *text, size_t len);
+void command_post(mt_engine *e, mt_command *c);
 
 /* ---- tls.c -------------------------------------------------------------------------------- */
 
@@ -356,6 +399,11 @@ void stream_refused(mt_stream *st, int status, const void *text, size_t len, uin
 void stream_lost(mt_stream *st, const char *detail);
 void stream_finish(mt_stream *st, int reason, const char *detail);
 
+/* A socket that is in the epoll set already; the answer is on its way. */
+void stream_begin(mt_stream *st);
+/* Answer 200 to the peer; -1: it cannot be sent. */
+int stream_answer(mt_stream *st, const nghttp2_nv *nv, size_t n);
+
 /* ---- relay.c ------------------------------------------------------------------------------ */
 
 mt_relay *relay_new(void);
@@ -364,5 +412,7 @@ void relay_start(mt_engine *e, mt_relay *r, int first, int second);
 void relay_run(mt_relay *r);
 void relay_end(mt_relay *r, int reason, const char *detail);
 mt_relay *relay_of(mt_object *o);
+
+#include "lanes.h"
 
 #endif

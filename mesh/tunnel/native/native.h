@@ -18,7 +18,7 @@
 /* cffi: begin */
 typedef struct mt_engine mt_engine;
 typedef struct mt_context mt_context;
-/* A tunnel, a stream or a relay. Held by the engine until its last event, and by whoever got it
+/* A tunnel, a stream, a relay, a door, a lane or a stock. Held by the engine until its last event, and by whoever got it
  * from a function or a MT_REQUEST event until mt_release(). */
 typedef struct mt_object mt_object;
 
@@ -32,6 +32,7 @@ typedef struct {
     double handshake_timeout_s;
     double ping_interval_s;
     double ping_timeout_s;
+    double records_per_s; /* MT_ENDED events of lanes at most */
 } mt_settings;
 
 enum mt_event_kind {
@@ -44,7 +45,15 @@ enum mt_event_kind {
     MT_OPENED = 7,    /* stream; fields */
     MT_REFUSED = 8,   /* stream; code: status; fields, or with status 0 text: detail. Last event */
     MT_CLOSED = 9,    /* stream or relay; code: mt_end; counts; text: detail. Last event */
-    MT_STOPPED = 10   /* engine; nothing follows */
+    MT_STOPPED = 10,  /* engine; nothing follows */
+    MT_ACCEPTED = 11, /* door or lane; code: a socket for the receiver; port: the client's */
+    MT_ENDED = 12,    /* lane; code: mt_lane_end; counts; times; port; text: detail. Not told of
+                       * all that were established, see mt_settings.records_per_s */
+    MT_TALLY = 13,    /* lane; text: mt_tally, what was added since the last one */
+    MT_WANTED = 14,   /* stock; it runs low */
+    MT_LISTED = 15,   /* lane; like MT_ENDED, of a connection that is open */
+    MT_LIST_END = 16, /* engine */
+    MT_GONE = 17      /* door, lane or stock; code: 0 or what went wrong. Last event */
 };
 
 enum mt_loss {
@@ -56,15 +65,32 @@ enum mt_end {
     MT_END_DONE, MT_END_APPLICATION_RESET, MT_END_PEER_RESET, MT_END_TUNNEL_LOST, MT_END_ABORTED
 };
 
+/* How a connection ended that went by a lane; the first five are mt_end. */
+enum mt_lane_end {
+    MT_LANE_CUT = 5,     /* by mt_lane_cut() */
+    MT_LANE_REFUSED = 6, /* never established: `status` of the peer's answer */
+    MT_LANE_FAILED = 7,  /* never established: the application cannot be reached */
+    MT_LANE_DENIED = 8   /* never established: cut before it was */
+};
+#define MT_TALLIED_ENDS 6
+
+/* Established connections of a lane; `sent` is from source to destination. */
+typedef struct {
+    uint64_t opened, ended[MT_TALLIED_ENDS], sent, received;
+    uint64_t untold; /* of the ended ones, those that no MT_ENDED tells of */
+} mt_tally;
+
 typedef struct mt_event mt_event;
 struct mt_event {
     mt_event *next;
     mt_object *object;
     mt_object *stream;
     uint64_t bytes_out, bytes_in;
+    double began_at, lasted_s; /* seconds, the first on the monotonic clock */
     size_t text_len;
     uint32_t fields; /* pairs in `text`: name NUL value NUL ... */
-    int32_t kind, code;
+    int32_t kind, code, status;
+    uint32_t port;
     char text[];
 };
 
@@ -105,6 +131,44 @@ int mt_refuse(mt_engine *e, mt_object *stream, const char *text, size_t len, siz
 void mt_decline(mt_engine *e, mt_object *stream);
 
 mt_object *mt_relay_new(mt_engine *e, int first, int second);
+
+/*
+ * Lanes: what Python decided about one connection, done again for all that are like it, without
+ * asking. A lane that was retired takes no more from that moment on, and ends with its last
+ * connection. Addresses have 16 bytes, IPv4 mapped.
+ *
+ * A door is a listening socket whose connections were redirected to it. MT_ACCEPTED tells of those
+ * that no lane of its group wants.
+ */
+mt_object *mt_door_open(mt_engine *e, uint32_t group, int fd);
+void mt_door_close(mt_engine *e, mt_object *door);
+/* From a door's group and an original destination into the first of these tunnels that takes less
+ * than `limit` streams. The fields of the CONNECT are `head`, the client's port, `tail`. MT_ACCEPTED
+ * gives back what no tunnel has taken. NULL: no memory, or bad fields. */
+mt_object *mt_lane_near(mt_engine *e, uint32_t group, const uint8_t *dst, uint16_t port,
+                        mt_object **tunnels, size_t count, uint32_t limit, const char *head,
+                        size_t head_len, const char *tail, size_t tail_len, size_t fields);
+/* From a tunnel and an `:authority` to an application, with a socket of the stock. `src`: bind to
+ * this address, unless NULL. `client`: what `forwarded` has for the client's address. */
+mt_object *mt_lane_far(mt_engine *e, mt_object *tunnel, mt_object *stock, const char *authority,
+                       size_t authority_len, const uint8_t *dst, uint16_t port, const uint8_t *src,
+                       const char *client, size_t client_len);
+void mt_lane_retire(mt_engine *e, mt_object *lane);
+/* Retire it, and end its connections. */
+void mt_lane_cut(mt_engine *e, mt_object *lane, const char *detail, size_t len);
+/* Unconnected sockets of one namespace and family. */
+mt_object *mt_stock_new(mt_engine *e);
+/* The sockets are the engine's from here on. */
+void mt_stock_add(mt_engine *e, mt_object *stock, const int *fds, size_t count);
+/* Close what is in it; it stays. */
+void mt_stock_clear(mt_engine *e, mt_object *stock);
+void mt_stock_drop(mt_engine *e, mt_object *stock);
+/* MT_LISTED for at most `max` connections of lanes, then MT_LIST_END. */
+void mt_list(mt_engine *e, uint32_t max);
+/* Connections of lanes that have not ended. */
+uint32_t mt_lane_connections(const mt_engine *e);
+/* A tunnel's streams that lanes have opened. */
+uint32_t mt_lane_streams(const mt_object *tunnel);
 
 void mt_abort(mt_engine *e, mt_object *object, const char *detail, size_t len);
 uint64_t mt_bytes_out(const mt_object *object);

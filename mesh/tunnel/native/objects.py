@@ -244,18 +244,26 @@ class NativeTunnel:
     # --- the owner's calls --------------------------------------------------------------------
 
     @property
+    def handle(self) -> Handle:
+        """For lanes."""
+        return self._handle
+
+    @property
     def peer(self) -> SpiffeId | None:
         return self._peer if self._up else None
 
     @property
     def active_streams(self) -> int:
-        return self._open if self._expected else core.active_streams(self._handle)
+        if self._expected:
+            return self._open + core.lane_streams(self._handle)
+        return core.active_streams(self._handle)
 
     @property
     def can_open(self) -> bool:
         if not self._up or self._draining or self._aborted or self._over or not self._expected:
             return False
-        return self._open < min(self._max_streams, self._limit) and self._host.core is not None
+        limit = min(self._max_streams, self._limit)
+        return self.active_streams < limit and self._host.core is not None
 
     def open_stream(
         self, headers: Headers, sock: socket.socket, events: StreamEvents

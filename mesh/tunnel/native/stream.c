@@ -24,6 +24,8 @@ mt_stream *stream_new(mt_tunnel *t, int32_t id, bool client)
         return NULL;
     object_init(&st->o, KIND_STREAM);
     list_init(&st->ready);
+    list_init(&st->in_lane);
+    list_init(&st->dial);
     st->tunnel = t;
     st->id = id;
     st->client = client;
@@ -100,11 +102,15 @@ void stream_finish(mt_stream *st, int reason, const char *detail)
     /* Bytes that were never delivered must not keep the connection's window shut. */
     consume(st, st->in.size);
     queue_clear(&st->in);
+    st->dialling = false;
+    list_remove(&st->dial);
     port_close(e, &st->port, reason != MT_END_DONE);
     if (st->fd >= 0)
         fd_close(st->fd, true);
     st->fd = -1;
-    if (st->announced)
+    if (st->lane)
+        lane_ended(st, st->lane->cut ? MT_LANE_CUT : reason, 0, detail);
+    else if (st->announced)
         post_closed(e, st, reason, detail);
     leave(st);
 }
@@ -139,10 +145,14 @@ void stream_lost(mt_stream *st, const char *detail)
 void stream_refused(mt_stream *st, int status, const void *text, size_t len, uint32_t fields)
 {
     st->o.done = true;
-    st->fd = -1; /* the caller's again */
     if (status && !st->remote_ended)
         http2_reset(st->tunnel, st->id, NGHTTP2_CANCEL);
-    event_post(st->tunnel->engine, MT_REFUSED, status, &st->o, NULL, text, len, fields);
+    if (st->lane) {
+        near_refused(st, status, status ? "" : text);
+    } else {
+        st->fd = -1; /* the caller's again */
+        event_post(st->tunnel->engine, MT_REFUSED, status, &st->o, NULL, text, len, fields);
+    }
     leave(st);
 }
 
@@ -177,6 +187,8 @@ void stream_reset_received(mt_stream *st, uint32_t code, bool remote)
 static void took(mt_stream *st, size_t count)
 {
     count_bytes(&st->o.bytes_in, count);
+    if (st->lane && count)
+        lane_moved(st, 0, count);
     consume(st, count);
     if (st->tunnel->h2)
         widen(st, count);
@@ -280,17 +292,32 @@ ssize_t stream_read(mt_stream *st, uint8_t *buffer, size_t len)
 {
     ssize_t n = port_read(&st->port, buffer, len);
 
-    if (n > 0)
+    if (n > 0) {
         count_bytes(&st->o.bytes_out, (size_t)n);
-    else if (n == 0)
+        if (st->lane)
+            lane_moved(st, (size_t)n, 0);
+    } else if (n == 0) {
         st->local_ended = true;
+    }
     return n;
 }
 
 void stream_event(mt_stream *st)
 {
+    if (st->dialling) {
+        far_dialled(st);
+        return;
+    }
     if (st->in.size)
         flush_queue(st);
+    if (!st->o.done)
+        stream_want_turn(st);
+}
+
+void stream_begin(mt_stream *st)
+{
+    st->joined = true;
+    flush_queue(st);
     if (!st->o.done)
         stream_want_turn(st);
 }
@@ -304,33 +331,36 @@ void stream_join(mt_stream *st, int fd)
         stream_fail(st, ENOMEM);
         return;
     }
-    st->joined = true;
-    flush_queue(st);
-    if (!st->o.done)
-        stream_want_turn(st);
+    stream_begin(st);
 }
 
 /* ---- commands ------------------------------------------------------------------------------ */
 
+int stream_answer(mt_stream *st, const nghttp2_nv *nv, size_t n)
+{
+    mt_provider provider = {.read_callback = http2_read_payload};
+
+    st->answered = true;
+    if (submit_response(st->tunnel->h2, st->id, nv, n, &provider)) {
+        stream_abort(st, "the answer cannot be sent");
+        return -1;
+    }
+    engine_schedule(st->tunnel->engine, &st->tunnel->o);
+    return 0;
+}
+
 void stream_accept(mt_engine *e, mt_stream *st, const nghttp2_nv *nv, size_t n, int fd)
 {
-    mt_provider provider = {0};
-
     if (st->o.done) {
         fd_close(fd, true);
         post_closed(e, st, MT_END_PEER_RESET, "the stream ended before it was accepted");
         return;
     }
     st->announced = true;
-    st->answered = true;
-    provider.read_callback = http2_read_payload;
-    if (submit_response(st->tunnel->h2, st->id, nv, n, &provider)) {
+    if (stream_answer(st, nv, n))
         fd_close(fd, true);
-        stream_abort(st, "the answer cannot be sent");
-        return;
-    }
-    stream_join(st, fd);
-    engine_schedule(e, &st->tunnel->o);
+    else
+        stream_join(st, fd);
 }
 
 void stream_refuse(mt_stream *st, const nghttp2_nv *nv, size_t n)
@@ -357,7 +387,7 @@ void stream_open(mt_tunnel *t, mt_stream *st, const nghttp2_nv *nv, size_t n)
     static const char late[] = "the tunnel takes no more streams";
     mt_provider provider = {.read_callback = http2_read_payload};
 
-    st->announced = true;
+    st->announced = !st->lane;
     stream_adopt(t, st);
     if (!t->lost && !t->draining && t->h2)
         st->id = submit_request(t->h2, NULL, nv, n, &provider, st);

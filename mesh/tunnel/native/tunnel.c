@@ -29,6 +29,7 @@ void tunnel_start(mt_engine *e, mt_tunnel *t, int fd)
     t->engine = e;
     list_init(&t->streams);
     list_init(&t->ready);
+    list_init(&t->lanes);
     t->reset_tokens = RESET_BURST;
     t->reset_at = t->heard_at = e->now;
     t->drain_reason = MT_LOSS_LOCAL;
@@ -180,6 +181,8 @@ void tunnel_lose(mt_tunnel *t, int reason, const char *detail)
     t->handshake_at = t->drain_at = t->trim_at = 0;
     while (!list_empty(&t->streams))
         stream_lost(CONTAINER(t->streams.next, mt_stream, o.all), text);
+    while (!list_empty(&t->lanes))
+        lane_retire(e, CONTAINER(t->lanes.next, mt_lane, place));
     t->o.done = true;
     event_post(e, MT_LOST, reason, &t->o, NULL, text, strlen(text), 0);
     nghttp2_session_del(t->h2);

@@ -260,17 +260,20 @@ def test_many_stuck_streams_leave_credit_for_another(
     """Also where each has earned a large window before its application stopped reading."""
 
     async def main() -> None:
-        async with tunnel_pair(factory) as pair:
+        settings = TunnelSettings(
+            stream_window_bytes=1 << 20, connection_window_bytes=4 << 20, max_concurrent_streams=16
+        )
+        async with tunnel_pair(factory, settings) as pair:
             pair.connect()
             stuck = [await pair.join() for _ in range(8)]
             if moved_first:
                 for joined in stuck:
-                    await _pass_on(joined.near, joined.far, bytes(2 << 20))
+                    await _pass_on(joined.near, joined.far, bytes(1 << 20))
             async with asyncio.TaskGroup() as group:
                 for joined in stuck:
                     group.create_task(_fill(joined.near))
             other = await pair.join()
-            await _pass_on(other.near, other.far, bytes(4 << 20))
+            await _pass_on(other.near, other.far, bytes(1 << 20))
 
     run(main())
 

@@ -11,6 +11,8 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 from agent.admin.codec import from_json, to_json
+from agent.admin.describe import Description, What
+from agent.admin.matching import RoutesAnswer, RoutesQuestion
 from agent.admin.question import AuthzAnswer, AuthzQuestion
 from agent.admin.view import (
     BpfDiff,
@@ -91,6 +93,15 @@ class AdminClient:
     def authz(self, question: AuthzQuestion) -> AuthzAnswer:
         """Would this connection be allowed?"""
         return self._post("/v1/authz", question, AuthzAnswer)
+
+    def routes(self, question: RoutesQuestion) -> RoutesAnswer:
+        """Which rule takes this request?"""
+        return self._post("/v1/routes", question, RoutesAnswer)
+
+    def describe(self, what: What, name: str) -> Description:
+        """What the mesh makes of an object."""
+        query = urlencode({"what": str(what), "name": name})
+        return self._get(f"/v1/describe?{query}", Description)
 
     def bpf_diff(self) -> BpfDiff:
         """The kernel's maps against the snapshot."""

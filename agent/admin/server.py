@@ -22,6 +22,8 @@ from prometheus_client.exposition import choose_encoder
 from agent.admin.authz import check_authz
 from agent.admin.codec import from_json, to_json
 from agent.admin.config import config_dump
+from agent.admin.describe import What, describe
+from agent.admin.matching import RoutesQuestion, find_routes
 from agent.admin.question import AuthzQuestion
 from agent.admin.stream import stream_monitor, stream_tap
 from agent.admin.view import (
@@ -83,6 +85,8 @@ def admin_app(view: NodeView) -> web.Application:
     app.router.add_get("/v1/certificates", routes.certificates)
     app.router.add_get("/v1/connections", routes.connections)
     app.router.add_post("/v1/authz", routes.authz)
+    app.router.add_post("/v1/routes", routes.routes)
+    app.router.add_get("/v1/describe", routes.describe)
     app.router.add_get("/v1/bpf/diff", routes.bpf_diff)
     app.router.add_get("/v1/traffic", routes.traffic)
     app.router.add_get("/v1/tap", routes.tap)
@@ -120,6 +124,19 @@ class AdminRoutes:
         """POST /v1/authz"""
         question = from_json(await request.read(), AuthzQuestion)
         return _json(check_authz(self._view.snapshot(), question))
+
+    async def routes(self, request: web.Request) -> web.Response:
+        """POST /v1/routes"""
+        question = from_json(await request.read(), RoutesQuestion)
+        return _json(find_routes(self._view.snapshot(), question))
+
+    async def describe(self, request: web.Request) -> web.Response:
+        """GET /v1/describe?what=pod&name=NAMESPACE/NAME"""
+        what, name = request.query.get("what", ""), request.query.get("name", "")
+        if what not in set(What):
+            raise ConfigError(f"what={what!r}: use {', '.join(What)}")
+        pods = self._view.status().pods
+        return _json(describe(self._view.snapshot(), What(what), name, pods))
 
     async def bpf_diff(self, _request: web.Request) -> web.Response:
         """GET /v1/bpf/diff"""

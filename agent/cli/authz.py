@@ -9,6 +9,8 @@ import click
 
 from agent.admin.question import AuthzAnswer, AuthzParty, AuthzQuestion, RequestQuestion
 from agent.cli.exits import Exit
+from agent.cli.offline import load_snapshot, source_option
+from agent.cli.request_options import parse_header, request_options
 from agent.cli.shared import Output, answer, node_option, output_option, paths_of
 from agent.cli.table import clean, columns, table
 from mesh.jwt.token import MAX_TOKEN_BYTES
@@ -23,15 +25,8 @@ def authz() -> None:
 @click.argument("src")
 @click.argument("dst")
 @click.argument("port", type=click.IntRange(1, 65535))
-@click.option(
-    "--source",
-    metavar="file:DIR",
-    help="Judge by the objects in DIR instead of asking the running agent.",
-)
-@click.option("--method", metavar="NAME", help="Method of the request, such as GET.")
-@click.option("--path", metavar="PATH", help="Path of the request, with its query if it has one.")
-@click.option("--host", metavar="NAME", help="Host header. Default: the service's own name.")
-@click.option("--header", "headers", multiple=True, metavar="K:V", help="Header; may be repeated.")
+@source_option
+@request_options
 @click.option(
     "--token",
     type=click.File("r"),
@@ -71,7 +66,7 @@ def check(
             method=method or "GET",
             path=path or "/",
             host=host or "",
-            headers=tuple(map(_parse_header, headers)),
+            headers=tuple(map(parse_header, headers)),
             token=token.read(MAX_TOKEN_BYTES + 2).strip() if token else "",
             at=time.time(),
         )
@@ -82,13 +77,6 @@ def check(
         context.exit(Exit.NEGATIVE)
 
 
-def _parse_header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name or not name.isascii() or any(sign <= " " for sign in name):
-        raise click.UsageError(f"--header {text!r}: write NAME:VALUE")
-    return name, value.strip(" \t")
-
-
 def _live(node: str | None, question: AuthzQuestion) -> AuthzAnswer:
     from agent.cli.live import admin
 
@@ -97,7 +85,6 @@ def _live(node: str | None, question: AuthzQuestion) -> AuthzAnswer:
 
 def _offline(source: str, question: AuthzQuestion) -> AuthzAnswer:
     from agent.admin.authz import check_authz
-    from agent.cli.offline import load_snapshot
 
     return check_authz(load_snapshot(source), question)
 

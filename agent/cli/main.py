@@ -31,6 +31,11 @@ COMMANDS: Mapping[str, Lazy] = {
     "top": Lazy("agent.cli.stat:top_command", "Show the busiest pairs, live."),
     "tap": Lazy("agent.cli.tap:tap", "Watch connections and requests as they end."),
     "authz": Lazy("agent.cli.authz:authz", "Ask policy about a connection."),
+    "describe": Lazy(
+        "agent.cli.describe:describe_command", "Tell what the mesh makes of an object."
+    ),
+    "routes": Lazy("agent.cli.routes:routes", "Say which rule takes a request."),
+    "analyze": Lazy("agent.cli.analyze:analyze", "Find what is wrong with objects."),
     "connections": Lazy("agent.cli.connections:connections", "List open connections."),
     "certs": Lazy("agent.cli.certs:certs", "List the certificates in use."),
     "config": Lazy("agent.cli.config:config", "Show what the node works with."),

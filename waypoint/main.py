@@ -26,7 +26,7 @@ from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
 from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
-from mesh.state.reducer import reduce
+from mesh.state.reducer import Reducer
 from mesh.telemetry.event_counts import EventCounts
 from mesh.telemetry.names import WAYPOINT_COUNTERS
 from mesh.telemetry.requests import RequestMetrics
@@ -49,7 +49,8 @@ async def _serve(options: WaypointOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     changes = FileSource(options.source).watch()
-    snapshot = reduce(await anext(changes), None)
+    reducer = Reducer()
+    snapshot = reducer.reduce(await anext(changes))
     namespace = options.name.partition("/")[0]
     identity = SpiffeId(
         trust_domain=snapshot.settings.trust_domain,
@@ -74,7 +75,7 @@ async def _serve(options: WaypointOptions) -> None:
             background = [
                 tasks.create_task(store.run()),
                 tasks.create_task(_follow_certificates(store, supervisor)),
-                tasks.create_task(_follow_objects(changes, supervisor)),
+                tasks.create_task(_follow_objects(changes, reducer, supervisor)),
             ]
             workers = tasks.create_task(supervisor.run())
             await stop.wait()
@@ -121,8 +122,10 @@ async def _follow_certificates(store: CertificateStore, supervisor: Supervisor) 
         supervisor.change_credentials(update.valid, update.gone)
 
 
-async def _follow_objects(changes: AsyncIterator[ObjectSet], supervisor: Supervisor) -> None:
+async def _follow_objects(
+    changes: AsyncIterator[ObjectSet], reducer: Reducer, supervisor: Supervisor
+) -> None:
     async for objects in changes:
-        snapshot = reduce(objects, supervisor.snapshot)
+        snapshot = reducer.reduce(objects)
         if snapshot is not supervisor.snapshot:
             supervisor.replace_snapshot(snapshot)

@@ -20,7 +20,7 @@ from mesh.identity.server import Authenticator
 from mesh.model.address import SocketAddress
 from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
-from mesh.state.reducer import reduce
+from mesh.state.reducer import Reducer
 
 
 def serve_ca(
@@ -84,11 +84,12 @@ class _Latest:
 
     def __init__(self, objects: ObjectSet, changes: AsyncIterator[ObjectSet]) -> None:
         self._changes = changes
-        self.snapshot = reduce(objects, None)
+        self._reducer = Reducer()
+        self.snapshot = self._reducer.reduce(objects)
 
     async def follow(self) -> None:
         async for objects in self._changes:
-            self.snapshot = reduce(objects, self.snapshot)
+            self.snapshot = self._reducer.reduce(objects)
 
 
 def _say_ready(ports: ControllerPorts) -> None:

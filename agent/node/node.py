@@ -31,7 +31,7 @@ from mesh.model.snapshot import MeshSnapshot
 from mesh.policy.engine import PolicyIndex
 from mesh.privilege import worker_ids
 from mesh.sources.objects import ObjectSet
-from mesh.state.reducer import reduce
+from mesh.state.reducer import Reducer
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.tap import Tap
@@ -61,6 +61,7 @@ class Node:
     ) -> None:
         self.options = options
         self.snapshot = MeshSnapshot(revision=0)
+        self._reducer = Reducer()
         self._reduced: MeshSnapshot | None = None
         """The snapshot as the objects say it, before settings of the command line."""
         self.kernel = kernel
@@ -99,7 +100,7 @@ class Node:
 
     def reduce(self, objects: ObjectSet) -> bool:
         """Take in a new set of objects. False if it changes nothing."""
-        reduced = reduce(objects, self._reduced)
+        reduced = self._reducer.reduce(objects)
         if reduced is self._reduced:
             return False
         self._reduced = snapshot = reduced

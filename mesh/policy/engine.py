@@ -11,7 +11,7 @@ from mesh.model.identity import SpiffeId
 from mesh.model.policy import AuthorizationPolicy, PolicyKey
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.verdict import ConnectionFacts, Decision, RuleRef, Verdict
-from mesh.model.workload import WAYPOINT_LABEL, Workload, WorkloadUid
+from mesh.model.workload import Workload, WorkloadUid
 from mesh.policy.judge import NO_POLICY, deny, judge, marked
 from mesh.policy.layer import Layer, LayerCache
 from mesh.policy.match import TrustDomains, peer_of
@@ -101,9 +101,7 @@ def waypoint_ref(waypoint: str) -> RuleRef:
 
 
 def _waypoint_identities(snapshot: MeshSnapshot) -> dict[str, frozenset[SpiffeId]]:
-    found: dict[str, set[SpiffeId]] = {}
-    for workload in snapshot.workloads.values():
-        name = workload.labels.get(WAYPOINT_LABEL)
-        if name:
-            found.setdefault(f"{workload.namespace}/{name}", set()).add(workload.identity)
-    return {key: frozenset(identities) for key, identities in found.items()}
+    return {
+        name: frozenset(workload.identity for workload in workloads)
+        for name, workloads in snapshot.waypoint_workloads.items()
+    }

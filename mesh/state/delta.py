@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
+from operator import is_not, not_
 from typing import TypeVar
 
 import msgspec
@@ -129,16 +131,15 @@ def decode_delta(data: bytes) -> SnapshotDelta:
 
 
 def _changed(old: Mapping[Key, Value], new: Mapping[Key, Value]) -> dict[Key, Value]:
-    changed = {}
-    for key, value in new.items():
-        known = old.get(key)
-        if known is not value and known != value:
-            changed[key] = value
-    return changed
+    if old is new:
+        return {}
+    # Nearly everything is the same object: the loop over all of it is the interpreter's.
+    moved = compress(new.items(), map(is_not, map(old.get, new), new.values()))
+    return {key: value for key, value in moved if old.get(key) != value}
 
 
 def _gone(old: Mapping[Key, Value], new: Mapping[Key, Value]) -> tuple[Key, ...]:
-    return tuple(key for key in old if key not in new)
+    return () if old is new else tuple(compress(old, map(not_, map(new.__contains__, old))))
 
 
 def _merged(

@@ -6,7 +6,7 @@ the same one, whoever held it keeps it; where nobody did, the smaller uid has it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mesh.model.address import IPAddress
@@ -54,6 +54,7 @@ class Members:
         self._claims: Claims[WorkloadUid] = Claims()
         self._read_problems: dict[WorkloadUid, tuple[Problem, ...]] = {}
         self._address_problems: dict[WorkloadUid, tuple[Problem, ...]] = {}
+        self._problems: Sequence[Problem] | None = None
         self._held: Mapping[IPAddress, Workload] = previous.by_address if previous else {}
         self._kept: Mapping[WorkloadUid, Workload] = previous.workloads if previous else {}
         self.by_address: dict[IPAddress, Workload] = {}
@@ -61,11 +62,16 @@ class Members:
         """Neither is changed in place: snapshots share them."""
 
     @property
-    def problems(self) -> Iterator[Problem]:
+    def problems(self) -> Sequence[Problem]:
         """What is wrong with objects, by uid."""
-        for uid in sorted(self._read_problems.keys() | self._address_problems.keys()):
-            yield from self._read_problems.get(uid, ())
-            yield from self._address_problems.get(uid, ())
+        if self._problems is None:
+            read, address = self._read_problems, self._address_problems
+            self._problems = [
+                problem
+                for uid in sorted(read.keys() | address.keys())
+                for problem in (*read.get(uid, ()), *address.get(uid, ()))
+            ]
+        return self._problems
 
     def member(self, uid: WorkloadUid) -> Member | None:
         """Find a member."""
@@ -124,20 +130,34 @@ class Members:
     def _read(self, uid: WorkloadUid, slot: _Slot, context: Context) -> Iterable[IPAddress]:
         """Read an object; return addresses that others claim too."""
         slot.read = member = read_member(slot.source, uid, context)
-        problems = context.take_problems()
-        if problems:
-            self._read_problems[uid] = problems
+        self._note(self._read_problems, uid, context)
         addresses = _claimed(member)
         self._claims.add(addresses, uid)
         return [a for a in addresses if len(self._claims.owners(a)) > 1]
 
     def _unread(self, uid: WorkloadUid, read: Member | None) -> Iterable[IPAddress]:
         """Forget what an object made; return addresses that others claim."""
-        self._read_problems.pop(uid, None)
-        self._address_problems.pop(uid, None)
+        for known in (self._read_problems, self._address_problems):
+            if known.pop(uid, None):
+                self._problems = None
         addresses = _claimed(read)
         self._claims.drop(addresses, uid)
         return [a for a in addresses if self._claims.owners(a)]
+
+    def _note(
+        self,
+        known: dict[WorkloadUid, tuple[Problem, ...]],
+        uid: WorkloadUid,
+        context: Context,
+    ) -> None:
+        """Keep what was reported of an object just now, instead of what was before."""
+        problems = context.take_problems()
+        if problems != known.get(uid, ()):
+            self._problems = None
+            if problems:
+                known[uid] = problems
+            else:
+                del known[uid]
 
     # -- addresses ------------------------------------------------------------------------------
 
@@ -182,9 +202,7 @@ class Members:
         for address in claimed:
             if address not in own:
                 self._report(member, address, holders, context)
-        self._address_problems.pop(uid, None)
-        if problems := context.take_problems():
-            self._address_problems[uid] = problems
+        self._note(self._address_problems, uid, context)
         if not own:
             return None
         if own != claimed:

@@ -20,7 +20,7 @@ from mesh.sources.objects import ObjectSet
 
 log = logging.getLogger(__name__)
 
-DEBOUNCE_S = 0.05
+DEBOUNCE_S = 0.02
 """Changes of this long go together: a rollout changes pods and slices in one breath."""
 REMIND_S = 10.0
 

@@ -50,7 +50,7 @@ class KindStore:
     @property
     def objects(self) -> Iterable[SourceObject]:
         """The objects that are, or once were, good."""
-        return (entry.item for entry in self._entries.values() if entry.item is not None)
+        return [entry.item for entry in self._entries.values() if entry.item is not None]
 
     @property
     def problems(self) -> Iterable[Problem]:

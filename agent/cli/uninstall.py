@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import click
 
+from agent.cli.install import kubeconfig_option, kubeconfig_path, namespace_option
 from agent.cli.shared import Output, answer, node_option, output_option, paths_of
+from agent.cni.config import remove_plugin
 from agent.paths import NodePaths
 from mesh.errors import KernelError
 
@@ -17,20 +20,76 @@ from mesh.errors import KernelError
 @click.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @node_option
+@click.option(
+    "--cni-bin-dir", metavar="DIR", default="/opt/cni/bin", help="Where our CNI plugin is."
+)
+@click.option(
+    "--cni-conf-dir",
+    metavar="DIR",
+    default="/etc/cni/net.d",
+    help="Where the CNI configuration is that may name our plugin.",
+)
+@click.option("--cluster", is_flag=True, help="Remove meshnode from a whole cluster.")
+@click.option("--crds", is_flag=True, help="With --cluster: our kinds too, and all their objects.")
+@namespace_option
+@kubeconfig_option
 @output_option()
-def uninstall(yes: bool, node: str | None, output: Output) -> None:
+def uninstall(
+    yes: bool,
+    node: str | None,
+    cni_bin_dir: str,
+    cni_conf_dir: str,
+    cluster: bool,
+    crds: bool,
+    namespace: str,
+    kubeconfig: str | None,
+    output: Output,
+) -> None:
     """Remove everything of a node: links, pins, routes, cgroup, holder, run-time files.
 
     Refuses while the agent runs. Pods talk plainly afterwards, and connections that pass ztunnel
     end. Repeating it does no harm.
+
+    With --cluster it removes the agents, does the same on every node with clean-up pods, and
+    deletes what `meshnode install` made.
     """
+    if cluster:
+        if not yes:
+            question = f"Take every pod out of the mesh and remove namespace {namespace}?"
+            click.confirm(question, abort=True, err=True)
+        removed = asyncio.run(_remove_cluster(namespace, kubeconfig, with_kinds=crds))
+        body = {"schema_version": 1, "namespace": namespace, "removed": removed}
+        answer(output, body, lambda: "\n".join(removed) or "nothing was installed")
+        return
     paths = paths_of(node)
     if not yes:
         question = f"Take node {paths.node} out of the mesh and remove all its state?"
         click.confirm(question, abort=True, err=True)
-    removed = remove_node(paths)
+    removed = remove_node(paths) + remove_plugin(Path(cni_conf_dir), Path(cni_bin_dir))
     body = {"schema_version": 1, "node": paths.node, "removed": removed}
     answer(output, body, lambda: "\n".join(removed) or f"nothing of node {paths.node} was left")
+
+
+async def _remove_cluster(namespace: str, kubeconfig: str | None, *, with_kinds: bool) -> list[str]:
+    from installer.live import find_ours, recorded_values
+    from installer.remove import Removal
+    from installer.settings import defaults
+    from installer.values import Given
+    from mesh.sources.kubernetes.config import load_configuration
+    from mesh.sources.kubernetes.transport import KubeApi
+
+    async with KubeApi(await load_configuration(kubeconfig_path(kubeconfig))) as api:
+        recorded = recorded_values(await find_ours(api, namespace), f"namespace {namespace}")
+        values = Given(namespace=namespace, values={**defaults(), **recorded})
+        said = ""
+
+        def say(text: str) -> None:
+            nonlocal said
+            if text != said:
+                said = text
+                click.echo(text, err=True)
+
+        return await Removal(api, values, say).run(with_kinds=with_kinds)
 
 
 def remove_node(paths: NodePaths) -> list[str]:

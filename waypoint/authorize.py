@@ -9,7 +9,7 @@ and a connection that is no HTTP is denied where a policy needs HTTP to decide.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from mesh.http1.message import RequestHead
@@ -17,6 +17,7 @@ from mesh.jwt.authenticate import Authenticated, Rejected, RequestEdits
 from mesh.jwt.extract import TokenRequest
 from mesh.jwt.index import AuthenticationIndex
 from mesh.jwt.keys import KeySet
+from mesh.jwt.verified import VerifiedTokens
 from mesh.model.authentication import JwtRule
 from mesh.model.claims import Claims
 from mesh.model.provider import ExternalAuthorizer
@@ -67,6 +68,7 @@ class Outside:
         spawn: runs what a request waits for.
         epoch_s: wall clock, for the validity of tokens.
         count: told of each question to a provider, by outcome.
+        verified: tokens with a good signature, remembered over snapshots.
     """
 
     keys: Keys
@@ -74,6 +76,7 @@ class Outside:
     spawn: Callable[[Coroutine[None, None, None]], Cancellable]
     epoch_s: Callable[[], float]
     count: Callable[[str, tuple[str, ...]], None]
+    verified: VerifiedTokens = field(default_factory=VerifiedTokens)
 
 
 class PolicyAuthorizer:
@@ -130,8 +133,8 @@ class PolicyAuthorizer:
         """The token names a key that is not here: it may have been published since."""
 
         async def settle(_: bytes, __: bool) -> Judgement:
-            if not await self._outside.keys.refresh(rejected.refresh):
-                return _bad_token(rejected)
+            await self._outside.keys.refresh(rejected.refresh)
+            # Judged again in any case: a fetch under way may have ended meanwhile.
             return self._judge(origin, head, may_wait=False)
 
         return self._later(settle)

@@ -52,7 +52,7 @@ class WorkerState:
 
     def _compile(self) -> RouteRouter:
         table = RouteTable.compile(self.snapshot)
-        tokens = AuthenticationIndex(self.snapshot, self._waypoint)
+        tokens = AuthenticationIndex(self.snapshot, self._waypoint, self._outside.verified)
         self._wanted.want(tokens.key_sources())
         authorizer = PolicyAuthorizer(self._policies, tokens, self.endpoints, self._outside)
         return RouteRouter(self.endpoints, table, self._random, authorizer)

@@ -23,6 +23,7 @@ from mesh.jwt.extract import (
 )
 from mesh.jwt.keys import KeySet
 from mesh.jwt.token import MAX_TOKEN_BYTES, UnverifiedToken, parse_token
+from mesh.jwt.verified import VerifiedTokens, digest_of
 from mesh.jwt.verify import check_claims, check_signature
 from mesh.model.authentication import JwtRule
 from mesh.model.claims import ALWAYS_SPLIT, Claims, scalar_text
@@ -84,10 +85,20 @@ Outcome = Anonymous | Authenticated | Rejected
 
 
 class Authenticator:
-    """The merged rules of one destination. Immutable after construction."""
+    """The merged rules of one destination. Immutable but for its memory of good signatures.
 
-    def __init__(self, rules: Sequence[JwtRule], max_token_bytes: int = MAX_TOKEN_BYTES) -> None:
+    Args:
+        verified: that memory, to share.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[JwtRule],
+        max_token_bytes: int = MAX_TOKEN_BYTES,
+        verified: VerifiedTokens | None = None,
+    ) -> None:
         self.rules = tuple(dict.fromkeys(rules))
+        self._verified = VerifiedTokens() if verified is None else verified
         self._max_token_bytes = max_token_bytes
         looks: dict[Location, list[JwtRule]] = {}
         for rule in self.rules:
@@ -108,11 +119,32 @@ class Authenticator:
             message = "the request holds several tokens"
             return _rejected(TokenError(TokenFault.SEVERAL, message))
         ((text, locations),) = found.items()
+        digest = digest_of(text)
+        token = self._verified.find(digest)
+        if token is not None and not self._names(token, locations, keys, digest):
+            token = None  # the cache holds no signature: it may have to be checked again
         try:
-            token = parse_token(text, self._max_token_bytes)
+            if token is None:
+                token = parse_token(text, self._max_token_bytes)
         except TokenError as error:
             return _rejected(error)
-        return self._verify(token, locations, request, keys, now)
+        return self._verify(token, locations, request, keys, now, digest)
+
+    def _names(
+        self,
+        token: UnverifiedToken,
+        locations: Sequence[Location],
+        keys: KeyLookup,
+        digest: bytes,
+    ) -> bool:
+        """Whether the keys of every rule that may judge the token are those it was checked with."""
+        rules = self._active(token, locations)
+        found = [keys(rule) for rule in rules]
+        return all(item is not None and self._verified.was_signed(digest, item) for item in found)
+
+    def _active(self, token: UnverifiedToken, locations: Sequence[Location]) -> list[JwtRule]:
+        active = dict.fromkeys(rule for place in locations for rule in self._looks[place])
+        return [rule for rule in active if rule.issuer == token.issuer]
 
     def _verify(
         self,
@@ -121,21 +153,32 @@ class Authenticator:
         request: TokenRequest,
         keys: KeyLookup,
         now: float,
+        digest: bytes,
     ) -> Outcome:
-        active = dict.fromkeys(rule for place in locations for rule in self._looks[place])
-        rules = [rule for rule in active if rule.issuer == token.issuer]
+        rules = self._active(token, locations)
         refused = TokenError(TokenFault.ISSUER, "the token's issuer is not known here")
         refresh: list[JwtRule] = []
         for rule in rules:
             try:
-                _check(token, rule, keys(rule), now)
+                self._check(token, rule, keys(rule), now, digest)
             except TokenError as error:
                 refused = error
                 if error.fault in (TokenFault.UNKNOWN_KEY, TokenFault.NO_KEYS):
                     refresh.append(rule)
             else:
                 return self._accepted(token, rule, locations, request)
+        self._verified.forget(digest)
         return _rejected(refused, tuple(refresh))
+
+    def _check(
+        self, token: UnverifiedToken, rule: JwtRule, keys: KeySet | None, now: float, digest: bytes
+    ) -> None:
+        if keys is None:
+            raise TokenError(TokenFault.NO_KEYS, "the issuer's keys are not available")
+        if not self._verified.was_signed(digest, keys):
+            check_signature(token, keys)
+            self._verified.add(digest, token, keys)
+        check_claims(token, rule.audiences, now)
 
     def _accepted(
         self,
@@ -167,13 +210,6 @@ class Authenticator:
 def _outputs_of(rule: JwtRule) -> list[str]:
     names = [item.header for item in rule.output_claims]
     return [*names, rule.output_payload_to_header] if rule.output_payload_to_header else names
-
-
-def _check(token: UnverifiedToken, rule: JwtRule, keys: KeySet | None, now: float) -> None:
-    if keys is None:
-        raise TokenError(TokenFault.NO_KEYS, "the issuer's keys are not available")
-    check_signature(token, keys)
-    check_claims(token, rule.audiences, now)
 
 
 def _without_token(request: TokenRequest, locations: Sequence[Location]) -> RequestEdits:

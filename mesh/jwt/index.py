@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mesh.jwt.authenticate import Authenticator
 from mesh.jwt.jwks import JwksLocation, location_of
+from mesh.jwt.verified import VerifiedTokens
 from mesh.model.authentication import RequestAuthentication
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import ServiceKey
@@ -11,9 +12,16 @@ from mesh.policy.l7.scope import TargetScopes
 
 
 class AuthenticationIndex:
-    """The RequestAuthentications of one waypoint. Services are merged on first use."""
+    """The RequestAuthentications of one waypoint. Services are merged on first use.
 
-    def __init__(self, snapshot: MeshSnapshot, waypoint: str) -> None:
+    Args:
+        verified: good signatures, remembered beyond this snapshot.
+    """
+
+    def __init__(
+        self, snapshot: MeshSnapshot, waypoint: str, verified: VerifiedTokens | None = None
+    ) -> None:
+        self._verified = VerifiedTokens() if verified is None else verified
         self._scopes: TargetScopes[RequestAuthentication] = TargetScopes(
             snapshot.request_authentications.values(), snapshot.settings.root_namespace, waypoint
         )
@@ -28,7 +36,8 @@ class AuthenticationIndex:
         if merged is None:
             layers = self._scopes.of(known)
             merged = Authenticator(
-                [rule for layer in layers for item in layer for rule in item.rules]
+                [rule for layer in layers for item in layer for rule in item.rules],
+                verified=self._verified,
             )
             self._merged[known] = merged
         return merged if merged.rules else None

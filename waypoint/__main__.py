@@ -21,6 +21,7 @@ from mesh.telemetry.access_log import LogFormat
 from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import EngineFactory, best_engine, engine_factory, parse_engine
 from waypoint.limits import ProxyLimits
+from waypoint.protection import Vantage
 from waypoint.worker import Worker, WorkerOptions
 
 
@@ -32,6 +33,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--access-log", required=True)
     parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listener-fd", type=int, required=True)
     parser.add_argument("--engine", default=os.environ.get("MESHNODE_TUNNEL_ENGINE", ""))
@@ -49,6 +52,7 @@ async def serve(arguments: argparse.Namespace, new_engine: EngineFactory) -> Non
         identity=parse_spiffe_id(arguments.identity),
         cluster=arguments.cluster,
         access_log=LogFormat(arguments.access_log),
+        vantage=Vantage(node=arguments.node, workers=arguments.workers),
     )
     engine = new_engine(asyncio.get_running_loop(), TunnelSettings())
     fetcher = KeyFetcher()

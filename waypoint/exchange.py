@@ -7,41 +7,24 @@ the request's body is kept for another try until the response begins.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from mesh.errors import LocalProtocolError
 from mesh.http1.message import Framing, Headers, RequestHead, ResponseHead
 from mesh.model.request import RequestFlag
 from waypoint import retry
 from waypoint.contract import Downstream, Failure, FailureKind, Origin, UpstreamStream
+from waypoint.exchange_host import ExchangeHost
 from waypoint.forward_headers import Seen
-from waypoint.limits import ProxyLimits
 from waypoint.local_reply import reply
+from waypoint.passage import Passage
 from waypoint.plan import Cancellable, Forward, Marks, Reply, Wait
-from waypoint.pool import Pool
 from waypoint.target import Speaks, Target
 
 _STATUS_OF_FLAG = {
     RequestFlag.UPSTREAM_TIMEOUT: 504,
     RequestFlag.UPSTREAM_PROTOCOL_ERROR: 502,
 }
-
-
-class ExchangeHost(Protocol):
-    """What an exchange needs of its worker."""
-
-    loop: asyncio.AbstractEventLoop
-    limits: ProxyLimits
-    pool: Pool
-
-    def now(self) -> float:
-        """Monotonic seconds; the loop's own clock ticks in milliseconds."""
-
-    def plan(self, exchange: Exchange) -> Forward | Reply | Wait: ...
-    def pick(self, forward: Forward, avoid: Target | None) -> Target | None: ...
-    def backoff_s(self, tries: int, forward: Forward) -> float: ...
-    def mirror(self, forward: Forward, head: RequestHead) -> None: ...
-    def ended(self, exchange: Exchange) -> None: ...
 
 
 class Exchange:
@@ -51,8 +34,8 @@ class Exchange:
         "_backoff", "_blocked", "_counted", "_deadline", "_done", "_down", "_held", "_held_bytes",
         "_host", "_pending", "_replayable", "_request_over", "_responded", "_response_over",
         "_try_timer", "_up", "_wait", "bytes_received", "bytes_sent", "details", "flag", "forward",
-        "grpc_status", "head", "marks", "origin", "responded_at", "route", "seen", "started_at",
-        "status", "target", "tries", "upgraded",
+        "grpc_status", "head", "marks", "origin", "passage", "responded_at", "route", "seen",
+        "started_at", "status", "target", "tries", "upgraded",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +47,7 @@ class Exchange:
         self.origin = origin
         self.seen = Seen()
         self.forward: Forward | None = None
+        self.passage: Passage | None = None
         self.target: Target | None = None
         self._up: UpstreamStream | None = None
         self._pending: Cancellable | None = None
@@ -100,7 +84,7 @@ class Exchange:
         match plan:
             case Reply():
                 self.route, self.marks = plan.route, plan.marks
-                self._reply(plan.status, plan.text, plan.flag, plan.details, plan.headers)
+                self.answer(plan.status, plan.text, plan.flag, plan.details, plan.headers)
             case Forward():
                 self.forward = plan
                 self.route, self.marks = plan.route, plan.marks
@@ -110,7 +94,11 @@ class Exchange:
                     )
                 if plan.mirrors:
                     self._host.mirror(plan, self.head)
-                self._try(plan)
+                if plan.protection is None:
+                    self._try(plan)
+                else:
+                    self.passage = Passage(self._host, self, plan, plan.protection)
+                    self.passage.enter()
             case Wait():
                 self._await_plan(plan)
             case _:
@@ -138,6 +126,8 @@ class Exchange:
         if self._done:
             return
         self.bytes_received += len(data)
+        if self.passage is not None and self.passage.pacing is not None:
+            self.passage.pacing.request_passed(len(data))
         if self._replayable:
             self._held.append(data)
             self._held_bytes += len(data)
@@ -174,6 +164,8 @@ class Exchange:
             self._end()
 
     def client_blocked(self, blocked: bool) -> None:
+        if self.passage is not None and self.passage.pacing is not None:
+            blocked = self.passage.pacing.holds_response(blocked)
         self._blocked = blocked
         if self._up is not None:
             if blocked:
@@ -183,30 +175,47 @@ class Exchange:
 
     # --- tries ----------------------------------------------------------------------------------
 
-    def _try_again(self, plan: Forward) -> None:
+    def proceed(self, plan: Forward) -> None:
+        """Start a try, later than in the call that asked for it."""
         self._backoff = None
         self._try(plan)
         self.flush_request()
 
     def _try(self, plan: Forward) -> None:
         previous, self.target = self.target, None
-        target = self._host.pick(plan, previous)
+        target = self._take(plan, previous)
         if target is None:
-            detail = f"{plan.group.name} has no ready endpoint"
-            self._reply(503, detail, RequestFlag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream")
-            return
-        if target.active >= self._host.limits.upstream_requests:
-            self._reply(503, "overloaded", RequestFlag.UPSTREAM_OVERFLOW, "overflow")
             return
         self.tries += 1
         self.target = target
-        target.active += 1
         self._counted = True
         if plan.try_timeout_s:
             self._try_timer = self._host.loop.call_later(plan.try_timeout_s, self._try_too_long)
-        self._pending = self._host.pool.start(target, self._version(plan), self.head, self)
+        starter = self._host.pool if self.passage is None else self.passage
+        self._pending = starter.start(target, self.version(plan), self.head, self)
 
-    def _version(self, plan: Forward) -> Speaks:
+    def _take(self, plan: Forward, previous: Target | None) -> Target | None:
+        """Choose an endpoint and count the try there; None if that was answered."""
+        if self.passage is not None:
+            return self.passage.take(previous)
+        target = self._host.pick(plan, previous)
+        if target is None:
+            detail = f"{plan.group.name} has no ready endpoint"
+            self.answer(503, detail, RequestFlag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream")
+            return None
+        if target.active >= self._host.limits.upstream_requests:
+            self.answer(503, "overloaded", RequestFlag.UPSTREAM_OVERFLOW, "overflow")
+            return None
+        target.active += 1
+        return target
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the request is here, so that another try can send it."""
+        over = self._request_over is not None or self.head.framing is Framing.NONE
+        return self._replayable and over and not self.head.upgrade
+
+    def version(self, plan: Forward) -> Speaks:
         """gRPC needs HTTP/2 whatever the port says, an upgrade HTTP/1.1."""
         if self.head.upgrade:
             return Speaks.HTTP1
@@ -220,24 +229,30 @@ class Exchange:
             stream.pause_reading()
         if self.head.expects_continue:
             self._down.inform(100, [])
+        self.feed(stream)
+        if self._held_bytes > self._host.limits.replay_bytes:
+            self._forget_body()
+            self.upstream_blocked(False)
+
+    def feed(self, stream: UpstreamStream) -> None:
+        """Send what is here of the request's body."""
         if self.head.framing is Framing.NONE:
             return
         for piece in self._held:
             stream.send_body(piece)
-        if self._held_bytes > self._host.limits.replay_bytes:
-            self._forget_body()
-            self._down.resume_reading()
         if self._request_over is not None:
             stream.send_end(self._request_over)
 
     def unsendable(self, error: LocalProtocolError) -> None:
         """The head can't be written in the server's HTTP version."""
         self._pending = None
-        self._reply(400, "bad header field", RequestFlag.DOWNSTREAM_PROTOCOL_ERROR, str(error))
+        self.answer(400, "bad header field", RequestFlag.DOWNSTREAM_PROTOCOL_ERROR, str(error))
 
     def upstream_failed(self, failure: Failure) -> None:
         self._pending = None
         self._up = None
+        if self.passage is not None:
+            self.passage.failed(failure.flag)
         self._leave_target()
         if self._done or self.forward is None:
             return
@@ -245,37 +260,55 @@ class Exchange:
             self._cut(failure.flag, failure.detail)
             return
         method, rule = self.head.method, self.forward.retry
-        if self._replayable and retry.retries_failure(failure.kind, method, self.tries, rule):
+        if self._again_if(retry.retries_failure(failure.kind, method, self.tries, rule)):
             self._again(self.forward, at_once=failure.kind is FailureKind.NO_ANSWER_REUSED)
             return
+        if self._is_over():
+            return
         status = _STATUS_OF_FLAG.get(failure.flag, 503)
-        self._reply(status, "upstream connect error or reset", failure.flag, failure.detail)
+        self.answer(status, "upstream connect error or reset", failure.flag, failure.detail)
+
+    def _again_if(self, wanted: bool) -> bool:
+        """Whether to try again where the rules want it; a spent retry budget answers by itself."""
+        if not wanted or not self._replayable:
+            return False
+        return self.passage is None or self.passage.may_retry()
+
+    def _is_over(self) -> bool:
+        return self._done
 
     def _again(self, plan: Forward, *, at_once: bool = False) -> None:
         """Plan the next try. Never from inside the call that ended the last one."""
         delay = 0.0 if at_once else self._host.backoff_s(self.tries, plan)
-        self._backoff = self._host.loop.call_later(delay, self._try_again, plan)
+        self._backoff = self._host.loop.call_later(delay, self.proceed, plan)
 
     def _try_too_long(self) -> None:
         self._try_timer = None
         plan = self.forward
         if plan is None:
             return
-        self._drop_upstream()
-        if self._replayable and retry.retries_timeout(self.head.method, self.tries, plan.retry):
+        self._late()
+        if self._again_if(retry.retries_timeout(self.head.method, self.tries, plan.retry)):
             self._again(plan, at_once=True)
             return
+        if self._is_over():
+            return
         text = "upstream request timeout"
-        self._reply(504, text, RequestFlag.UPSTREAM_TIMEOUT, "upstream_per_try_timeout")
+        self.answer(504, text, RequestFlag.UPSTREAM_TIMEOUT, "upstream_per_try_timeout")
+
+    def _late(self) -> None:
+        if self.passage is not None:
+            self.passage.failed(RequestFlag.UPSTREAM_TIMEOUT)
+        self._drop_upstream()
 
     def _out_of_time(self) -> None:
         self._deadline = None
-        self._drop_upstream()
+        self._late()
         if self._responded:
             self._cut(RequestFlag.UPSTREAM_TIMEOUT, "response_timeout")
         else:
             text = "upstream request timeout"
-            self._reply(504, text, RequestFlag.UPSTREAM_TIMEOUT, "response_timeout")
+            self.answer(504, text, RequestFlag.UPSTREAM_TIMEOUT, "response_timeout")
 
     # --- response -------------------------------------------------------------------------------
 
@@ -287,17 +320,21 @@ class Exchange:
         plan = self.forward
         if plan is None or self._done:
             return
-        if self._replayable and retry.retries_status(
-            head.status, self.head.method, self.tries, plan.retry
-        ):
+        if self.passage is not None:
+            self.passage.heard(head)
+        if self._again_if(retry.retries_response(head, self.head.method, self.tries, plan.retry)):
             self._drop_upstream()
             self._again(plan)
+            return
+        if self._is_over():
             return
         self.responded_at = self._host.now()
         if self._try_timer is not None:
             self._try_timer.cancel()
         if plan.finish is not None:
             head.headers = plan.finish(head.status, head.headers)
+        if self.passage is not None:
+            self.passage.decorate(head)
         self.upgraded = bool(head.upgrade)
         if self.seen.is_grpc:
             self._note_grpc(head.headers)
@@ -310,7 +347,7 @@ class Exchange:
             self._down.respond(head)
         except LocalProtocolError as error:
             self._drop_upstream()
-            self._reply(502, "bad header", RequestFlag.UPSTREAM_PROTOCOL_ERROR, str(error))
+            self.answer(502, "bad header", RequestFlag.UPSTREAM_PROTOCOL_ERROR, str(error))
             return
         self._responded = True
         if self.upgraded and self._deadline is not None:
@@ -320,6 +357,8 @@ class Exchange:
         if not self._done and self._responded:
             self.bytes_sent += len(data)
             self._down.send_body(data)
+            if self.passage is not None and self.passage.pacing is not None:
+                self.passage.pacing.response_passed(len(data))
 
     def flush_response(self) -> None:
         if not self._done:
@@ -335,12 +374,16 @@ class Exchange:
             self._down.send_end(trailers)
             self._finish_upgraded()
             return
+        if self.passage is not None:
+            self.passage.over(self._up)
         self._up = None
         self._leave_target()
         self._close_books()
         self._down.send_end(trailers)
 
     def upstream_blocked(self, blocked: bool) -> None:
+        if self.passage is not None and self.passage.pacing is not None:
+            blocked = self.passage.pacing.holds_request(blocked)
         if blocked:
             self._down.pause_reading()
         else:
@@ -353,7 +396,7 @@ class Exchange:
 
     # --- ends -----------------------------------------------------------------------------------
 
-    def _reply(
+    def answer(
         self,
         status: int,
         text: str,
@@ -400,6 +443,8 @@ class Exchange:
         for timer in (self._deadline, self._try_timer, self._backoff):
             if timer is not None:
                 timer.cancel()
+        if self.passage is not None:
+            self.passage.close()
         self._host.ended(self)
 
     def _drop_upstream(self) -> None:
@@ -416,7 +461,10 @@ class Exchange:
     def _leave_target(self) -> None:
         if self._counted and self.target is not None:
             self._counted = False
-            self.target.active -= 1
+            if self.passage is not None:
+                self.passage.leave()
+            else:
+                self.target.active -= 1
 
     def _forget_body(self) -> None:
         self._replayable = False

@@ -21,6 +21,8 @@ class ProxyLimits:
         replay_bytes: of a request body kept for another try.
         high_water_bytes: queued towards a peer before its source is stopped.
         upstream_requests: at once to one endpoint (Envoy's circuit breaker has 1024).
+        worker_requests: at once in one worker; the second half of them is shared out fairly among
+            callers (`waypoint.fair`).
         linger_s: reading on after an early answer, so that the client sees it before a reset.
         sniff_timeout_s: for a client's first bytes where the port names no protocol.
     """
@@ -34,6 +36,7 @@ class ProxyLimits:
     replay_bytes: int = 64 * 1024
     high_water_bytes: int = 256 * 1024
     upstream_requests: int = 1024
+    worker_requests: int = 8192
     linger_s: float = 1.0
     sniff_timeout_s: float = 0.1
     max_streams: int = 100

@@ -9,6 +9,7 @@ from typing import Protocol
 from mesh.http1.message import Headers, RequestHead
 from mesh.model.request import RequestFlag
 from waypoint.contract import Origin
+from waypoint.protection import Protection
 from waypoint.target import Group
 
 DEFAULT_TRIES = 2
@@ -28,7 +29,12 @@ class RetryRule:
     codes: frozenset[int] = frozenset()
     backoff_s: float = 0.025
     on_failure: bool = False
-    """A route says so: failed connections are tried again too, for idempotent methods."""
+    """Connections that broke are tried again too, for idempotent methods."""
+    on_timeout: bool = False
+    """So are tries that took too long."""
+    grpc_codes: frozenset[int] = frozenset()
+    """Statuses of calls answered without a message that are tried again."""
+    max_backoff_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +64,8 @@ class Forward:
     """Response filters: status and headers to headers."""
     mirrors: tuple[Group, ...] = ()
     marks: Marks | None = None
+    protection: Protection | None = None
+    """What a TrafficPolicy asks for; None costs nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

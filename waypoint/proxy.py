@@ -15,6 +15,7 @@ from mesh.model.request import RequestFlag, RequestRecord
 from waypoint import retry
 from waypoint.contract import Downstream, Origin
 from waypoint.exchange import Exchange
+from waypoint.fair import FairGate
 from waypoint.forward_headers import CallerFields, caller_fields, prepare_request
 from waypoint.limits import ProxyLimits
 from waypoint.mirror import send_copy
@@ -43,13 +44,15 @@ class Proxy:
         record: Callable[[RequestRecord], None],
         random: Random,
         identity: SpiffeId | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.loop = loop
-        self.now = time.monotonic
+        self.now = now
         self.limits = limits
         self.pool = pool
         self.router = router
         self.active = 0
+        self.fair = FairGate(limits.worker_requests)
         self._record = record
         self._random = random
         self._identity = identity
@@ -62,6 +65,10 @@ class Proxy:
     def plan(self, exchange: Exchange) -> Forward | Reply | Wait:
         """Settle identity headers first, so that policy and routes see what is forwarded."""
         head, origin = exchange.head, exchange.origin
+        if self.active > self.fair.free:
+            refusal = self.fair.admit(exchange, origin.principal or origin.client.ip)
+            if refusal is not None:
+                return refusal
         if not head.host:  # HTTP/1.0
             head.host = str(origin.dialled).encode("ascii")
         exchange.seen = prepare_request(head, self._caller(origin), self._random)
@@ -90,6 +97,7 @@ class Proxy:
 
     def ended(self, exchange: Exchange) -> None:
         self.active -= 1
+        self.fair.release(exchange)
         self._record(self._record_of(exchange))
 
     def refused(self, origin: Origin, protocol: str, status: int, code: str) -> None:

@@ -23,10 +23,11 @@ from waypoint.contract import Origin
 from waypoint.custom.answer import with_response_headers
 from waypoint.endpoints import Endpoints
 from waypoint.judgement import Judgement, Later
-from waypoint.plan import Forward, Reply, RetryRule, Wait
+from waypoint.plan import Forward, Reply, Wait
+from waypoint.protected import Protected
+from waypoint.retry import rule_of
 from waypoint.target import Group, Target, choose
 
-_DEFAULT_BACKOFF_S = 0.025
 _FLAG = {AnswerReason.NO_MATCH: RequestFlag.NO_ROUTE}
 
 
@@ -50,12 +51,14 @@ class RouteRouter:
         random: Random,
         authorizer: Authorizer | None = None,
         path_rules: PathRules | None = None,
+        protected: Protected | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._table = table
         self._random = random
         self._authorizer = authorizer
         self._path_rules = path_rules or PathRules()
+        self._protected = protected
 
     def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply | Wait:
         path, mark, query = head.target.decode("latin-1").partition("?")
@@ -112,7 +115,20 @@ class RouteRouter:
 
     def _to_service(self, key: ServiceKey, port: int, family: int) -> Forward | Reply:
         group = self._endpoints.service(key, port, family)
-        return Forward(group=group) if group is not None else _no_cluster(f"{key}:{port}")
+        if group is None:
+            return _no_cluster(f"{key}:{port}")
+        if self._protected is None:
+            return Forward(group=group)
+        protection = self._protected.of_service(key, port, family, group)
+        if protection is None:
+            return Forward(group=group)
+        policy = protection.retry
+        return Forward(
+            group=group,
+            try_timeout_s=policy.per_try_timeout_s if policy else None,
+            retry=rule_of(None, policy),
+            protection=protection,
+        )
 
     def _routed(
         self, origin: Origin, head: RequestHead, target: tuple[str, str | None], caller: str | None
@@ -128,9 +144,11 @@ class RouteRouter:
         if isinstance(plan, Answer):
             return _answer(plan)
         _from_text(head, plan.head, facts.head)
-        return self._forward(plan, origin.dialled.ip.version)
+        return self._forward(plan, facts, origin.dialled.ip.version)
 
-    def _forward(self, plan: RoutePlan, family: int) -> Forward | Reply:
+    def _forward(
+        self, plan: RoutePlan, facts: message.RequestFacts, family: int
+    ) -> Forward | Reply:
         group = self._endpoints.service(plan.service, plan.port, family)
         if group is None:
             return _no_cluster(f"{plan.service}:{plan.port}")
@@ -138,23 +156,23 @@ class RouteRouter:
             return Forward(group=group)
         rule = plan.match.rule
         source = rule.source
-        retry = RetryRule()
-        if source.retry is not None:
-            backoff = source.retry.backoff_s
-            retry = RetryRule(
-                attempts=source.retry.attempts,
-                codes=frozenset(source.retry.codes),
-                backoff_s=_DEFAULT_BACKOFF_S if backoff is None else backoff,
-                on_failure=True,
-            )
+        protection = None
+        if self._protected is not None:
+            to, dialled = (plan.service, plan.port), (facts.service, facts.port)
+            protection = self._protected.of_rule(rule, to, dialled, family, group)
+        policy = protection.retry if protection is not None else None
+        try_timeout_s = source.timeouts.backend_request_s
+        if try_timeout_s is None and policy is not None:
+            try_timeout_s = policy.per_try_timeout_s
         return Forward(
             group=group,
             route=f"{rule.route}/{source.name or rule.index}",
             request_timeout_s=source.timeouts.request_s,
-            try_timeout_s=source.timeouts.backend_request_s,
-            retry=retry,
+            try_timeout_s=try_timeout_s,
+            retry=rule_of(source.retry, policy),
             finish=lambda status, headers: _finish(plan, status, headers),
             mirrors=tuple(self._mirrors(plan, family)),
+            protection=protection,
         )
 
     def _mirrors(self, plan: RoutePlan, family: int) -> list[Group]:

@@ -19,6 +19,8 @@ from waypoint.authorize import Outside, PolicyAuthorizer
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
 from waypoint.plan import Forward, Reply, Wait
+from waypoint.protected import Protected
+from waypoint.protection import Protections, Vantage
 from waypoint.route_router import RouteRouter
 from waypoint.target import Target
 
@@ -32,7 +34,14 @@ class WantedKeys(Protocol):
 class WorkerState:
     """One writer (the feed), many readers. Keeps serving on the last snapshot."""
 
-    def __init__(self, waypoint: str, random: Random, wanted: WantedKeys, outside: Outside) -> None:
+    def __init__(
+        self,
+        waypoint: str,
+        random: Random,
+        wanted: WantedKeys,
+        outside: Outside,
+        vantage: Vantage | None = None,
+    ) -> None:
         self._wanted = wanted
         self._outside = outside
         self._waypoint = waypoint
@@ -40,6 +49,7 @@ class WorkerState:
         self._credentials: dict[SpiffeId, Credentials] = {}
         self.snapshot = MeshSnapshot(revision=0)
         self.endpoints = Endpoints(self.snapshot)
+        self.protections = Protections(random, time.monotonic, vantage)
         self._policies = RequestIndex.compile(self.snapshot, waypoint)
         self._router = self._compile()
 
@@ -55,7 +65,9 @@ class WorkerState:
         tokens = AuthenticationIndex(self.snapshot, self._waypoint, self._outside.verified)
         self._wanted.want(tokens.key_sources())
         authorizer = PolicyAuthorizer(self._policies, tokens, self.endpoints, self._outside)
-        return RouteRouter(self.endpoints, table, self._random, authorizer)
+        self.protections.follow(self.snapshot)
+        protected = Protected(self.protections, self.snapshot.services)
+        return RouteRouter(self.endpoints, table, self._random, authorizer, protected=protected)
 
     def change_credentials(self, valid: list[Credentials], gone: list[SpiffeId]) -> None:
         for identity in gone:

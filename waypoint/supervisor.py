@@ -161,7 +161,8 @@ class Supervisor:
         return [
             *(sys.executable, "-m", "waypoint", "--name", options.name, "--index", str(index)),
             *("--identity", str(self.identity), "--cluster", self.snapshot.settings.cluster),
-            *("--access-log", str(options.access_log)),
+            *("--access-log", str(options.access_log), "--node", options.node),
+            *("--workers", str(options.workers)),
             *("--control-fd", str(control), "--listener-fd", str(listener)),
         ]
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from mesh.jwt.fetch import KeyRing
@@ -36,6 +36,7 @@ from waypoint.front import Front
 from waypoint.inbound import Inbound
 from waypoint.limits import ProxyLimits
 from waypoint.pool import Pool
+from waypoint.protection import Vantage
 from waypoint.proxy import Proxy
 from waypoint.records import Records
 from waypoint.state import WorkerState
@@ -57,12 +58,14 @@ class WorkerOptions:
     Attributes:
         waypoint: `<namespace>/<name>`.
         identity: its own, for headers.
+        vantage: where it stands among endpoints and workers.
     """
 
     waypoint: str
     identity: SpiffeId
     cluster: str
     access_log: LogFormat
+    vantage: Vantage = field(default_factory=Vantage)
 
 
 class Worker:
@@ -83,7 +86,9 @@ class Worker:
         self._tasks = tasks
         self._records = Records(options.cluster, options.access_log)
         random = Random()
-        self._state = state = WorkerState(options.waypoint, random, keys, self._outside(random))
+        self._state = state = WorkerState(
+            options.waypoint, random, keys, self._outside(random), options.vantage
+        )
         self._upstream = UpstreamTunnels(self._loop, engine, state, self._spawn)
         flushes = FlushQueue(self._loop)
         self._pool = Pool(self._loop, self._upstream, limits, self._spawn, flushes)

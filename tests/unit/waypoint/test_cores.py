@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from mesh.http1.message import Framing, RequestHead
+from mesh.http1.message import Framing, RequestHead, ResponseHead
 from mesh.model.address import SocketAddress, parse_socket_address
 from mesh.model.connection import Party
 from mesh.model.identity import SpiffeId
@@ -82,10 +82,15 @@ def test_what_may_have_been_delivered_is_repeated_only_if_that_is_harmless(
 
 
 def test_statuses_and_back_off() -> None:
-    assert retry.retries_status(503, b"GET", 2, ASKED)
-    assert not retry.retries_status(503, b"GET", 3, ASKED)
-    assert not retry.retries_status(502, b"GET", 1, ASKED)
-    assert not retry.retries_status(503, b"POST", 1, ASKED)
+    assert retry.retries_response(response(503), b"GET", 2, ASKED)
+    assert not retry.retries_response(response(503), b"GET", 3, ASKED)
+    assert not retry.retries_response(response(502), b"GET", 1, ASKED)
+    assert not retry.retries_response(response(503), b"POST", 1, ASKED)
+    unavailable = response(200, (b"grpc-status", b"14"))
+    assert not retry.retries_response(unavailable, b"POST", 1, ASKED)
+    calls = replace(ASKED, grpc_codes=frozenset({14}))
+    assert retry.retries_response(unavailable, b"POST", 1, calls)
+    assert not retry.retries_response(response(200), b"POST", 1, calls)
     waits = [retry.backoff_s(tries, ASKED, Random(tries)) for tries in range(1, 30)]
     assert all(0.025 <= wait <= 0.25 for wait in waits)
 
@@ -109,6 +114,13 @@ def test_the_less_loaded_of_two_is_chosen_and_the_failed_one_avoided() -> None:
     four = targets(4)
     chosen = Counter(choose(four, random, None) for _ in range(4000))
     assert all(800 < chosen[target] < 1200 for target in four)
+
+
+def response(status: int, *headers: tuple[bytes, bytes]) -> ResponseHead:
+    return ResponseHead(
+        status=status, headers=list(headers), minor=1, framing=Framing.NONE, length=None,
+        keep_alive=True,
+    )  # fmt: skip
 
 
 def request(*headers: tuple[bytes, bytes]) -> RequestHead:

@@ -27,6 +27,23 @@ CORE = (
     ("configmaps", "ConfigMap", "v1"),
     ("endpointslices.discovery.k8s.io", "EndpointSlice", "discovery.k8s.io/v1"),
     ("leases.coordination.k8s.io", "Lease", "coordination.k8s.io/v1"),
+    ("secrets", "Secret", "v1"),
+    ("events.events.k8s.io", "Event", "events.k8s.io/v1"),
+    ("deployments.apps", "Deployment", "apps/v1"),
+    ("poddisruptionbudgets.policy", "PodDisruptionBudget", "policy/v1"),
+    ("horizontalpodautoscalers.autoscaling", "HorizontalPodAutoscaler", "autoscaling/v2"),
+)
+GATEWAY_API = tuple(
+    (f"{plural}.gateway.networking.k8s.io", kind, "gateway.networking.k8s.io/v1")
+    for plural, kind in (
+        ("gatewayclasses", "GatewayClass"),
+        ("gateways", "Gateway"),
+        ("httproutes", "HTTPRoute"),
+        ("grpcroutes", "GRPCRoute"),
+        ("tlsroutes", "TLSRoute"),
+        ("tcproutes", "TCPRoute"),
+        ("referencegrants", "ReferenceGrant"),
+    )
 )
 OURS = tuple(
     (f"{plural}.meshnode.io", kind, "meshnode.io/v1alpha1")
@@ -67,9 +84,9 @@ class Faults:
 class KubeApiServer:
     """One server on a port of 127.0.0.1 that the kernel chooses."""
 
-    def __init__(self, *, token: str = "") -> None:
+    def __init__(self, *, token: str = "", has_gateway_api: bool = False) -> None:
         self.store = KubeStore()
-        for plural, kind, version in (*CORE, *OURS):
+        for plural, kind, version in (*CORE, *OURS, *(GATEWAY_API if has_gateway_api else ())):
             self.store.serve(plural, kind, version)
         self.faults = Faults()
         self.requests: list[str] = []
@@ -226,6 +243,12 @@ class KubeApiServer:
         if request.method == "POST":
             metadata(body).setdefault("namespace", target.namespace)
             return store.create(name, body)
+        if request.content_type == "application/apply-patch+yaml":
+            metadata(body).setdefault("namespace", target.namespace)
+            manager = request.query.get("fieldManager", "")
+            if not manager:
+                raise StatusError(400, "BadRequest", "fieldManager is required for apply patch")
+            return store.apply(name, key, body, manager, force=request.query.get("force") == "true")
         if request.method == "PATCH":
             if request.content_type != "application/merge-patch+json":
                 raise StatusError(415, "UnsupportedMediaType", request.content_type)

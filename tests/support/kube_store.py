@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from tests.support.kube_apply import Applied, ApplyConflictError
+
 Object: TypeAlias = "dict[str, object]"
 Name = tuple[str, str]
 """Namespace (empty for none) and name."""
@@ -68,6 +70,7 @@ class KubeStore:
         self.collections: dict[str, Collection] = {}
         self._tokens: dict[str, tuple[int, list[bytes]]] = {}
         self._numbers = itertools.count(1)
+        self._applied: dict[tuple[str, Name], Applied] = {}
 
     def serve(self, plural: str, kind: str, *api_versions: str) -> None:
         """Begin to serve a kind; `plural` is `plural.group`, or `plural` in the core group."""
@@ -147,7 +150,41 @@ class KubeStore:
             meta["generation"] = int(str(before.get("generation", 0))) + 1
         return self._write(name, key, new, "MODIFIED")
 
+    def apply(
+        self, name: str, key: Name, manifest: Mapping[str, object], manager: str, *, force: bool
+    ) -> Object:
+        """Server-side apply: creates, merges, or conflicts."""
+        applied = self._applied.setdefault((name, key), Applied())
+        live = self.get(name, key) if key in self.collection(name).objects else {}
+        sent: Object = json.loads(json.dumps(manifest))
+        try:
+            made = applied.apply(live, sent, manager, force=force)
+        except ApplyConflictError as error:
+            raise StatusError(409, "Conflict", str(error)) from error
+        if not live:
+            return self.create(name, made)
+        if made == live:
+            # Nothing is written, no watch hears of it.
+            return live
+        return self.update(name, key, made, status=False)
+
     def delete(self, name: str, key: Name) -> Object:
+        gone = self._delete(name, key)
+        self._collect_garbage(str(metadata(gone).get("uid")))
+        return gone
+
+    def _collect_garbage(self, uid: str) -> None:
+        """What the garbage collector of a cluster does when an owner goes."""
+        for name, collection in self.collections.items():
+            for key, raw in list(collection.objects.items()):
+                if uid.encode() not in raw:
+                    continue
+                owners = metadata(json.loads(raw)).get("ownerReferences", [])
+                if isinstance(owners, list) and any(o.get("uid") == uid for o in owners):
+                    self.delete(name, key)
+
+    def _delete(self, name: str, key: Name) -> Object:
+        self._applied.pop((name, key), None)
         gone = self.get(name, key)
         collection = self.collection(name)
         del collection.objects[key]
@@ -174,7 +211,18 @@ class KubeStore:
         self._tokens.clear()
 
     with_status = frozenset(
-        {"gateways.gateway.networking.k8s.io", "httproutes.gateway.networking.k8s.io", "pods"}
+        {"pods", "services", "deployments.apps"}
+        | {
+            f"{plural}.gateway.networking.k8s.io"
+            for plural in (
+                "gatewayclasses",
+                "gateways",
+                "httproutes",
+                "grpcroutes",
+                "tlsroutes",
+                "tcproutes",
+            )
+        }
         | {f"{p}.meshnode.io" for p in ("authorizationpolicies", "peerauthentications")}
         | {f"{p}.meshnode.io" for p in ("trafficpolicies", "workloads", "meshconfigs")}
     )

@@ -6,7 +6,7 @@ import struct
 
 import msgspec
 
-from agent.feed.records import WireRecord
+from agent.feed.records import Tally, WireRecord
 from mesh.errors import RemoteProtocolError
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
@@ -65,6 +65,18 @@ class Closed(msgspec.Struct, frozen=True, tag="closed"):
     records: list[WireRecord]
 
 
+class Tallies(msgspec.Struct, frozen=True, tag="tallies"):
+    """Connections that are counted, not reported one by one."""
+
+    tallies: list[Tally]
+
+
+class Told(msgspec.Struct, frozen=True, tag="told"):
+    """Some of the ended connections that tallies count, for the access log."""
+
+    records: list[WireRecord]
+
+
 class OpenConnections(msgspec.Struct, frozen=True, tag="open_connections"):
     """What is open at this moment, at most `MAX_LISTED`, longest first."""
 
@@ -84,7 +96,7 @@ class WorkerStats(msgspec.Struct, frozen=True, tag="stats", kw_only=True):
 
 
 ToWorker = SnapshotChange | CredentialsChange | Drain | SetLogLevel | ListConnections
-ToNode = Ready | Opened | Closed | OpenConnections | WorkerStats
+ToNode = Ready | Opened | Closed | Tallies | Told | OpenConnections | WorkerStats
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -31,6 +31,24 @@ class WireRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     audited: tuple[str, ...]
 
 
+class Tally(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What connections that are all alike added since the last tally.
+
+    Attributes:
+        record: what they have in common.
+        ended: how many, by the flag that says why.
+        sent: bytes from source to destination, those of open connections included.
+        untold: of the ended ones, those that no record tells of.
+    """
+
+    record: WireRecord
+    opened: int
+    ended: dict[ResponseFlag, int]
+    sent: int
+    received: int
+    untold: int
+
+
 def to_wire(record: ConnectionRecord) -> WireRecord:
     """Encode a record's addresses."""
     return WireRecord(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 from agent.capture.cgroup import agent_cgroup_path
@@ -19,6 +18,7 @@ from agent.node.direct import DirectConnections
 from agent.node.holder import HolderKeeper
 from agent.node.kernel import KernelPlane
 from agent.node.pods import LocalPods
+from agent.node.records import Records
 from agent.node.strangers import drain_strangers
 from agent.node.workers import WorkerOptions, WorkerSupervisor
 from agent.options import AgentOptions
@@ -26,7 +26,6 @@ from agent.paths import NodePaths
 from mesh.errors import MeshnodeError
 from mesh.identity.rotation import Priority
 from mesh.identity.store import CertificateStore
-from mesh.model.connection import ConnectionRecord, Path, Reporter
 from mesh.model.snapshot import MeshSnapshot
 from mesh.policy.engine import PolicyIndex
 from mesh.privilege import worker_ids
@@ -34,7 +33,6 @@ from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import Reducer
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import MeshMetrics
-from mesh.telemetry.tap import Tap
 from mesh.telemetry.window_feed import RecentTraffic
 
 log = logging.getLogger(__name__)
@@ -68,10 +66,9 @@ class Node:
         self.holder = holder
         self._paths = paths
         self.access_log = access_log
-        self._metrics = metrics
         self.recent = recent
-        self.tap: Tap[ConnectionRecord] = Tap()
-        """For `meshnode tap`."""
+        self._records = Records(metrics, access_log)
+        self.tap = self._records.tap
         self._policies = PolicyIndex.compile(self.snapshot)
         self.direct = DirectConnections(kernel, lambda: self.snapshot)
         self.canary = Canary(kernel.pods_cgroup, options.node)
@@ -88,7 +85,7 @@ class Node:
                 drain_timeout_s=options.drain_timeout_s,
             ),
             holder.worker_channel,
-            self._take_records,
+            self._records,
         )
         self._store: CertificateStore | None = None
 
@@ -193,23 +190,7 @@ class Node:
 
     def _take_direct_records(self) -> None:
         for record in self.direct.records():
-            self._metrics.record(record, also_opened=True)
-            self.access_log.record(record)
-            self.tap.publish(record)
-            if record.path is Path.DIRECT:
-                # The kernel watched both ends: the destination's share of the metrics is known.
-                reported = replace(record, reporter=Reporter.DESTINATION)
-                self._metrics.record(reported, also_opened=True)
-
-    def _take_records(
-        self, opened: Sequence[ConnectionRecord], closed: Sequence[ConnectionRecord]
-    ) -> None:
-        for record in opened:
-            self._metrics.opened(record)
-        for record in closed:
-            self._metrics.record(record)
-            self.access_log.record(record)
-            self.tap.publish(record)
+            self._records.direct(record)
 
 
 def _in_trust_domain(snapshot: MeshSnapshot, trust_domain: str) -> MeshSnapshot:

@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,12 +28,15 @@ from agent.feed.messages import (
     Ready,
     SetLogLevel,
     SnapshotChange,
+    Tallies,
+    Told,
     ToNode,
     ToWorker,
     WorkerStats,
     encode,
 )
 from agent.feed.records import from_wire
+from agent.node.records import Records
 from agent.node.strangers import process_start_ticks
 from agent.paths import NodePaths
 from mesh.errors import ConfigError, MeshnodeError, RemoteProtocolError
@@ -53,7 +56,6 @@ MAX_SILENT_CHECKS = 6
 wait for it are to be told within twenty."""
 READ_BYTES = 256 * 1024
 ANSWER_TIMEOUT_S = 2.0
-RecordSink = Callable[[Sequence[ConnectionRecord], Sequence[ConnectionRecord]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +112,11 @@ class WorkerSupervisor:
     """All workers of a node. Use `run()` as a task; the other methods are synchronous."""
 
     def __init__(
-        self, options: WorkerOptions, open_holder_channel: Callable[[], int], sink: RecordSink
+        self, options: WorkerOptions, open_holder_channel: Callable[[], int], records: Records
     ) -> None:
         self._options = options
         self._open_holder_channel = open_holder_channel
-        self._sink = sink
+        self._records = records
         self._snapshot = MeshSnapshot(revision=0)
         self._credentials: dict[SpiffeId, Credentials] = {}
         self._level = options.log_level
@@ -316,9 +318,14 @@ class WorkerSupervisor:
                 self._changed.set()
                 self._changed = asyncio.Event()
             case Opened(records=records):
-                self._sink([from_wire(r) for r in records], [])
+                self._records.opened([from_wire(r) for r in records])
             case Closed(records=records):
-                self._sink([], [from_wire(r) for r in records])
+                self._records.closed([from_wire(r) for r in records])
+            case Tallies(tallies=tallies):
+                self._records.tallies(tallies)
+            case Told(records=records):
+                for record in records:
+                    self._records.show(from_wire(record))
             case WorkerStats():
                 worker.stats = message
                 worker.silent_checks = 0

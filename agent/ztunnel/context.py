@@ -7,6 +7,7 @@ import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
+from agent.ztunnel.lane_records import LaneRecords
 from agent.ztunnel.live import LiveConnections
 from agent.ztunnel.recorder import Recorder
 from agent.ztunnel.sockets import SocketSource
@@ -22,6 +23,7 @@ class WorkerContext:
     engine: TunnelEngine
     sockets: SocketSource
     recorder: Recorder
+    lane_records: LaneRecords
     live: LiveConnections
     tasks: asyncio.TaskGroup
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from agent.ztunnel.context import WorkerContext
 from agent.ztunnel.dial_app import dial_application
+from agent.ztunnel.far_lanes import FarDecision, FarLanes
 from agent.ztunnel.plan_inbound import (
     BAD_REQUEST,
     UNAVAILABLE,
@@ -25,10 +26,11 @@ from agent.ztunnel.plan_inbound import (
 from agent.ztunnel.recorder import OpenRecord, party
 from agent.ztunnel.sockets import NoHolderError
 from mesh.errors import ConfigError, MeshnodeError, UpstreamError
-from mesh.hbone.connect import parse_connect
+from mesh.hbone.connect import check_connect, parse_connect
 from mesh.model.address import SocketAddress, parse_socket_address
 from mesh.model.connection import Path, Reporter, ResponseFlag
 from mesh.model.credentials import Credentials
+from mesh.model.snapshot import MeshSnapshot
 from mesh.model.verdict import ConnectionFacts, Verdict
 from mesh.model.workload import WorkloadUid
 from mesh.tunnel.contract import End, Loss, LossReason, Stream, StreamRequest, Tunnel
@@ -49,6 +51,8 @@ class InboundStream:
     uid: WorkloadUid
     facts: ConnectionFacts
     record: OpenRecord
+    snapshot: MeshSnapshot
+    """The one that policy was asked with."""
     stream: Stream | None = None
     denied: Verdict | None = None
 
@@ -97,6 +101,7 @@ class InboundTunnel:
 
     def tunnel_lost(self, tunnel: Tunnel, loss: Loss) -> None:
         self.owner.tunnels.pop(tunnel, None)
+        self.owner.lanes.tunnel_lost(tunnel)
         if loss.reason in (LossReason.TLS, LossReason.IDENTITY, LossReason.HANDSHAKE_TIMEOUT):
             self.owner.refused_handshake(self, loss)
 
@@ -106,6 +111,7 @@ class Inbound:
     """All accepted tunnels of one worker."""
 
     context: WorkerContext
+    lanes: FarLanes
     tunnels: dict[Tunnel, InboundTunnel] = field(default_factory=dict)
 
     def accepted(self, uid: WorkloadUid, sock: socket.socket, client: SocketAddress) -> None:
@@ -209,8 +215,10 @@ class Inbound:
                 request.refuse(plan.status)
                 self.context.recorder.failed(record, plan.flag, plan.detail)
             case AdmitPlan():
-                admitted = InboundStream(self.context, events.uid, plan.facts, record)
-                self.context.spawn(self._serve(admitted, request))
+                admitted = InboundStream(
+                    self.context, events.uid, plan.facts, record, state.snapshot
+                )
+                self.context.spawn(self._serve(admitted, tunnel, request))
 
     def _begin(
         self,
@@ -236,7 +244,7 @@ class Inbound:
             verdict=plan.verdict,
         )
 
-    async def _serve(self, admitted: InboundStream, request: StreamRequest) -> None:
+    async def _serve(self, admitted: InboundStream, tunnel: Tunnel, request: StreamRequest) -> None:
         """Connect the application, then answer 200."""
         context = self.context
         context.live.add(admitted)
@@ -260,6 +268,16 @@ class Inbound:
             return
         context.recorder.opened(admitted.record)
         admitted.stream = request.accept((), sock, admitted)
+        if admitted.snapshot is context.state.snapshot and tunnel in self.tunnels:
+            self.lanes.lay(
+                FarDecision(
+                    tunnel=tunnel,
+                    uid=admitted.uid,
+                    authority=check_connect(request.headers),
+                    facts=admitted.facts,
+                    record=admitted.record.record,
+                )
+            )
 
 
 def _claimed_source(text: str) -> SocketAddress | None:

@@ -13,10 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from agent import canary
 from agent.holder.protocol import Family, SocketKind
 from agent.ztunnel.context import WorkerContext
+from agent.ztunnel.near_lanes import NearDecision, NearLanes
 from agent.ztunnel.plan_outbound import (
     PassthroughPlan,
     RefusePlan,
@@ -33,6 +35,7 @@ from mesh.hbone.pool import PoolKey, TunnelPool
 from mesh.hbone.telemetry_headers import Forwarded
 from mesh.model.address import IPAddress, SocketAddress, parse_ip
 from mesh.model.connection import Path, Reporter, ResponseFlag
+from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Endpoint, Workload, WorkloadUid
 from mesh.tunnel.contract import End, Headers, Tunnel
 
@@ -46,6 +49,14 @@ MAX_TRIES = 3
 """A stream that ended unanswered is tried on another tunnel: nothing was read from the client."""
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What a decision rests on, where there was nothing to choose: it can be repeated."""
+
+    dialled: SocketAddress
+    snapshot: MeshSnapshot
+
+
 @dataclass(slots=True, eq=False)
 class Connection:
     """A captured connection that wants a stream; also receives its events."""
@@ -56,6 +67,7 @@ class Connection:
     key: PoolKey
     headers: Headers
     record: OpenRecord
+    decided: Decided | None
     tries: int = 0
 
     def stream_opened(self, headers: Headers) -> None:
@@ -96,6 +108,7 @@ class Outbound:
         self._random = random.Random()
         self._active: Counter[IPAddress] = Counter()
         self._relays = 0
+        self.lanes = NearLanes(context.engine.lanes, context.lane_records, self.accepted)
 
     @property
     def open_connections(self) -> int:
@@ -119,10 +132,19 @@ class Outbound:
             _answer_canary(sock)
             return
         client = _own_address(source, dialled, client.port)
-        plan = plan_outbound(self.context.state.snapshot, source, dialled, self._choose)
+        snapshot = self.context.state.snapshot
+        choices = 0
+
+        def choose(endpoints: Sequence[Endpoint]) -> Endpoint:
+            nonlocal choices
+            choices += len(endpoints) > 1
+            return self._choose(endpoints)
+
+        plan = plan_outbound(snapshot, source, dialled, choose)
         match plan:
             case TunnelPlan():
-                self._tunnel(source, sock, client, plan)
+                decided = None if choices else Decided(dialled, snapshot)
+                self._tunnel(source, sock, client, plan, decided)
             case PassthroughPlan():
                 self.context.spawn(self._passthrough(source, sock, client, plan))
             case RefusePlan():
@@ -154,7 +176,12 @@ class Outbound:
     # -- tunnelled --------------------------------------------------------------------------
 
     def _tunnel(
-        self, source: Workload, sock: socket.socket, client: SocketAddress, plan: TunnelPlan
+        self,
+        source: Workload,
+        sock: socket.socket,
+        client: SocketAddress,
+        plan: TunnelPlan,
+        decided: Decided | None,
     ) -> None:
         destination = plan.destination
         record = self.context.recorder.begin(
@@ -181,6 +208,7 @@ class Outbound:
                     ConnectRequest(authority=plan.authority, forwarded=forwarded)
                 ),
                 record=record,
+                decided=decided,
             )
         )
 
@@ -189,9 +217,23 @@ class Outbound:
         connection.tries += 1
         tunnel = self.pool.take(connection.key)
         if tunnel is not None:
-            tunnel.open_stream(connection.headers, connection.sock, connection)
+            self._open(tunnel, connection)
         elif self.pool.wait(connection.key, connection):
             self.context.spawn(self._dial(connection.key))
+
+    def _open(self, tunnel: Tunnel, connection: Connection) -> None:
+        tunnel.open_stream(connection.headers, connection.sock, connection)
+        decided, key = connection.decided, connection.key
+        if decided is None or decided.snapshot is not self.context.state.snapshot:
+            return
+        decision = NearDecision(
+            uid=key.source,
+            dialled=decided.dialled,
+            record=connection.record.record,
+            headers=connection.headers,
+            used=partial(self.pool.used, key),
+        )
+        self.lanes.lay(decision, self.pool.usable(key))
 
     async def _dial(self, key: PoolKey) -> None:
         try:
@@ -229,7 +271,7 @@ class Outbound:
             connection = self.pool.pop_waiter(key)
             if connection is None:
                 return
-            tunnel.open_stream(connection.headers, connection.sock, connection)
+            self._open(tunnel, connection)
 
     def dial_failed(self, key: PoolKey, flag: ResponseFlag, detail: str) -> None:
         """A tunnel could not be made: refuse the connections that waited for it."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from agent.holder.client import PodSockets
 from agent.holder.feed import HolderFeed
 from agent.holder.protocol import Family, HolderError, HolderLostError, ListenerName, SocketKind
+from agent.ztunnel.doors import Doors
 from agent.ztunnel.sockets import NoHolderError, name_to_address
 from mesh.errors import UpstreamError
 from mesh.model.address import SocketAddress
@@ -35,7 +36,8 @@ class ServedPods:
     """Accepts on the listeners of every pod, and gives out sockets made in the pods.
 
     `paths` says who takes the connections of each kind of listener; `synced` is called once all
-    pods that exist at the start are served, `lost` when no sockets can be had any more.
+    pods that exist at the start are served, `lost` when no sockets can be had any more. `doors`
+    accepts where the engine can do it.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class ServedPods:
         paths: Mapping[ListenerName, Accepted],
         synced: Callable[[], None],
         lost: Callable[[], None],
+        doors: Doors,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._paths = paths
         self._synced = synced
         self._lost = lost
+        self._doors = doors
         self._pods: dict[WorkloadUid, PodSockets] = {}
         self._accepting = True
         self._feed = HolderFeed(channel, self, self._loop)
@@ -63,6 +67,18 @@ class ServedPods:
             raise NoHolderError(f"no socket in the namespace of {uid}: {error}") from error
         except HolderError as error:
             raise UpstreamError(f"no socket in the namespace of {uid}: {error}") from error
+
+    async def get_many(
+        self, uid: WorkloadUid, family: Family, kind: SocketKind, count: int
+    ) -> list[socket.socket]:
+        """See `SocketSource`."""
+        found = [await self.get(uid, family, kind)]
+        while len(found) < count:
+            sock = self._feed.take(uid, family, kind)
+            if sock is None:
+                break
+            found.append(sock)
+        return found
 
     # -- what the holder tells (HolderEvents) ---------------------------------------------------
 
@@ -80,8 +96,9 @@ class ServedPods:
     def pod_closed(self, uid: str) -> None:
         pod = self._pods.pop(WorkloadUid(uid), None)
         if pod is not None:
-            self._ignore(pod)
+            self._ignore(WorkloadUid(uid), pod)
             pod.close()
+            self._doors.pod_closed(WorkloadUid(uid))
 
     def pods_synced(self) -> None:
         self._synced()
@@ -98,8 +115,8 @@ class ServedPods:
     def stop_accepting(self) -> None:
         """Leave new connections to other workers; idempotent."""
         self._accepting = False
-        for pod in self._pods.values():
-            self._ignore(pod)
+        for uid, pod in self._pods.items():
+            self._ignore(uid, pod)
 
     def close(self) -> None:
         """Close the copies of all listeners and the stock of sockets."""
@@ -117,15 +134,17 @@ class ServedPods:
     def _listen(self, uid: WorkloadUid, pod: PodSockets) -> None:
         for name, listener in pod.listeners.items():
             path = self._paths.get(name)
-            if path is not None:
-                self._loop.add_reader(listener, self._accept, uid, listener, path)
+            if path is None or self._doors.open(uid, name, listener, path, self._listen_again):
+                continue
+            self._loop.add_reader(listener, self._accept, uid, listener, path)
 
     def _listen_again(self, uid: WorkloadUid) -> None:
         pod = self._pods.get(uid)
         if pod is not None and self._accepting:
             self._listen(uid, pod)
 
-    def _ignore(self, pod: PodSockets) -> None:
+    def _ignore(self, uid: WorkloadUid, pod: PodSockets) -> None:
+        self._doors.close(uid)
         for listener in pod.listeners.values():
             self._loop.remove_reader(listener)
 

@@ -13,7 +13,7 @@ from mesh.model.verdict import Verdict
 from mesh.model.workload import Service, Workload
 from mesh.tunnel.contract import End, EndReason
 
-_FLAG_OF_END = {
+FLAG_OF_END = {
     EndReason.DONE: ResponseFlag.NONE,
     EndReason.APPLICATION_RESET: ResponseFlag.DOWNSTREAM_CLOSED,
     EndReason.PEER_RESET: ResponseFlag.UPSTREAM_RESET,
@@ -108,6 +108,11 @@ class Recorder:
         self._opened.append(connection.record)
         self._close(connection, flag, detail, 0, 0)
 
+    def refused(self, record: ConnectionRecord) -> None:
+        """A connection that somebody else began (the engine) came to nothing."""
+        self._opened.append(record)
+        self._closed.append(record)
+
     def closed(
         self,
         connection: OpenRecord,
@@ -121,7 +126,7 @@ class Recorder:
         self._open.pop(id(connection), None)
         back = end.bytes_out + end.bytes_in - towards_destination
         self._close(
-            connection, flag or _FLAG_OF_END[end.reason], end.detail, towards_destination, back
+            connection, flag or FLAG_OF_END[end.reason], end.detail, towards_destination, back
         )
 
     def _close(

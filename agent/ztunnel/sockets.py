@@ -30,6 +30,11 @@ class SocketSource(Protocol):
         """A non-blocking TCP socket. Raises `UpstreamError` if the pod is gone, and
         `NoHolderError` if the holder is."""
 
+    async def get_many(
+        self, uid: WorkloadUid, family: Family, kind: SocketKind, count: int
+    ) -> list[socket.socket]:
+        """At least one and at most `count`, as many as can be had at once. Raises the same."""
+
 
 def name_to_address(name: tuple[str, int] | tuple[str, int, int, int]) -> SocketAddress:
     """What `getpeername()` and friends return, v4-mapped addresses made plain."""

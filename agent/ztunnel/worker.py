@@ -30,8 +30,12 @@ from agent.feed.messages import (
 from agent.feed.records import to_wire
 from agent.holder.protocol import Family, ListenerName, SocketKind
 from agent.ztunnel.context import WorkerContext
+from agent.ztunnel.doors import Doors
+from agent.ztunnel.far_lanes import FarLane, FarLanes
 from agent.ztunnel.inbound import Inbound
+from agent.ztunnel.lane_records import LaneRecords
 from agent.ztunnel.live import LiveConnections
+from agent.ztunnel.near_lanes import NearLane
 from agent.ztunnel.outbound import Outbound
 from agent.ztunnel.plaintext import Plaintext
 from agent.ztunnel.pods import ServedPods
@@ -74,16 +78,19 @@ class Worker:
         self._state = WorkerState()
         self._recorder = Recorder(self._emit)
         self._live = LiveConnections()
+        self._lane_records = LaneRecords(self._recorder, self._tell, self._loop.call_soon)
         context = WorkerContext(
             state=self._state,
             engine=engine,
             sockets=self,
             recorder=self._recorder,
+            lane_records=self._lane_records,
             live=self._live,
             tasks=tasks,
         )
         self._outbound = Outbound(context)
-        self._inbound = Inbound(context)
+        lanes = FarLanes(engine.lanes, self, self._lane_records, tasks)
+        self._inbound = Inbound(context, lanes)
         self._plaintext = Plaintext(context)
         self._pods: ServedPods | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -106,6 +113,7 @@ class Worker:
             self._pods.close()
         await self._engine.aclose()
         self._recorder.flush()
+        self._lane_records.flush()
         with contextlib.suppress(OSError):
             await self._writer.drain()
         self._writer.close()
@@ -126,8 +134,13 @@ class Worker:
             case SnapshotChange(delta=delta):
                 snapshot = apply_delta(self._state.snapshot, decode_delta(delta))
                 self._state.replace_snapshot(snapshot)
+                self._outbound.lanes.retire_all()
                 cut = self._live.judge_again(self._state)
-                log.debug("revision %d; %d connections cut", snapshot.revision, cut)
+                cut_lanes = self._inbound.lanes.judge_again(self._state)
+                log.debug(
+                    "revision %d; %d connections and %d lanes cut",
+                    *(snapshot.revision, cut, cut_lanes),
+                )
                 # At once: somebody may be waiting until the change is in force everywhere.
                 self._tell(self._stats())
                 if self._pods is None:
@@ -140,9 +153,19 @@ class Worker:
             case Drain(timeout_s=timeout_s):
                 self._start_drain(timeout_s)
             case ListConnections(request=request):
-                oldest = sorted(self._recorder.open_records(), key=lambda r: r.opened_at)
-                records = [to_wire(r) for r in oldest[:MAX_LISTED]]
-                self._tell(OpenConnections(request=request, records=records))
+                self._tasks.create_task(self._list(request))
+
+    async def _list(self, request: int) -> None:
+        """Say what is open, longest first."""
+        records = self._recorder.open_records()
+        if self._engine.lanes is not None:
+            records += [
+                lane.describe(record)
+                for lane, record in await self._engine.lanes.listed(MAX_LISTED)
+                if isinstance(lane, NearLane | FarLane)
+            ]
+        oldest = sorted(records, key=lambda r: r.opened_at)[:MAX_LISTED]
+        self._tell(OpenConnections(request=request, records=[to_wire(r) for r in oldest]))
 
     def _open_doors(self) -> None:
         """The first snapshot is here: serve the pods."""
@@ -156,6 +179,7 @@ class Worker:
             },
             lambda: self._tell(Ready(revision=self._state.snapshot.revision)),
             self._inbound.send_away,
+            Doors(self._engine.lanes, self._outbound.lanes.group, self._inbound.lanes.pod_closed),
         )
 
     async def get(self, uid: WorkloadUid, family: Family, kind: SocketKind) -> socket.socket:
@@ -163,6 +187,14 @@ class Worker:
         if self._pods is None:
             raise UpstreamError("no pods are served yet")
         return await self._pods.get(uid, family, kind)
+
+    async def get_many(
+        self, uid: WorkloadUid, family: Family, kind: SocketKind, count: int
+    ) -> list[socket.socket]:
+        """The same, several."""
+        if self._pods is None:
+            raise UpstreamError("no pods are served yet")
+        return await self._pods.get_many(uid, family, kind, count)
 
     # -- reports --------------------------------------------------------------------------------
 
@@ -191,14 +223,19 @@ class Worker:
                 self._inbound.retire_expired()
             if turn % STATS_EVERY_FLUSHES == 0:
                 self._outbound.close_idle()
+                self._inbound.lanes.tidy()
                 self._tell(self._stats())
+
+    @property
+    def _in_lanes(self) -> int:
+        return self._engine.lanes.connections if self._engine.lanes is not None else 0
 
     def _stats(self) -> WorkerStats:
         return WorkerStats(
             revision=self._state.snapshot.revision,
             inbound_tunnels=len(self._inbound.tunnels),
             outbound_tunnels=len(self._outbound.pool.tunnels()),
-            connections=len(self._live) + self._outbound.open_connections,
+            connections=len(self._live) + self._outbound.open_connections + self._in_lanes,
             identities=self._state.identities,
             lost_records=self._lost_records,
         )
@@ -218,7 +255,7 @@ class Worker:
         for tunnel in list(self._inbound.tunnels):
             tunnel.drain(timeout_s)
         for _ in range(int(timeout_s / DRAIN_POLL_S)):
-            if not self._recorder.under_way:
+            if not self._recorder.under_way and not self._in_lanes:
                 break
             await asyncio.sleep(DRAIN_POLL_S)
         self._drained.set()

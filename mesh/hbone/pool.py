@@ -69,11 +69,22 @@ class TunnelPool(Generic[W]):
         line = self._lines.get(key)
         if line is None:
             return None
-        usable = [t for t in line.tunnels if t.can_open and t.active_streams < STREAMS_PER_TUNNEL]
-        fullest = max(usable, key=lambda t: t.active_streams, default=None)
+        fullest = next(iter(self.usable(key)), None)
         if fullest is not None:
             line.tunnels[fullest].used_s = self._clock()
         return fullest
+
+    def usable(self, key: PoolKey) -> list[Tunnel]:
+        """Tunnels that can still take a stream, the fullest first."""
+        line = self._lines.get(key)
+        if line is None:
+            return []
+        usable = [t for t in line.tunnels if t.can_open and t.active_streams < STREAMS_PER_TUNNEL]
+        return sorted(usable, key=lambda t: t.active_streams, reverse=True)
+
+    def used(self, key: PoolKey) -> None:
+        """Streams were opened that `take()` does not know of: the fullest tunnel is not idle."""
+        self.take(key)
 
     def wait(self, key: PoolKey, waiter: W) -> bool:
         """Queue a connection; True if the caller has to dial another tunnel for it."""

@@ -148,6 +148,11 @@ class AccessLog:
         except queue.Full:
             self._dropped += 1
 
+    def skip(self, count: int) -> None:
+        """Count connections that nobody made a record of, to keep within the rate."""
+        if not self._off:
+            self._dropped += count
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what is queued, for at most `timeout_s`. Idempotent."""
         try:

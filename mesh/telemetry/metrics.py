@@ -8,7 +8,7 @@ exists. Beyond the bound, events are counted under the label value `overflow`, n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
@@ -121,6 +121,35 @@ class MeshMetrics(Collector):
             count_denial(self._denied, record.reporter, record.policy)
         if self._recent is not None:
             self._recent.record(record, also_opened=also_opened)
+
+    def tally(
+        self,
+        record: ConnectionRecord,
+        *,
+        opened: int,
+        ended: Mapping[ResponseFlag, int],
+        sent: int,
+        received: int,
+    ) -> None:
+        """Count connections that are all like `record`, and bytes that they moved since they were
+        counted last; the bytes of open ones too."""
+        series = self._touch(record)
+        series.opened += opened
+        moved = series.ended.setdefault(ResponseFlag.NONE, _Ended())
+        moved.to_destination += sent
+        moved.to_source += received
+        failed = 0
+        for flag, count in ended.items():
+            counts = series.ended.setdefault(flag, _Ended())
+            counts.closed += count
+            counts.failed += count if flag not in NO_FAILURE else 0
+            failed += count if flag not in NO_FAILURE else 0
+            self._paths[(record.reporter, record.path, flag)] += count
+        closed = sum(ended.values())
+        self._audited[(record.reporter,)] += closed if record.audited else 0
+        self._dry_run[(record.reporter,)] += closed if record.dry_run else 0
+        if self._recent is not None:
+            self._recent.tally(record, (opened, closed, failed, 0, sent, received))
 
     def describe(self) -> list[Metric]:
         """Names without values, so that registering collects nothing."""

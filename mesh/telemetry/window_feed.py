@@ -71,6 +71,10 @@ class RecentTraffic:
         if denied:
             self.denials.add(_denial(record))
 
+    def tally(self, connection: Connected, counts: Sequence[int]) -> None:
+        """Add connections that were counted elsewhere, in the order of `record`."""
+        self.window.add(edge_of(connection), counts)
+
     def requests(self, edge: Edge, counts: Sequence[int]) -> None:
         """Add requests that a worker tallied."""
         self.window.add(edge, counts)

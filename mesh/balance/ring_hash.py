@@ -21,17 +21,15 @@ class HashRing(Generic[Endpoint]):
     ) -> None:
         """`weights`: stable name -> endpoint and weight; weight 0 gets no point.
 
-        The ring has about `min_size` points, or as many more (up to `max_size`) as the lightest
-        endpoint needs to get one; every endpoint gets at least one.
+        The ring has at least `min_size` points, less than twice as many, and no more than
+        `max_size` (except that every endpoint gets one).
         """
         used = {name: item for name, item in weights.items() if item[1] > 0}
         total = sum(weight for _, weight in used.values())
-        lightest = min((weight for _, weight in used.values()), default=1)
-        size = max(min_size, -(-total // lightest))
-        size = min(size, max_size)
+        each = _points_per_weight(total, min_size, max_size)
         points: list[tuple[int, Endpoint]] = []
         for name, (endpoint, weight) in used.items():
-            count = max(1, round(size * weight / total))
+            count = max(1, round(each * weight))
             points += ((hash64(f"{name}_{number}"), endpoint) for number in range(count))
         points.sort(key=lambda item: item[0])
         self._points = [point for point, _ in points]
@@ -51,3 +49,14 @@ class HashRing(Generic[Endpoint]):
         start = bisect_left(self._points, key)
         for number in range(len(self._owners)):
             yield self._owners[(start + number) % len(self._owners)]
+
+
+def _points_per_weight(total: int, min_size: int, max_size: int) -> float:
+    """A power of two, so that an endpoint that comes or goes seldom changes those of the others:
+    their keys would move too."""
+    if not total:
+        return 1.0
+    each = 1 << max(0, (-(-min_size // total) - 1).bit_length())
+    while each > 1 and each * total > max_size:
+        each >>= 1
+    return min(float(each), max_size / total)

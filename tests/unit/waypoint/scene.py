@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -183,7 +183,8 @@ class Scene:
         def make(number: int) -> Callable[[], asyncio.Protocol]:
             def accept() -> Server:
                 def behave(request: Request) -> Say:
-                    return self.behave.get(number, lambda _: Say())(request)
+                    act = self.behave.get(number)
+                    return act(request) if act is not None else Say()
 
                 server = Server(number, behave, self.seen)
                 self.servers.setdefault(number, []).append(server)
@@ -195,10 +196,10 @@ class Scene:
             self.connector.servers[address(number)] = make(number)
 
     async def send(
-        self, method: str = "GET", path: str = "/", body: bytes = b"", source: str = "10.0.0.9",
-        caller: SpiffeId = CALLER, **headers: str,
+        self, method: str = "GET", path: str = "/", *, body: bytes = b"", source: str = "10.0.0.9",
+        caller: SpiffeId = CALLER, fields: Mapping[str, str] | None = None,
     ) -> Reply:  # fmt: skip
-        """Send one request on a connection of its own; names of headers with `_` for `-`."""
+        """Send one request on a connection of its own."""
         loop = asyncio.get_running_loop()
         client = Client()
         origin = replace(self.origin, client=SocketAddress(parse_ip(source), 0), principal=caller)
@@ -206,7 +207,7 @@ class Scene:
         began = loop.time()
         pipe = connect_pipe(loop, client, server)
         lines = [f"{method} {path} HTTP/1.1", "host: api"]
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        lines += [f"{name}: {value}" for name, value in (fields or {}).items()]
         if body:
             lines.append(f"content-length: {len(body)}")
         pipe.write("\r\n".join([*lines, "", ""]).encode() + body)
@@ -214,11 +215,11 @@ class Scene:
         pipe.close()
         return _reply(client.data, loop.time() - began)
 
-    async def send_many(self, count: int, **headers: str) -> Counter[int]:
+    async def send_many(self, count: int, fields: Mapping[str, str] | None = None) -> Counter[int]:
         """Send requests one after another; how many each server got."""
         before = len(self.seen)
         for _ in range(count):
-            await self.send(**headers)
+            await self.send(fields=fields)
         return Counter(request.server for request in self.seen[before:])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from mesh.errors import UpstreamError
 from mesh.model.address import SocketAddress
@@ -133,4 +133,4 @@ class PipeConnector:
             raise UpstreamError(f"{target.key.address}: connection refused")
         protocol = factory()
         connect_pipe(self._loop, protocol, server())
-        return cast("P", protocol)
+        return protocol

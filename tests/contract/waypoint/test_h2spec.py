@@ -232,7 +232,7 @@ def test_h2spec(tmp_path: Path) -> None:
         async with stage(hello) as here:
             process = await asyncio.create_subprocess_exec(
                 *(str(H2SPEC), "-h", "127.0.0.1", "-p", str(here.port_h2)),
-                *("-o", "2", "-j", str(report)),
+                *("-o", "5", "-j", str(report)),
                 stdout=asyncio.subprocess.DEVNULL,
             )
             await process.wait()

@@ -137,6 +137,13 @@ class Lab(AbstractContextManager["Lab"]):
         self._processes.append(process)
         return process
 
+    def start_meshnode(self, place: Place, name: str, *arguments: str) -> Process:
+        """Start a command of `meshnode` that runs until it is stopped; it dies with the lab."""
+        argv = [*MESHNODE, *arguments]
+        process = Process(place, argv, self.log_path(name), MESHNODE_ENVIRONMENT)
+        self._processes.append(process)
+        return process
+
     def log_path(self, name: str) -> Path:
         """A fresh file for what a program says."""
         logs = self.directory / "logs"

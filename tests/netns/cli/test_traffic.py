@@ -10,9 +10,7 @@ import pytest
 
 from agent.cli.stat import EdgesAnswer, StatAnswer
 from tests.lab import Process, Result, eventually
-from tests.lab.agent import MESHNODE, MESHNODE_ENVIRONMENT
 from tests.lab.objects import authorization_policy, service_object
-from tests.lab.process import Process as LabProcess
 from tests.netns.mesh.world import Mesh, running_mesh
 
 pytestmark = pytest.mark.root
@@ -119,11 +117,8 @@ def test_bad_questions_are_told(mesh: Mesh, command: tuple[str, ...], message: s
 
 def watching(mesh: Mesh, *arguments: str) -> Process:
     """A running command that watches; `started` events are waited for by the caller."""
-    argv = [*MESHNODE, *arguments, "--node", mesh.a.name]
-    log = mesh.lab.log_path(f"watch-{arguments[0]}")
-    process = LabProcess(mesh.a.place, argv, log, MESHNODE_ENVIRONMENT)
-    mesh.lab._processes.append(process)
-    return process
+    name = f"watch-{arguments[0]}"
+    return mesh.lab.start_meshnode(mesh.a.place, name, *arguments, "--node", mesh.a.name)
 
 
 def first_event(mesh: Mesh, watch: Process, cause: tuple[str, str]) -> Mapping[str, object]:

@@ -9,20 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.options import DEFAULT_CA_PORT
-from tests.lab import Lab, Node, Pod, Process, Result, eventually
-from tests.lab.agent import MESHNODE, MESHNODE_ENVIRONMENT
+from tests.lab import Lab, Pod, Process, Result, eventually
 from tests.lab.objects import Json, KubeObject, kube_object
-from tests.lab.process import Process as LabProcess
-from tests.lab.process import run
+from tests.lab.waypoint import start_waypoint, wait_ready, waypoint_labels
 
 NAMESPACE = "shop"
 VIP = "10.96.7.1"
 PORT = 80
 APP_PORT = 8080
 SERVER = Path(__file__).with_name("app.py")
-GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
-GATEWAY_CLASS = "gateway.networking.k8s.io/gateway-class-name"
 
 
 @dataclass(slots=True)
@@ -98,24 +93,6 @@ def service(
     )
 
 
-def _start_waypoint(lab: Lab, pod: Pod, ca_node: Node) -> Process:
-    token = lab.directory / f"join-waypoint-{pod.name}"
-    state = str(lab.directory / "ca")
-    argv = [*MESHNODE, "token", "create", pod.node.name, "--ca", state]
-    text = run(ca_node.place, argv, env=MESHNODE_ENVIRONMENT).check().stdout
-    token.touch(mode=0o600)
-    token.write_text(text)
-    command = [
-        *(*MESHNODE, "waypoint", "--name", f"{NAMESPACE}/gate", "--service-account", pod.name),
-        *("--source", f"file:{lab.objects.path}", "--node", pod.node.name, "--workers", "1"),
-        *("--ca-address", f"{ca_node.addresses.underlay4}:{DEFAULT_CA_PORT}"),
-        *("--join-token-file", str(token), "--drain-timeout", "1s"),
-    ]
-    process = LabProcess(pod.place, command, lab.log_path("waypoint"), MESHNODE_ENVIRONMENT)
-    lab._processes.append(process)
-    return process
-
-
 @contextmanager
 def shop(purpose: str) -> Iterator[Shop]:
     """Build the scene; everything is gone at the end."""
@@ -125,8 +102,7 @@ def shop(purpose: str) -> Iterator[Shop]:
         client = a.pod("client", namespace=NAMESPACE)
         v1 = b.pod("web-v1", namespace=NAMESPACE, labels={"app": "web", "version": "v1"})
         v2 = b.pod("web-v2", namespace=NAMESPACE, labels={"app": "web", "version": "v2"})
-        labels = {GATEWAY_NAME: "gate", GATEWAY_CLASS: "meshnode-waypoint"}
-        gate = b.pod("gate", namespace=NAMESPACE, labels=labels)
+        gate = b.pod("gate", namespace=NAMESPACE, labels=waypoint_labels("gate"))
         for pod in (v1, v2):
             pod.labels = {**pod.labels, "meshnode.io/use-waypoint": "gate"}
             lab.apply(f"pod-{NAMESPACE}-{pod.name}", pod.objects())
@@ -139,26 +115,13 @@ def shop(purpose: str) -> Iterator[Shop]:
             version = pod.labels["version"]
             argv = [sys.executable, str(SERVER), str(APP_PORT), version]
             pod.start(argv).wait_listening(APP_PORT)
-        process = _start_waypoint(lab, gate, a)
+        process = start_waypoint(gate, f"{NAMESPACE}/gate", ca_node=a)
         scene = Shop(lab, client, v1, v2, gate, process)
         try:
-            eventually(lambda: _is_ready(gate), 20.0, "the waypoint is ready")
+            wait_ready(gate)
             yield scene
         except BaseException as error:
             error.add_note(process.output[-6000:])
             raise
         finally:
             process.stop()
-
-
-def _is_ready(pod: Pod) -> bool:
-    argv = [
-        "curl",
-        "-sS",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{http_code}",
-        "http://127.0.0.1:15021/healthz",
-    ]
-    return pod.run(argv).stdout == "200"

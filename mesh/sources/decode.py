@@ -34,6 +34,8 @@ from mesh.sources.gateway_schema import (
 from mesh.sources.objects import (
     Body,
     EndpointSliceObject,
+    GatewayClassObject,
+    GatewayObject,
     MeshConfigObject,
     NamespaceObject,
     PodObject,
@@ -167,6 +169,17 @@ KINDS: Mapping[str, Kind] = {
         (_OURS, *_ISTIO),
         RequestAuthenticationObject,
         lambda raw: request_authentication(msgspec.convert(raw, RequestAuthenticationObject)),
+    ),
+    "GatewayClass": Kind(
+        _gateway_versions("v1", "v1beta1"),
+        GatewayClassObject,
+        lambda raw: msgspec.convert(raw, GatewayClassObject),
+        False,
+    ),
+    "Gateway": Kind(
+        _gateway_versions("v1", "v1beta1"),
+        GatewayObject,
+        lambda raw: msgspec.convert(raw, GatewayObject),
     ),
     "HTTPRoute": Kind(
         _gateway_versions("v1", "v1beta1"),

@@ -43,6 +43,7 @@ class Metadata(Lenient, frozen=True, kw_only=True):
     annotations: Mapping[str, str] = {}
     creation_timestamp: str = ""
     generation: int = 0
+    uid: str = ""
     owner_references: tuple[OwnerReference, ...] = ()
 
 
@@ -262,6 +263,41 @@ class MeshConfigObject(Strict, frozen=True, kw_only=True):
     status: object = None
 
 
+class GatewayListener(Lenient, frozen=True, kw_only=True):
+    """spec.listeners[]."""
+
+    name: str
+    port: int
+    protocol: str
+
+
+class GatewaySpec(Lenient, frozen=True, kw_only=True):
+    """Gateway.spec, as far as a waypoint has a use for it."""
+
+    gateway_class_name: str
+    listeners: tuple[GatewayListener, ...] = ()
+
+
+class GatewayObject(Lenient, frozen=True, kw_only=True):
+    """gateway.networking.k8s.io/v1 Gateway."""
+
+    metadata: Metadata
+    spec: GatewaySpec
+
+
+class GatewayClassSpec(Lenient, frozen=True, kw_only=True):
+    """GatewayClass.spec."""
+
+    controller_name: str
+
+
+class GatewayClassObject(Lenient, frozen=True, kw_only=True):
+    """gateway.networking.k8s.io/v1 GatewayClass."""
+
+    metadata: Metadata
+    spec: GatewayClassSpec
+
+
 Body = (
     NamespaceObject
     | ServiceAccountObject
@@ -273,6 +309,8 @@ Body = (
     | AuthorizationPolicy
     | PeerAuthentication
     | RequestAuthentication
+    | GatewayObject
+    | GatewayClassObject
     | Route
     | ReferenceGrant
     | TrafficPolicy

@@ -102,3 +102,10 @@ RESOURCES: Sequence[Resource] = (
     _gateway("ReferenceGrant", "referencegrants", "v1", "v1beta1"),
 )
 """Everything a mesh is made of. `mesh.sources.decode.KINDS` reads each."""
+
+CONTROLLER_RESOURCES: Sequence[Resource] = (
+    *RESOURCES,
+    _gateway("GatewayClass", "gatewayclasses", "v1", "v1beta1"),
+    _gateway("Gateway", "gateways", "v1", "v1beta1"),
+)
+"""What the controller watches besides: the waypoints that are asked for."""

@@ -88,6 +88,18 @@ class KubernetesSource:
         entry = self._pods.entry(f"{namespace}/{name}")
         return entry.uid if entry is not None else ""
 
+    def version(self, resource: str, namespace: str, name: str) -> str:
+        """The resource version of an object as it was read; empty if there is none.
+
+        Args:
+            resource: `plural.group`.
+        """
+        for known, store in zip(self._resources, self._stores, strict=True):
+            entry = store.entry(f"{namespace}/{name}") if known.name == resource else None
+            if entry is not None:
+                return entry.version
+        return ""
+
     async def _wait_synced(self) -> None:
         while missing := self._unsynced():
             self._changed.clear()

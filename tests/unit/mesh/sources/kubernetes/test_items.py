@@ -11,7 +11,7 @@ import pytest
 from mesh.sources.decode import KINDS
 from mesh.sources.kubernetes.errors import KubeError
 from mesh.sources.kubernetes.items import Entry, ItemReader, read_head
-from mesh.sources.kubernetes.resources import RESOURCES, Resource
+from mesh.sources.kubernetes.resources import CONTROLLER_RESOURCES, RESOURCES, Resource
 from mesh.sources.kubernetes.share import NETNS_ANNOTATION, Sharer
 from mesh.sources.objects import EndpointSliceObject, PodObject
 from mesh.state import labels
@@ -170,6 +170,6 @@ def test_every_kind_that_is_watched_can_be_read() -> None:
 
 
 def test_every_kind_that_can_be_read_is_watched_in_every_version() -> None:
-    watched = {(found.kind, version) for found in RESOURCES for version in found.api_versions}
+    watched = {(found.kind, version) for found in CONTROLLER_RESOURCES for version in found.api_versions}
     known = {(name, version) for name, kind in KINDS.items() for version in kind.versions}
     assert watched == known

@@ -50,8 +50,8 @@ class Stage:
     port_h2: int
     records: list[RequestRecord] = field(default_factory=list)
 
-    async def connect(self) -> Client:
-        return Client(*await asyncio.open_connection("127.0.0.1", self.port))
+    async def connect(self, port: int | None = None) -> Client:
+        return Client(*await asyncio.open_connection("127.0.0.1", port or self.port))
 
     async def ask(self, data: bytes) -> bytes:
         """Send bytes, say that no more come, and read all that is answered."""

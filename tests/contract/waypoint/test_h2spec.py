@@ -124,7 +124,7 @@ class Peer:
 
 @contextlib.asynccontextmanager
 async def peer(here: Stage, hello: bytes = f.HELLO) -> AsyncIterator[Peer]:
-    async with Client(*await asyncio.open_connection("127.0.0.1", here.port_h2)) as client:
+    async with await here.connect(here.port_h2) as client:
         found = Peer(client)
         found.send(hello)
         yield found

@@ -251,6 +251,8 @@ class Exchange:
     def upstream_failed(self, failure: Failure) -> None:
         self._pending = None
         self._up = None
+        if self._try_timer is not None:
+            self._try_timer.cancel()
         if self.passage is not None:
             self.passage.failed(failure.flag)
         self._leave_target()

@@ -53,7 +53,7 @@ class Say:
     status: int = 200
     after_s: float = 0.0
     body: bytes = b"ok"
-    headers: str = ""
+    pieces: int = 1
 
 
 Behaviour = Callable[[Request], Say]
@@ -103,8 +103,16 @@ class Server(asyncio.Protocol):
         if not said.status:
             transport.close()
             return
-        head = f"HTTP/1.1 {said.status} X\r\ncontent-length: {len(said.body)}\r\n{said.headers}\r\n"
-        transport.write(head.encode() + said.body)
+        head = f"HTTP/1.1 {said.status} X\r\ncontent-length: {len(said.body)}\r\n\r\n"
+        transport.write(head.encode())
+        for piece in split(said.body, said.pieces):
+            transport.write(piece)
+
+
+def split(data: bytes, count: int) -> list[bytes]:
+    """Cut in equal pieces: what arrives at once in reality is a matter of buffers."""
+    size = -(-len(data) // count) or 1
+    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 @dataclass(slots=True)
@@ -196,8 +204,9 @@ class Scene:
             self.connector.servers[address(number)] = make(number)
 
     async def send(
-        self, method: str = "GET", path: str = "/", *, body: bytes = b"", source: str = "10.0.0.9",
-        caller: SpiffeId = CALLER, fields: Mapping[str, str] | None = None,
+        self, method: str = "GET", path: str = "/", *, body: bytes = b"", pieces: int = 1,
+        source: str = "10.0.0.9", caller: SpiffeId = CALLER,
+        fields: Mapping[str, str] | None = None,
     ) -> Reply:  # fmt: skip
         """Send one request on a connection of its own."""
         loop = asyncio.get_running_loop()
@@ -210,7 +219,9 @@ class Scene:
         lines += [f"{name}: {value}" for name, value in (fields or {}).items()]
         if body:
             lines.append(f"content-length: {len(body)}")
-        pipe.write("\r\n".join([*lines, "", ""]).encode() + body)
+        pipe.write("\r\n".join([*lines, "", ""]).encode())
+        for piece in split(body, pieces):
+            pipe.write(piece)
         await client.done
         pipe.close()
         return _reply(client.data, loop.time() - began)

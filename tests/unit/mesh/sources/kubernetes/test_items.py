@@ -170,6 +170,8 @@ def test_every_kind_that_is_watched_can_be_read() -> None:
 
 
 def test_every_kind_that_can_be_read_is_watched_in_every_version() -> None:
-    watched = {(found.kind, version) for found in CONTROLLER_RESOURCES for version in found.api_versions}
+    watched = {
+        (found.kind, version) for found in CONTROLLER_RESOURCES for version in found.api_versions
+    }
     known = {(name, version) for name, kind in KINDS.items() for version in kind.versions}
     assert watched == known

@@ -32,6 +32,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--identity", required=True)
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--access-log", required=True)
+    parser.add_argument("--trace-sampling", type=float)
+    parser.add_argument("--trace-export", action="store_true")
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--node", required=True)
     parser.add_argument("--workers", type=int, required=True)
@@ -52,6 +54,8 @@ async def serve(arguments: argparse.Namespace, new_engine: EngineFactory) -> Non
         identity=parse_spiffe_id(arguments.identity),
         cluster=arguments.cluster,
         access_log=LogFormat(arguments.access_log),
+        trace_sampling=arguments.trace_sampling,
+        trace_export=arguments.trace_export,
         vantage=Vantage(node=arguments.node, workers=arguments.workers),
     )
     engine = new_engine(asyncio.get_running_loop(), TunnelSettings())

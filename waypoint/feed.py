@@ -10,6 +10,7 @@ import msgspec
 from mesh.errors import RemoteProtocolError
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
+from mesh.model.span import Span
 
 _LENGTH = struct.Struct("!I")
 MAX_BYTES = 1 << 30
@@ -49,6 +50,13 @@ class Counts(msgspec.Struct, frozen=True, tag="counts"):
     counts: list[tuple[str, tuple[str, ...], int]]
 
 
+class Spans(msgspec.Struct, frozen=True, tag="spans"):
+    """Spans since the last one, and how many had no room."""
+
+    spans: list[Span]
+    dropped: int
+
+
 class Lines(msgspec.Struct, frozen=True, tag="lines"):
     """Lines of the access log."""
 
@@ -73,7 +81,7 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
 
 
 ToWorker = SnapshotChange | CredentialsChange | Drain
-ToSupervisor = Ready | Tally | Counts | Lines | Stats
+ToSupervisor = Ready | Tally | Counts | Spans | Lines | Stats
 _Message = TypeVar("_Message")
 _encoder = msgspec.msgpack.Encoder()
 

@@ -11,6 +11,7 @@ from random import Random
 
 from mesh.http1.message import Headers, RequestHead
 from mesh.model.identity import SpiffeId
+from mesh.telemetry.trace_context import TRACE_FIELDS, Trace, TraceStarter
 
 # What says who the caller is comes from the tunnel alone; a client's own claims are dropped.
 IDENTITY_FIELDS = frozenset(
@@ -52,11 +53,17 @@ class Seen:
     user_agent: bytes = b""
     forwarded_for: bytes = b""
     is_grpc: bool = False
+    trace: Trace | None = None
+    """The span to make of the request, if one is."""
 
 
-def prepare_request(head: RequestHead, caller: CallerFields, random: Random) -> Seen:
-    """Replace identity fields, extend `x-forwarded-for`, settle `x-request-id`; in place."""
+def prepare_request(
+    head: RequestHead, caller: CallerFields, random: Random, traces: TraceStarter | None = None
+) -> Seen:
+    """Replace identity fields, extend `x-forwarded-for`, settle `x-request-id`, follow the trace;
+    in place."""
     seen = Seen()
+    context: Headers = []
     kept: Headers = []
     for item in head.headers:
         name, value = item
@@ -70,9 +77,12 @@ def prepare_request(head: RequestHead, caller: CallerFields, random: Random) -> 
                 continue
             if name in IDENTITY_FIELDS:
                 continue
+            if traces is not None and name in TRACE_FIELDS:
+                context.append(item)
+                continue
             if name == b"user-agent":
                 seen.user_agent = value
-            elif value.startswith(b"application/grpc"):
+            elif name == b"content-type" and value.startswith(b"application/grpc"):
                 seen.is_grpc = value == b"application/grpc" or value[16:17] in (b"+", b";")
         kept.append(item)
     chain = seen.forwarded_for
@@ -82,12 +92,18 @@ def prepare_request(head: RequestHead, caller: CallerFields, random: Random) -> 
         seen.request_id = new_request_id(random)
     kept.append((b"x-forwarded-for", chain))
     kept.append((b"x-request-id", seen.request_id))
+    if traces is not None:
+        seen.trace = traces.follow(context, kept)
     kept += caller.identity
     head.headers = kept
     return seen
 
 
-_TOUCHED = IDENTITY_FIELDS | {b"x-forwarded-for", b"x-request-id", b"user-agent", b"content-type"}
+_TOUCHED = (
+    IDENTITY_FIELDS
+    | TRACE_FIELDS
+    | {b"x-forwarded-for", b"x-request-id", b"user-agent", b"content-type"}
+)
 
 
 def new_request_id(random: Random) -> bytes:

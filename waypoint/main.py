@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -33,6 +34,9 @@ from mesh.telemetry.requests import RequestMetrics
 from waypoint.admin import serve_admin
 from waypoint.options import CaAddress, CaDirectory, WaypointOptions
 from waypoint.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from mesh.telemetry.otlp import SpanExport
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,8 @@ async def _serve(options: WaypointOptions) -> None:
         source = await _open_source(options, supervisor, stack)
         store = CertificateStore(source, clock=time.time, random=random.random)
         store.set_wanted({identity: Priority.NOW})
+        if options.otlp_endpoint:
+            supervisor.spans = _open_export(options, stack)
         await stack.enter_async_context(serve_admin(supervisor, registry, options.admin))
         async with asyncio.TaskGroup() as tasks:
             background = [
@@ -84,6 +90,22 @@ async def _serve(options: WaypointOptions) -> None:
             await workers
             for task in background:
                 task.cancel()
+
+
+def _open_export(options: WaypointOptions, stack: AsyncExitStack) -> SpanExport:
+    # OpenTelemetry's SDK costs 30 MiB and a third of a second: only for who wants spans.
+    from mesh.telemetry.otlp import open_export
+
+    namespace, _, name = options.name.partition("/")
+    attributes = {
+        "service.name": name,
+        "service.namespace": namespace,
+        "service.instance.id": f"{options.node}/{name}",
+        "meshnode.component": "waypoint",
+    }
+    export = open_export(options.otlp_endpoint, attributes)
+    stack.push_async_callback(asyncio.to_thread, export.close)
+    return export
 
 
 def _write(text: str) -> None:

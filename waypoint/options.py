@@ -35,6 +35,8 @@ class WaypointOptions:
         service_account: of its pods; the identity is made of it.
         node: the node it runs on, which is what a join token names.
         listen: the HBONE listener.
+        otlp_endpoint: where spans go, empty: nowhere.
+        trace_sampling: share of new traces that are sampled, None: none begins here.
     """
 
     name: str
@@ -47,6 +49,8 @@ class WaypointOptions:
     workers: int
     access_log: LogFormat
     drain_timeout_s: float
+    otlp_endpoint: str = ""
+    trace_sampling: float | None = None
 
 
 def parse_name(text: str) -> str:

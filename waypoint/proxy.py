@@ -12,6 +12,7 @@ from mesh.model.address import IPAddress
 from mesh.model.connection import Party
 from mesh.model.identity import SpiffeId
 from mesh.model.request import RequestFlag, RequestRecord
+from mesh.telemetry.trace_context import Trace, TraceStarter
 from waypoint import retry
 from waypoint.contract import Downstream, Origin
 from waypoint.exchange import Exchange
@@ -32,6 +33,7 @@ class Proxy:
     Args:
         record: gets every request that ended.
         identity: the waypoint's own, for `x-forwarded-client-cert`.
+        traces: follows and begins traces; span: gets those requests that make a span.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class Proxy:
         random: Random,
         identity: SpiffeId | None = None,
         now: Callable[[], float] = time.monotonic,
+        traces: TraceStarter | None = None,
+        span: Callable[[Trace, RequestRecord], None] | None = None,
     ) -> None:
         self.loop = loop
         self.now = now
@@ -54,6 +58,8 @@ class Proxy:
         self.active = 0
         self.fair = FairGate(limits.worker_requests)
         self._record = record
+        self._traces = traces
+        self._span = span
         self._random = random
         self._identity = identity
         self._callers: dict[tuple[SpiffeId | None, IPAddress], CallerFields] = {}
@@ -71,7 +77,7 @@ class Proxy:
                 return refusal
         if not head.host:  # HTTP/1.0
             head.host = str(origin.dialled).encode("ascii")
-        exchange.seen = prepare_request(head, self._caller(origin), self._random)
+        exchange.seen = prepare_request(head, self._caller(origin), self._random, self._traces)
         return self.router.plan(origin, head)
 
     def _caller(self, origin: Origin) -> CallerFields:
@@ -98,7 +104,11 @@ class Proxy:
     def ended(self, exchange: Exchange) -> None:
         self.active -= 1
         self.fair.release(exchange)
-        self._record(self._record_of(exchange))
+        record = self._record_of(exchange)
+        self._record(record)
+        trace = exchange.seen.trace
+        if trace is not None and self._span is not None:
+            self._span(trace, record)
 
     def refused(self, origin: Origin, protocol: str, status: int, code: str) -> None:
         self._record(

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections import Counter
 
 from mesh.model.request import RequestRecord
+from mesh.model.span import Span
 from mesh.telemetry.access_log import LogFormat
 from mesh.telemetry.request_log import format_json, format_text
 from mesh.telemetry.requests import RequestTally
-from waypoint.feed import Counts, Lines, Tally, ToSupervisor
+from mesh.telemetry.trace_context import Trace
+from waypoint.feed import Counts, Lines, Spans, Tally, ToSupervisor
+from waypoint.tracing import request_span
 
 MAX_PENDING_LINES = 4096
 """Lines of the access log in memory; more are dropped and counted."""
+MAX_PENDING_SPANS = 2048
+"""Spans of one turn of the report, 0.25 s."""
 
 
 class Records:
@@ -22,6 +27,8 @@ class Records:
         self._off = log_format is LogFormat.OFF
         self._format = format_json if log_format is LogFormat.JSON else format_text
         self._lines: list[str] = []
+        self._spans: list[Span] = []
+        self._lost_spans = 0
         self._counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self.lost_lines = 0
 
@@ -34,6 +41,13 @@ class Records:
             self._lines.append(self._format(record))
         else:
             self.lost_lines += 1
+
+    def span(self, trace: Trace, record: RequestRecord) -> None:
+        """Take a request of a trace."""
+        if len(self._spans) < MAX_PENDING_SPANS:
+            self._spans.append(request_span(trace, record))
+        else:
+            self._lost_spans += 1
 
     def count(self, metric: str, labels: tuple[str, ...]) -> None:
         """Count one event of a metric of `mesh.telemetry.names`."""
@@ -48,6 +62,9 @@ class Records:
             messages.append(Lines(text="".join(f"{line}\n" for line in lines)))
         if series:
             messages.append(Tally(series=series))
+        if self._spans:
+            messages.append(Spans(spans=self._spans, dropped=self._lost_spans))
+            self._spans, self._lost_spans = [], 0
         if self._counts:
             counts = [(name, labels, count) for (name, labels), count in self._counts.items()]
             messages.append(Counts(counts=counts))

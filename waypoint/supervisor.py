@@ -10,12 +10,14 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mesh.errors import ConfigError, RemoteProtocolError
 from mesh.model.address import SocketAddress
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
+from mesh.model.span import Span
 from mesh.state.delta import diff, encode_delta
 from mesh.telemetry.event_counts import EventCounts
 from mesh.telemetry.requests import RequestMetrics
@@ -26,6 +28,7 @@ from waypoint.feed import (
     Lines,
     Ready,
     SnapshotChange,
+    Spans,
     Stats,
     Tally,
     ToSupervisor,
@@ -40,6 +43,13 @@ log = logging.getLogger(__name__)
 RESTART_BACKOFF_S = (0.0, 0.2, 1.0, 5.0)
 STABLE_AFTER_S = 10.0
 _EMPTY = MeshSnapshot(revision=0)
+
+
+class SpanSink(Protocol):
+    """Where spans go (`mesh.telemetry.otlp`)."""
+
+    def offer(self, span: Span) -> None: ...
+    def add_dropped(self, count: int) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +72,7 @@ class Supervisor:
 
     Attributes:
         write: takes lines of the access log.
+        spans: where spans go, None: nowhere.
     """
 
     options: WaypointOptions
@@ -69,6 +80,7 @@ class Supervisor:
     metrics: RequestMetrics
     counts: EventCounts
     write: Callable[[str], object]
+    spans: SpanSink | None = None
     snapshot: MeshSnapshot = _EMPTY
     credentials: dict[SpiffeId, Credentials] = field(default_factory=dict)
     workers: dict[int, WorkerHandle] = field(default_factory=dict)
@@ -158,11 +170,14 @@ class Supervisor:
 
     def _command(self, index: int, control: int, listener: int) -> list[str]:
         options = self.options
+        sampling = options.trace_sampling
         return [
             *(sys.executable, "-m", "waypoint", "--name", options.name, "--index", str(index)),
             *("--identity", str(self.identity), "--cluster", self.snapshot.settings.cluster),
             *("--access-log", str(options.access_log), "--node", options.node),
             *("--workers", str(options.workers)),
+            *(() if sampling is None else ("--trace-sampling", str(sampling))),
+            *(("--trace-export",) if self.spans is not None else ()),
             *("--control-fd", str(control), "--listener-fd", str(listener)),
         ]
 
@@ -176,12 +191,20 @@ class Supervisor:
         except (RemoteProtocolError, ConnectionError) as error:
             log.error("a worker is ended: %s", error)
 
+    def _export(self, message: Spans) -> None:
+        if self.spans is not None:
+            self.spans.add_dropped(message.dropped)
+            for span in message.spans:
+                self.spans.offer(span)
+
     def _handle(self, worker: WorkerHandle, message: ToSupervisor) -> None:
         match message:
             case Ready():
                 worker.ready = True
             case Tally():
                 self.metrics.add(message.series)
+            case Spans():
+                self._export(message)
             case Counts():
                 self.counts.add(message.counts)
             case Lines():

@@ -16,6 +16,7 @@ from mesh.jwt.fetch import KeyRing
 from mesh.model.identity import SpiffeId
 from mesh.state.delta import apply_delta, decode_delta
 from mesh.telemetry.access_log import LogFormat
+from mesh.telemetry.trace_context import TraceStarter
 from mesh.tunnel.contract import TunnelEngine
 from waypoint.authorize import Outside
 from waypoint.custom.ask import Authorizers
@@ -58,6 +59,8 @@ class WorkerOptions:
     Attributes:
         waypoint: `<namespace>/<name>`.
         identity: its own, for headers.
+        trace_sampling: share of new traces that are sampled, None: none begins.
+        trace_export: spans are wanted.
         vantage: where it stands among endpoints and workers.
     """
 
@@ -65,6 +68,8 @@ class WorkerOptions:
     identity: SpiffeId
     cluster: str
     access_log: LogFormat
+    trace_sampling: float | None = None
+    trace_export: bool = False
     vantage: Vantage = field(default_factory=Vantage)
 
 
@@ -126,6 +131,10 @@ class Worker:
             record=self._records.record,
             random=random,
             identity=self._options.identity,
+            traces=TraceStarter(
+                self._options.trace_sampling, exports=self._options.trace_export, random=random
+            ),
+            span=self._records.span,
         )
 
     def _build_inbound(self) -> Inbound:

@@ -8,6 +8,7 @@ import click
 
 from agent.cli.shared import host_name
 from mesh.telemetry.access_log import LogFormat
+from mesh.telemetry.trace_settings import DEFAULT_SAMPLING, parse_endpoint, parse_sampling
 
 if TYPE_CHECKING:
     from waypoint.options import CaAddress, CaDirectory
@@ -53,6 +54,20 @@ DEFAULT_ADMIN = "127.0.0.1:15021"
     help="One line per request.",
 )
 @click.option(
+    "--otlp-endpoint",
+    metavar="URL",
+    default="",
+    help="Send spans to this OTLP/HTTP collector, such as http://collector:4318.",
+)
+@click.option(
+    "--trace-sampling",
+    metavar="PERCENT",
+    default=DEFAULT_SAMPLING,
+    show_default=True,
+    help="Share of new traces that are sampled; `none` begins no traces. A caller's own decision "
+    "is kept.",
+)
+@click.option(
     "--drain-timeout",
     default="30s",
     show_default=True,
@@ -71,6 +86,8 @@ def waypoint(
     admin: str,
     workers: int | None,
     access_log: str,
+    otlp_endpoint: str,
+    trace_sampling: str,
     drain_timeout: str,
 ) -> None:
     """Run a waypoint: routing, resilience and L7 policy for services that name it.
@@ -94,6 +111,8 @@ def waypoint(
             workers=parse.parse_workers(workers),
             access_log=LogFormat(access_log),
             drain_timeout_s=parse.parse_duration(drain_timeout),
+            otlp_endpoint=parse_endpoint(otlp_endpoint) if otlp_endpoint else "",
+            trace_sampling=parse_sampling(trace_sampling),
         )
     )
 

@@ -93,6 +93,23 @@ class CaJoin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CniOptions:
+    """`--cni`: chain the plugin and answer it.
+
+    Attributes:
+        timeout_s: how long the start of a pod waits.
+        excluded: namespaces whose pods start without the agent.
+        plugin: the built program; None = where set-up put it.
+    """
+
+    bin_dir: Path
+    conf_dir: Path
+    timeout_s: float
+    excluded: tuple[str, ...] = ()
+    plugin: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentOptions:
     """Everything `meshnode agent` is told.
 
@@ -101,6 +118,7 @@ class AgentOptions:
         trust_domain: None = as the mesh's objects say.
         access_log_file: None = standard output.
         drain_timeout_s: how long open connections may go on after a stop or an upgrade.
+        hand_over: stand by for an earlier agent, and leave the workers to a later one.
     """
 
     node: str
@@ -114,6 +132,8 @@ class AgentOptions:
     access_log_file: Path | None = None
     log_level: LogLevel = LogLevel.INFO
     drain_timeout_s: float = 30.0
+    hand_over: bool = False
+    cni: CniOptions | None = None
 
 
 def parse_source(text: str) -> SourceOption:

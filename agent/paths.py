@@ -55,6 +55,11 @@ class NodePaths:
         return self.run_dir / "holder.lock"
 
     @property
+    def cni_socket(self) -> Path:
+        """Where the CNI plugin asks."""
+        return self.run_dir / "cni.sock"
+
+    @property
     def workers_dir(self) -> Path:
         """One file per running worker, named by its process id."""
         return self.run_dir / "workers"

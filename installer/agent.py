@@ -135,6 +135,8 @@ def _arguments(values: Values) -> list[object]:
         f"--cni-bin-dir={CNI_BIN}",
         f"--cni-conf-dir={CNI_CONF}",
         values.text("--cni-timeout={cni.timeout}"),
+        "--cni-exclude=kube-system",
+        values.text("--cni-exclude={namespace}"),
     ]
 
 
@@ -145,6 +147,8 @@ def _mounts() -> list[Manifest]:
         mount("run", STATE_DIR),
         mount("cni-bin", CNI_BIN),
         mount("cni-conf", CNI_CONF),
+        # Namespaces that the runtime makes while we run have to appear here.
+        {**mount("netns", "/var/run/netns"), "mountPropagation": "HostToContainer"},
         mount("ca-root", CA_ROOT_DIR, read_only=True),
         mount("token", TOKEN_DIR, read_only=True),
         mount("tmp", "/tmp"),
@@ -160,6 +164,7 @@ def _volumes(values: Values) -> list[Manifest]:
         host_path("run", STATE_DIR, "DirectoryOrCreate"),
         host_path("cni-bin", values.value("cni.binDir"), "DirectoryOrCreate"),
         host_path("cni-conf", values.value("cni.confDir"), "DirectoryOrCreate"),
+        host_path("netns", "/var/run/netns", "DirectoryOrCreate"),
         {"name": "ca-root", "configMap": {"name": CA_ROOT}},
         {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},

@@ -86,6 +86,35 @@ _node = click.option(
     metavar="TIME",
     help="How long open connections may go on after a stop or an upgrade.",
 )
+@click.option(
+    "--hand-over",
+    is_flag=True,
+    help="For upgrades: wait for an earlier agent of this node to end; at the end leave workers "
+    "and listeners to the next one.",
+)
+@click.option(
+    "--cni",
+    type=bool,
+    default=False,
+    show_default=True,
+    help="Chain the CNI plugin, so that pods start captured.",
+)
+@click.option("--cni-plugin", metavar="FILE", help="The plugin. Default: the one of set-up.")
+@click.option("--cni-bin-dir", default="/opt/cni/bin", show_default=True, metavar="DIR")
+@click.option("--cni-conf-dir", default="/etc/cni/net.d", show_default=True, metavar="DIR")
+@click.option(
+    "--cni-timeout",
+    default="30s",
+    show_default=True,
+    metavar="TIME",
+    help="How long the start of a pod waits for its capture.",
+)
+@click.option(
+    "--cni-exclude",
+    multiple=True,
+    metavar="NAMESPACE",
+    help="Pods there start without the agent. May be repeated.",
+)
 def agent(
     node: str,
     source: str,
@@ -103,6 +132,13 @@ def agent(
     access_log_file: str | None,
     log_level: str,
     drain_timeout: str,
+    hand_over: bool,
+    cni: bool,
+    cni_plugin: str | None,
+    cni_bin_dir: str,
+    cni_conf_dir: str,
+    cni_timeout: str,
+    cni_exclude: tuple[str, ...],
 ) -> None:
     """Run the node agent: capture, certificates and ztunnel workers. Needs root.
 
@@ -124,6 +160,16 @@ def agent(
         access_log_file=Path(access_log_file) if access_log_file else None,
         log_level=LogLevel(log_level),
         drain_timeout_s=parse.parse_duration(drain_timeout),
+        hand_over=hand_over,
+        cni=parse.CniOptions(
+            bin_dir=Path(cni_bin_dir),
+            conf_dir=Path(cni_conf_dir),
+            timeout_s=parse.parse_duration(cni_timeout),
+            excluded=cni_exclude,
+            plugin=Path(cni_plugin) if cni_plugin else None,
+        )
+        if cni
+        else None,
     )
     _require_root("agent")
     _run_agent(checked)

@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
+from agent.cni.sandboxes import Sandboxes
 from agent.options import AgentOptions, KubernetesOption
 from mesh.errors import MeshnodeError
 from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
 
 
-async def open_changes(options: AgentOptions, stack: AsyncExitStack) -> AsyncIterator[ObjectSet]:
+async def open_changes(
+    options: AgentOptions, stack: AsyncExitStack, sandboxes: Sandboxes
+) -> AsyncIterator[ObjectSet]:
     """Open the source; `stack` closes it. The first set is complete.
 
     Raises `ConfigError` for an API server that cannot be found from here.
@@ -22,7 +25,9 @@ async def open_changes(options: AgentOptions, stack: AsyncExitStack) -> AsyncIte
         from agent.kubernetes.objects import open_node_objects
 
         source = options.source
-        opened = open_node_objects(source.kubeconfig, node=options.node, proc=source.proc)
+        opened = open_node_objects(
+            source.kubeconfig, node=options.node, proc=source.proc, sandboxes=sandboxes
+        )
         return (await stack.enter_async_context(opened)).watch()
     return FileSource(options.source.directory).watch()
 

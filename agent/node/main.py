@@ -11,17 +11,19 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import uvloop
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from agent.admin.server import serve_admin, serve_metrics
 from agent.admin.view import LogLevel
 from agent.capture.cgroup import agent_cgroup_path, make_agent_cgroup
 from agent.capture.pins import refuse_other_schemas
+from agent.cni.sandboxes import Sandboxes
 from agent.node.certificates import open_source
 from agent.node.changes import first_set, open_changes
+from agent.node.cni import keep_plugin, serve_plugin
 from agent.node.holder import HolderKeeper
 from agent.node.kernel import KernelPlane, run_loader
 from agent.node.lock import node_lock
@@ -52,7 +54,7 @@ def run_agent(options: AgentOptions) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     paths = NodePaths(options.node)
     with ExitStack() as stack:
-        stack.enter_context(node_lock(paths))
+        stack.enter_context(node_lock(paths, wait=options.hand_over))
         refuse_other_schemas(paths)
         access_log = _open_access_log(options, stack)
         uvloop.run(_serve(options, paths, access_log))
@@ -88,6 +90,7 @@ async def _serve(options: AgentOptions, paths: NodePaths, access_log: AccessLog)
         kernel = KernelPlane(paths, options.cgroup)
         stack.callback(kernel.close)
         registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         recent = RecentTraffic(f"node/{options.node}", now=time.monotonic, clock=time.time)
         node = Node(
             options=options,
@@ -100,11 +103,15 @@ async def _serve(options: AgentOptions, paths: NodePaths, access_log: AccessLog)
         )
         stack.callback(node.direct.close)
         stack.push_async_callback(node.canary.aclose)
-        changes = await open_changes(options, stack)
+        sandboxes = Sandboxes()
+        changes = await open_changes(options, stack, sandboxes)
         objects = await first_set(changes, stop)
         if objects is None:
             return
         node.reduce(objects)
+        if options.cni is not None:
+            plugin = serve_plugin(node, options.cni, paths, sandboxes)
+            await stack.enter_async_context(plugin)
         await _run(node, changes, stop, stack, registry, paths)
 
 
@@ -117,7 +124,8 @@ async def _run(
     paths: NodePaths,
 ) -> None:
     """Everything that needs the first snapshot; ends when `stop` is set."""
-    source, ca = await open_source(node.options, lambda: node.snapshot, stack)
+    options = node.options
+    source, ca = await open_source(options, lambda: node.snapshot, stack)
     store = CertificateStore(source, clock=time.time, random=random.random)
     node.use_store(store)
     view = _view(node, store)
@@ -140,14 +148,27 @@ async def _run(
                 node.guard_kernel(),
                 _follow(node, changes),
                 *([ca.run()] if ca is not None else []),
+                *([keep_plugin(options.cni, paths)] if options.cni is not None else []),
             )
         ]
         node.apply()
         await stop.wait()
+        if options.hand_over:
+            _leave_to_the_next(node)
         log.info("stopping: open connections have %.0f s", node.options.drain_timeout_s)
         await node.workers.drain(node.options.drain_timeout_s)
         for task in background:
             task.cancel()
+
+
+def _leave_to_the_next(node: Node) -> NoReturn:
+    """End at once: workers and holder go on, and the next agent drains the workers once its own
+    are ready. That is what a crash does, so there is one way to recover and not two."""
+    log.info("stopping: workers and listeners are left to the next agent")
+    node.access_log.close()
+    logging.shutdown()
+    # Not by way of the event loop: it would kill the workers, which are its children.
+    os._exit(0)
 
 
 async def _follow(node: Node, changes: AsyncIterator[ObjectSet]) -> None:

@@ -93,6 +93,15 @@ class LocalPods:
         pod = self._pods.get(uid)
         return pod.workload.netns if pod is not None else None
 
+    def progress(self, uid: WorkloadUid, netns_id: NetnsId | None) -> tuple[PodState, str]:
+        """How far one pod has come, in this namespace and no other; with the reason."""
+        pod = self._pods.get(uid)
+        if pod is None:
+            return PodState.PENDING, "not enrolled yet"
+        if pod.state is PodState.ACTIVE and (netns_id is None or pod.netns_id != netns_id):
+            return PodState.PENDING, "its network namespace was replaced"
+        return pod.state, pod.reason
+
     def statuses(self) -> list[PodStatus]:
         """Every pod, for people."""
         return [

@@ -9,6 +9,7 @@ from contextlib import aclosing, closing
 
 import pytest
 
+from agent.cni.sandboxes import Sandboxes
 from agent.kubernetes.netns import NetnsFinder
 from agent.kubernetes.objects import NodeObjects
 from mesh.sources.kubernetes.source import open_kubernetes
@@ -42,7 +43,7 @@ def test_a_pod_has_its_namespace_as_long_as_its_sandbox_lives() -> None:
                 open_kubernetes(server.configuration, node="one") as source,
                 asyncio.TaskGroup() as group,
             ):
-                objects = NodeObjects(source, finder, look_s=0.05)
+                objects = NodeObjects(source, finder, Sandboxes(), look_s=0.05)
                 following = group.create_task(objects.run())
                 async with aclosing(objects.watch()) as changes:
                     await anext(changes)

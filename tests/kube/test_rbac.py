@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterable, Mapping
 
 from controller.kubernetes.token_review import Account, TokenReviewAuthenticator
-from installer.rbac import AGENT, CONTROLLER, NAMESPACE, manifests
+from installer.parts import AGENT, CONTROLLER
+from installer.rbac import NAMESPACE, manifests
 from mesh.sources.kubernetes.resources import RESOURCES
 from mesh.sources.kubernetes.source import open_kubernetes
 from mesh.sources.kubernetes.transport import KubeApi

@@ -12,14 +12,13 @@ from typing import assert_never
 from mesh.errors import LocalProtocolError
 from mesh.http1.message import Framing, Headers, RequestHead, ResponseHead
 from mesh.model.request import RequestFlag
-from waypoint import retry
-from waypoint.contract import Downstream, Failure, FailureKind, Origin, UpstreamStream
+from waypoint.contract import Downstream, Failure, Origin, UpstreamStream
 from waypoint.exchange_host import ExchangeHost
 from waypoint.forward_headers import Seen
 from waypoint.local_reply import reply
-from waypoint.passage import Passage
+from waypoint.pacing import Pacing
 from waypoint.plan import Cancellable, Forward, Marks, Reply, Wait
-from waypoint.target import Speaks, Target
+from waypoint.tries import Tries
 
 _STATUS_OF_FLAG = {
     RequestFlag.UPSTREAM_TIMEOUT: 504,
@@ -31,11 +30,10 @@ class Exchange:
     """See `waypoint.contract`: `RequestSink` for the client, `ResponseSink` for the server."""
 
     __slots__ = (
-        "_backoff", "_blocked", "_counted", "_deadline", "_done", "_down", "_held", "_held_bytes",
-        "_host", "_pending", "_replayable", "_request_over", "_responded", "_response_over",
-        "_try_timer", "_up", "_wait", "bytes_received", "bytes_sent", "details", "flag", "forward",
-        "grpc_status", "head", "marks", "origin", "passage", "responded_at", "route", "seen",
-        "started_at", "status", "target", "tries", "upgraded",
+        "_blocked", "_deadline", "_done", "_down", "_held", "_held_bytes", "_host", "_pending",
+        "_replayable", "_request_over", "_responded", "_response_over", "_up", "_wait",
+        "bytes_received", "bytes_sent", "details", "flag", "grpc_status", "head", "marks", "origin",
+        "pacing", "responded_at", "route", "seen", "started_at", "status", "tries", "upgraded",
     )  # fmt: skip
 
     def __init__(
@@ -46,9 +44,8 @@ class Exchange:
         self.head = head
         self.origin = origin
         self.seen = Seen()
-        self.forward: Forward | None = None
-        self.passage: Passage | None = None
-        self.target: Target | None = None
+        self.tries: Tries | None = None
+        self.pacing: Pacing | None = None
         self._up: UpstreamStream | None = None
         self._pending: Cancellable | None = None
         self._wait: Wait | None = None
@@ -56,13 +53,11 @@ class Exchange:
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._replayable = True
-        self._blocked = self._counted = False
+        self._blocked = False
         self._request_over: Headers | None = None
         self._responded = self._response_over = self._done = self.upgraded = False
         self._deadline: asyncio.TimerHandle | None = None
-        self._try_timer: asyncio.TimerHandle | None = None
-        self._backoff: asyncio.TimerHandle | None = None
-        self.tries = self.status = self.bytes_received = self.bytes_sent = 0
+        self.status = self.bytes_received = self.bytes_sent = 0
         self.grpc_status = -1
         self.flag = RequestFlag.NONE
         self.details = "via_upstream"
@@ -86,7 +81,7 @@ class Exchange:
                 self.route, self.marks = plan.route, plan.marks
                 self.answer(plan.status, plan.text, plan.flag, plan.details, plan.headers)
             case Forward():
-                self.forward = plan
+                self.tries = Tries(self._host, self, plan)
                 self.route, self.marks = plan.route, plan.marks
                 if plan.request_timeout_s:
                     self._deadline = self._host.loop.call_later(
@@ -94,11 +89,7 @@ class Exchange:
                     )
                 if plan.mirrors:
                     self._host.mirror(plan, self.head)
-                if plan.protection is None:
-                    self._try(plan)
-                else:
-                    self.passage = Passage(self._host, self, plan, plan.protection)
-                    self.passage.enter()
+                self.tries.begin()
             case Wait():
                 self._await_plan(plan)
             case _:
@@ -126,8 +117,8 @@ class Exchange:
         if self._done:
             return
         self.bytes_received += len(data)
-        if self.passage is not None and self.passage.pacing is not None:
-            self.passage.pacing.request_passed(len(data))
+        if self.pacing is not None:
+            self.pacing.request_passed(len(data))
         if self._replayable:
             self._held.append(data)
             self._held_bytes += len(data)
@@ -164,8 +155,8 @@ class Exchange:
             self._end()
 
     def client_blocked(self, blocked: bool) -> None:
-        if self.passage is not None and self.passage.pacing is not None:
-            blocked = self.passage.pacing.holds_response(blocked)
+        if self.pacing is not None:
+            blocked = self.pacing.holds_response(blocked)
         self._blocked = blocked
         if self._up is not None:
             if blocked:
@@ -175,39 +166,14 @@ class Exchange:
 
     # --- tries ----------------------------------------------------------------------------------
 
-    def proceed(self, plan: Forward) -> None:
-        """Start a try, later than in the call that asked for it."""
-        self._backoff = None
-        self._try(plan)
-        self.flush_request()
+    def wait_for(self, pending: Cancellable | None) -> None:
+        """A connection is on its way."""
+        self._pending = pending
 
-    def _try(self, plan: Forward) -> None:
-        previous, self.target = self.target, None
-        target = self._take(plan, previous)
-        if target is None:
-            return
-        self.tries += 1
-        self.target = target
-        self._counted = True
-        if plan.try_timeout_s:
-            self._try_timer = self._host.loop.call_later(plan.try_timeout_s, self._try_too_long)
-        starter = self._host.pool if self.passage is None else self.passage
-        self._pending = starter.start(target, self.version(plan), self.head, self)
-
-    def _take(self, plan: Forward, previous: Target | None) -> Target | None:
-        """Choose an endpoint and count the try there; None if that was answered."""
-        if self.passage is not None:
-            return self.passage.take(previous)
-        target = self._host.pick(plan, previous)
-        if target is None:
-            detail = f"{plan.group.name} has no ready endpoint"
-            self.answer(503, detail, RequestFlag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream")
-            return None
-        if target.active >= self._host.limits.upstream_requests:
-            self.answer(503, "overloaded", RequestFlag.UPSTREAM_OVERFLOW, "overflow")
-            return None
-        target.active += 1
-        return target
+    @property
+    def is_replayable(self) -> bool:
+        """Whether all that came of the request is still here."""
+        return self._replayable
 
     @property
     def is_whole(self) -> bool:
@@ -215,11 +181,10 @@ class Exchange:
         over = self._request_over is not None or self.head.framing is Framing.NONE
         return self._replayable and over and not self.head.upgrade
 
-    def version(self, plan: Forward) -> Speaks:
-        """gRPC needs HTTP/2 whatever the port says, an upgrade HTTP/1.1."""
-        if self.head.upgrade:
-            return Speaks.HTTP1
-        return Speaks.HTTP2 if self.seen.is_grpc else plan.group.speaks
+    @property
+    def is_over(self) -> bool:
+        """Whether the client has its answer, or is gone."""
+        return self._done
 
     def connected(self, stream: UpstreamStream) -> None:
         """The pool sent the request's head on `stream`."""
@@ -251,61 +216,24 @@ class Exchange:
     def upstream_failed(self, failure: Failure) -> None:
         self._pending = None
         self._up = None
-        if self._try_timer is not None:
-            self._try_timer.cancel()
-        if self.passage is not None:
-            self.passage.failed(failure.flag)
-        self._leave_target()
-        if self._done or self.forward is None:
+        tries = self.tries
+        if tries is None:
+            return
+        tries.failed(failure.flag)
+        if self._done:
             return
         if self._responded:
             self._cut(failure.flag, failure.detail)
             return
-        method, rule = self.head.method, self.forward.retry
-        if self._again_if(retry.retries_failure(failure.kind, method, self.tries, rule)):
-            self._again(self.forward, at_once=failure.kind is FailureKind.NO_ANSWER_REUSED)
-            return
-        if self._is_over():
+        if tries.follows_failure(failure) or self.is_over:
             return
         status = _STATUS_OF_FLAG.get(failure.flag, 503)
         self.answer(status, "upstream connect error or reset", failure.flag, failure.detail)
 
-    def _again_if(self, wanted: bool) -> bool:
-        """Whether to try again where the rules want it; a spent retry budget answers by itself."""
-        if not wanted or not self._replayable:
-            return False
-        return self.passage is None or self.passage.may_retry()
-
-    def _is_over(self) -> bool:
-        return self._done
-
-    def _again(self, plan: Forward, *, at_once: bool = False) -> None:
-        """Plan the next try. Never from inside the call that ended the last one."""
-        delay = 0.0 if at_once else self._host.backoff_s(self.tries, plan)
-        self._backoff = self._host.loop.call_later(delay, self.proceed, plan)
-
-    def _try_too_long(self) -> None:
-        self._try_timer = None
-        plan = self.forward
-        if plan is None:
-            return
-        self._late()
-        if self._again_if(retry.retries_timeout(self.head.method, self.tries, plan.retry)):
-            self._again(plan, at_once=True)
-            return
-        if self._is_over():
-            return
-        text = "upstream request timeout"
-        self.answer(504, text, RequestFlag.UPSTREAM_TIMEOUT, "upstream_per_try_timeout")
-
-    def _late(self) -> None:
-        if self.passage is not None:
-            self.passage.failed(RequestFlag.UPSTREAM_TIMEOUT)
-        self._drop_upstream()
-
     def _out_of_time(self) -> None:
         self._deadline = None
-        self._late()
+        if self.tries is not None:
+            self.tries.late()
         if self._responded:
             self._cut(RequestFlag.UPSTREAM_TIMEOUT, "response_timeout")
         else:
@@ -319,24 +247,14 @@ class Exchange:
             self._down.inform(head.status, head.headers)
 
     def responded(self, head: ResponseHead) -> None:
-        plan = self.forward
-        if plan is None or self._done:
-            return
-        if self.passage is not None:
-            self.passage.heard(head)
-        if self._again_if(retry.retries_response(head, self.head.method, self.tries, plan.retry)):
-            self._drop_upstream()
-            self._again(plan)
-            return
-        if self._is_over():
+        tries = self.tries
+        if tries is None or self._done or tries.follows_response(head) or self.is_over:
             return
         self.responded_at = self._host.now()
-        if self._try_timer is not None:
-            self._try_timer.cancel()
-        if plan.finish is not None:
-            head.headers = plan.finish(head.status, head.headers)
-        if self.passage is not None:
-            self.passage.decorate(head)
+        finish = tries.plan.finish
+        if finish is not None:
+            head.headers = finish(head.status, head.headers)
+        tries.answered(head)
         self.upgraded = bool(head.upgrade)
         if self.seen.is_grpc:
             self._note_grpc(head.headers)
@@ -348,7 +266,7 @@ class Exchange:
         try:
             self._down.respond(head)
         except LocalProtocolError as error:
-            self._drop_upstream()
+            self.drop_upstream()
             self.answer(502, "bad header", RequestFlag.UPSTREAM_PROTOCOL_ERROR, str(error))
             return
         self._responded = True
@@ -359,8 +277,8 @@ class Exchange:
         if not self._done and self._responded:
             self.bytes_sent += len(data)
             self._down.send_body(data)
-            if self.passage is not None and self.passage.pacing is not None:
-                self.passage.pacing.response_passed(len(data))
+            if self.pacing is not None:
+                self.pacing.response_passed(len(data))
 
     def flush_response(self) -> None:
         if not self._done:
@@ -376,16 +294,15 @@ class Exchange:
             self._down.send_end(trailers)
             self._finish_upgraded()
             return
-        if self.passage is not None:
-            self.passage.over(self._up)
+        if self.tries is not None and self.tries.passage is not None:
+            self.tries.passage.over(self._up)
         self._up = None
-        self._leave_target()
         self._close_books()
         self._down.send_end(trailers)
 
     def upstream_blocked(self, blocked: bool) -> None:
-        if self.passage is not None and self.passage.pacing is not None:
-            blocked = self.passage.pacing.holds_request(blocked)
+        if self.pacing is not None:
+            blocked = self.pacing.holds_request(blocked)
         if blocked:
             self._down.pause_reading()
         else:
@@ -437,36 +354,28 @@ class Exchange:
             self._down.finish()
 
     def _end(self) -> None:
-        self._drop_upstream()
+        self.drop_upstream()
         self._close_books()
 
     def _close_books(self) -> None:
         self._done = True
-        for timer in (self._deadline, self._try_timer, self._backoff):
-            if timer is not None:
-                timer.cancel()
-        if self.passage is not None:
-            self.passage.close()
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self.tries is not None:
+            self.tries.leave()
+            self.tries.close()
         self._host.ended(self)
 
-    def _drop_upstream(self) -> None:
+    def drop_upstream(self) -> None:
+        """Give up what is under way towards the server."""
         if self._pending is not None:
             self._pending.cancel()
             self._pending = None
         if self._up is not None:
             up, self._up = self._up, None
             up.cancel()
-        if self._try_timer is not None:
-            self._try_timer.cancel()
-        self._leave_target()
-
-    def _leave_target(self) -> None:
-        if self._counted and self.target is not None:
-            self._counted = False
-            if self.passage is not None:
-                self.passage.leave()
-            else:
-                self.target.active -= 1
+        if self.tries is not None:
+            self.tries.leave()
 
     def _forget_body(self) -> None:
         self._replayable = False

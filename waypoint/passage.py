@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from waypoint.exchange import Exchange
     from waypoint.exchange_host import ExchangeHost
     from waypoint.pending import Pending, Taker
-    from waypoint.plan import Forward
     from waypoint.protection import Protection
+    from waypoint.tries import Tries
 
 # What a grpc-status says of the server (as HTTP: 504, 503, 500), not of the call.
 _GRPC_FAILED = {
@@ -43,24 +43,24 @@ class Passage:
     """See the module; also `waypoint.hedge.Course`."""
 
     __slots__ = (
-        "_affinity", "_delay", "_exchange", "_hedges", "_host", "_lease", "_plan", "_protection",
-        "_retrying", "pacing",
+        "_affinity", "_delay", "_exchange", "_hedges", "_host", "_lease", "_protection",
+        "_retrying", "_tries",
     )  # fmt: skip
 
     def __init__(
-        self, host: ExchangeHost, exchange: Exchange, plan: Forward, protection: Protection
+        self, host: ExchangeHost, exchange: Exchange, tries: Tries, protection: Protection
     ) -> None:
         self._host = host
         self._exchange = exchange
-        self._plan = plan
+        self._tries = tries
         self._protection = protection
         self._lease: Lease[Target] | None = None
         self._affinity = Affinity.of(protection, exchange, time.time)
         self._delay: asyncio.TimerHandle | None = None
         self._retrying = False
         self._hedges = 0
-        paces = protection.paces
-        self.pacing = Pacing(host, exchange, paces) if paces is not None else None
+        if protection.paces is not None:
+            exchange.pacing = Pacing(host, exchange, protection.paces)
 
     def now(self) -> float:
         return self._host.now()
@@ -74,7 +74,7 @@ class Passage:
         if budget is not None:
             budget.count_request(self.now())
         if gate is None:
-            exchange.proceed(self._plan)
+            self._tries.proceed()
             return
         headers = HeaderView(exchange.head)
         refused = gate.limit(exchange.origin.principal, headers, self.now())
@@ -96,7 +96,7 @@ class Passage:
         self._delay = None
         exchange = self._exchange
         if http_status is None and grpc_status is None:
-            exchange.proceed(self._plan)
+            self._tries.proceed()
             return
         text = "fault filter abort"
         fields: Headers | None = None
@@ -116,7 +116,7 @@ class Passage:
                 self._lease = lease
                 return lease.endpoint
             case Refusal.NO_ENDPOINT:
-                text = f"{self._plan.group.name} has no healthy endpoint"
+                text = f"{self._tries.plan.group.name} has no healthy endpoint"
                 self._exchange.answer(503, text, RequestFlag.NO_HEALTHY_UPSTREAM, str(lease))
             case Refusal.OVERFLOW:
                 flag = RequestFlag.UPSTREAM_OVERFLOW
@@ -148,7 +148,7 @@ class Passage:
         exchange = self._exchange
         return self._host.pool.start(
             lease.endpoint,
-            exchange.version(self._plan),
+            self._tries.version(),
             exchange.head,
             runner,
             self._protection.cluster.breaker,
@@ -162,18 +162,18 @@ class Passage:
         if cluster.budget is not None and not cluster.budget.allow_retry(self.now()):
             cluster.breaker.release(Resource.RETRIES)
             return None
-        lease = self._choose(exchange.target)
+        lease = self._choose(self._tries.target)
         if not isinstance(lease, Lease):
             cluster.breaker.release(Resource.RETRIES)
             return None
         self._hedges += 1
-        exchange.tries += 1
+        self._tries.count += 1
         return lease
 
     def won(self, lease: Lease[Target]) -> None:
         """The race is decided: its winner's endpoint is the request's."""
         self._lease = lease
-        self._exchange.target = lease.endpoint
+        self._tries.target = lease.endpoint
 
     def may_retry(self) -> bool:
         """Whether limit and budget allow another try; a spent budget answers (GEP-3388)."""
@@ -218,7 +218,7 @@ class Passage:
         if self._lease is not None and self._exchange.seen.is_grpc:
             outcome = _GRPC_FAILED.get(self._exchange.grpc_status, Outcome.OK)
             self._lease.judge(outcome, self.now())
-        if stream is not None and self.pacing is not None:
+        if stream is not None and self._exchange.pacing is not None:
             stream.resume_reading()  # the connection goes back to the pool
 
     def leave(self) -> None:
@@ -229,8 +229,9 @@ class Passage:
 
     def decorate(self, head: ResponseHead) -> None:
         """Fields that tie the caller to its endpoint."""
-        if self._affinity is not None and self._exchange.target is not None:
-            head.headers = [*head.headers, *self._affinity.fields(self._exchange.target)]
+        target = self._tries.target
+        if self._affinity is not None and target is not None:
+            head.headers = [*head.headers, *self._affinity.fields(target)]
 
     def close(self) -> None:
         """The exchange is over."""
@@ -238,5 +239,6 @@ class Passage:
         self.leave()
         if self._delay is not None:
             self._delay.cancel()
-        if self.pacing is not None:
-            self.pacing.close()
+        pacing = self._exchange.pacing
+        if pacing is not None:
+            pacing.close()

@@ -142,7 +142,8 @@ class Proxy:
         )
 
     def _record_of(self, exchange: Exchange) -> RequestRecord:
-        head, origin, seen, target = exchange.head, exchange.origin, exchange.seen, exchange.target
+        head, origin, seen, tries = exchange.head, exchange.origin, exchange.seen, exchange.tries
+        target = tries.target if tries is not None else None
         duration = self.now() - exchange.started_at
         answered = exchange.responded_at
         marks = exchange.marks or _NO_MARKS
@@ -170,7 +171,7 @@ class Proxy:
             request_id=seen.request_id.decode("latin-1"),
             user_agent=seen.user_agent.decode("latin-1"),
             forwarded_for=seen.forwarded_for.decode("latin-1"),
-            tries=exchange.tries,
+            tries=tries.count if tries is not None else 0,
             mutual_tls=origin.principal is not None,
             policy=marks.policy,
             audited=marks.audited,

@@ -31,6 +31,11 @@ CORE = (
     ("events.events.k8s.io", "Event", "events.k8s.io/v1"),
     ("deployments.apps", "Deployment", "apps/v1"),
     ("poddisruptionbudgets.policy", "PodDisruptionBudget", "policy/v1"),
+    (
+        "clusterrolebindings.rbac.authorization.k8s.io",
+        "ClusterRoleBinding",
+        "rbac.authorization.k8s.io/v1",
+    ),
     ("horizontalpodautoscalers.autoscaling", "HorizontalPodAutoscaler", "autoscaling/v2"),
 )
 GATEWAY_API = tuple(
@@ -271,9 +276,11 @@ class KubeApiServer:
         limit, token = int(query.get("limit", "0")), query.get("continue", "")
         if self.faults.forget_pages:
             self.store.forget_tokens()
+        selector = query.get("labelSelector", "")
         version, items, following, left = self.store.page(
             target.collection, target.namespace, limit, token
         )
+        items = [item for item in items if _selects(selector, item)]
         meta: Object = {"resourceVersion": str(version)}
         if following:
             meta |= {"continue": following, "remainingItemCount": left}
@@ -369,6 +376,15 @@ def _parse(path: str) -> _Target:
         rest[1] if len(rest) > 1 else "",
         rest[2:] == ["status"],
     )
+
+
+def _selects(selector: str, item: bytes) -> bool:
+    """Equality-based label selectors, which is all that is used."""
+    if not selector:
+        return True
+    labels = metadata(json.loads(item)).get("labels")
+    wanted = dict(part.split("=", 1) for part in selector.split(","))
+    return isinstance(labels, dict) and wanted.items() <= labels.items()
 
 
 def _error(code: int, message: str) -> bytes:

@@ -1,0 +1,1 @@
+"""What the status of Gateways, routes and policies should say. Pure; writing is elsewhere."""

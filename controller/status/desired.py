@@ -1,0 +1,261 @@
+"""The conditions of every object that we answer for, from one snapshot. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from controller.waypoints.request import WaypointRequest, is_hbone
+from mesh.model.codes import Code
+from mesh.model.routing import RouteKind
+from mesh.model.snapshot import MeshSnapshot, Problem, Severity
+from mesh.model.workload import ServiceKey
+from mesh.routing.policies import PolicyReason, PolicyTable
+from mesh.routing.status import Condition, ParentStatus, route_statuses
+from mesh.sources.objects import GatewayListener
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectName:
+    """Which object."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteStatus:
+    """Towards our parents; empty takes our entries back."""
+
+    generation: int
+    parents: tuple[ParentStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyStatus:
+    """Two conditions; the generation is that of the version that was read."""
+
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerStatus:
+    """status.listeners[]."""
+
+    name: str
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayStatus:
+    """A waypoint's Gateway."""
+
+    generation: int
+    conditions: tuple[Condition, ...]
+    listeners: tuple[ListenerStatus, ...]
+    addresses: tuple[str, ...] = ()
+
+
+POLICY_KINDS = (
+    "AuthorizationPolicy",
+    "PeerAuthentication",
+    "RequestAuthentication",
+    "TrafficPolicy",
+)
+_NOT_ENFORCED = {
+    Code.TARGET_WITHOUT_WAYPOINT: "NoWaypoint",
+    Code.RULE_NEEDS_WAYPOINT: "NoWaypoint",
+    Code.NEEDS_TARGET: "NeedsTarget",
+    Code.UNKNOWN_PROVIDER: "UnknownProvider",
+    Code.NO_KEY: "NoKey",
+}
+
+
+def route_status(snapshot: MeshSnapshot) -> dict[ObjectName, RouteStatus]:
+    """The status of every route."""
+    return {
+        ObjectName(kind=str(route.kind), namespace=route.namespace, name=route.name): RouteStatus(
+            generation=route.generation, parents=parents
+        )
+        for key, parents in route_statuses(snapshot).items()
+        for route in (snapshot.routes[key],)
+    }
+
+
+def policy_status(snapshot: MeshSnapshot) -> dict[ObjectName, PolicyStatus]:
+    """The status of every policy, also of those that cannot be read."""
+    problems = _by_subject(snapshot.problems)
+    names = {
+        "AuthorizationPolicy": snapshot.policies,
+        "PeerAuthentication": snapshot.peer_authentications,
+        "RequestAuthentication": snapshot.request_authentications,
+        "TrafficPolicy": snapshot.traffic_policies,
+    }
+    found: dict[ObjectName, PolicyStatus] = {}
+    for kind, policies in names.items():
+        for key in policies:
+            namespace, _, name = key.partition("/")
+            found[ObjectName(kind=kind, namespace=namespace, name=name)] = _judged(
+                problems.get(f"{kind} {key}", [])
+            )
+    for key, statuses in PolicyTable.compile(snapshot).statuses.items():
+        refused = [one for one in statuses if one.reason is not PolicyReason.ACCEPTED]
+        namespace, _, name = key.partition("/")
+        if refused:
+            found[ObjectName(kind="TrafficPolicy", namespace=namespace, name=name)] = _two(
+                (False, str(refused[0].reason), "; ".join(one.message for one in refused)),
+                (False, "Invalid", "it is not accepted"),
+            )
+        elif not _has_waypoint(snapshot, namespace, [one.target.name for one in statuses]):
+            message = "no target has a waypoint: it does nothing"
+            found[ObjectName(kind="TrafficPolicy", namespace=namespace, name=name)] = _two(
+                (True, "Accepted", "it is in force"), (False, "NoWaypoint", message)
+            )
+    for subject, items in problems.items():
+        kind, _, path = subject.partition(" ")
+        namespace, _, name = path.partition("/")
+        unread = [one for one in items if one.code in (None, Code.UNREADABLE)]
+        if kind in POLICY_KINDS and unread:
+            found[ObjectName(kind=kind, namespace=namespace, name=name)] = _two(
+                (False, "Invalid", unread[0].message), (False, "Invalid", "it is not accepted")
+            )
+    return found
+
+
+def _has_waypoint(snapshot: MeshSnapshot, namespace: str, names: Iterable[str]) -> bool:
+    """Whether a target has one; of routes that is not asked here."""
+    services = [snapshot.services.get(ServiceKey(f"{namespace}/{name}")) for name in names]
+    known = [service for service in services if service is not None]
+    return not known or any(service.waypoint is not None for service in known)
+
+
+def _judged(problems: list[Problem]) -> PolicyStatus:
+    missing = [one for one in problems if one.code is Code.TARGET_MISSING]
+    if missing:
+        return _two(
+            (False, "TargetNotFound", missing[0].message),
+            (False, "Invalid", "it is not accepted"),
+        )
+    weak = [one for one in problems if one.code in _NOT_ENFORCED]
+    errors = [one for one in problems if one.severity is Severity.ERROR and one not in weak]
+    if errors:
+        return _two(
+            (False, "Invalid", "; ".join(one.message for one in errors)),
+            (False, "Invalid", "it is not accepted"),
+        )
+    accepted = (True, "Accepted", "it is in force")
+    if weak:
+        reason = _NOT_ENFORCED[weak[0].code or Code.NEEDS_TARGET]
+        return _two(accepted, (False, reason, "; ".join(one.message for one in weak)))
+    return _two(accepted, (True, "Programmed", "every node enforces it"))
+
+
+_Word = tuple[bool, str, str]
+
+
+def _two(accepted: _Word, programmed: _Word) -> PolicyStatus:
+    return PolicyStatus(
+        conditions=(_condition("Accepted", *accepted), _condition("Programmed", *programmed))
+    )
+
+
+def _condition(
+    kind: str, status: bool, reason: str, message: str, generation: int = 0
+) -> Condition:
+    return Condition(
+        type=kind, status=status, reason=reason, message=message, observed_generation=generation
+    )
+
+
+def _by_subject(problems: Iterable[Problem]) -> Mapping[str, list[Problem]]:
+    found: dict[str, list[Problem]] = {}
+    for problem in problems:
+        found.setdefault(problem.subject, []).append(problem)
+    return found
+
+
+# -- gateways -------------------------------------------------------------------------------------
+
+
+def gateway_status(request: WaypointRequest, snapshot: MeshSnapshot) -> GatewayStatus:
+    """The status of a waypoint's Gateway: programmed once a pod of it is ready."""
+    generation = request.generation
+    ready = sum(pod.ready for pod in snapshot.waypoint_workloads.get(request.key, ()))
+    if request.problems:
+        accepted = (False, "InvalidParameters", "; ".join(request.problems))
+        programmed = (False, "Invalid", "it is not accepted")
+    else:
+        accepted = (True, "Accepted", "the waypoint is run by meshnode")
+        pods = f"{ready} of its pods are ready" if ready != 1 else "1 of its pods is ready"
+        programmed = (bool(ready), "Programmed" if ready else "Pending", pods)
+    service = snapshot.services.get(ServiceKey(request.key))
+    return GatewayStatus(
+        generation=generation,
+        conditions=(
+            _condition("Accepted", *accepted, generation),
+            _condition("Programmed", *programmed, generation),
+        ),
+        listeners=tuple(
+            _listener(item, programmed=bool(ready), generation=generation)
+            for item in request.listeners
+        ),
+        addresses=tuple(map(str, service.addresses)) if service is not None else (),
+    )
+
+
+def _listener(item: GatewayListener, *, programmed: bool, generation: int) -> ListenerStatus:
+    good = is_hbone(item)
+    words: dict[str, _Word] = {
+        "Accepted": (True, "Accepted", "connections of the mesh come in here")
+        if good
+        else (False, "UnsupportedProtocol", "a waypoint has one listener: HBONE on port 15008"),
+        "Programmed": (True, "Programmed", "it takes connections")
+        if good and programmed
+        else (False, "Pending" if good else "Invalid", "it takes no connections"),
+        "ResolvedRefs": (True, "ResolvedRefs", "there is nothing to resolve"),
+        "Conflicted": (False, "NoConflicts", "no listener stands in its way"),
+    }
+    return ListenerStatus(
+        name=item.name,
+        conditions=tuple(_condition(kind, *word, generation) for kind, word in words.items()),
+    )
+
+
+SUPPORTED_KINDS = tuple(str(kind) for kind in RouteKind)
+
+SUPPORTED_FEATURES = (
+    "GRPCRoute",
+    "HTTPRoute",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteCORS",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteSchemeRedirect",
+    "Mesh",
+    "MeshClusterIPMatching",
+    "MeshConsumerRoute",
+    "MeshHTTPRouteBackendRequestHeaderModification",
+    "MeshHTTPRouteNamedRouteRule",
+    "MeshHTTPRouteQueryParamMatching",
+    "MeshHTTPRouteRedirectPath",
+    "MeshHTTPRouteRedirectPort",
+    "MeshHTTPRouteRewritePath",
+    "MeshHTTPRouteSchemeRedirect",
+    "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+)
+"""GatewayClass.status.supportedFeatures: sorted, as the standard wants."""

@@ -1,0 +1,1 @@
+"""Waypoints that Gateways of our class ask for: which objects make one, and what to say of it."""

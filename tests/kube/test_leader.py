@@ -1,0 +1,352 @@
+"""What the leading controller makes of Gateways, routes, policies and namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypedDict
+
+from controller.kubernetes.bundle import BundlePublisher, Roots
+from controller.kubernetes.client import KubeClient
+from controller.kubernetes.leader import LatestMesh, Leader, Work
+from controller.kubernetes.status_writer import StatusWriter
+from controller.kubernetes.waypoint_keeper import WaypointKeeper
+from controller.waypoints.manifests import WaypointSettings
+from mesh.sources.kubernetes.resources import CONTROLLER_RESOURCES
+from mesh.sources.kubernetes.source import open_kubernetes
+from mesh.sources.kubernetes.transport import KubeApi
+from mesh.sources.kubernetes.watcher import WatchSettings
+from tests.support.kube_api import KubeApiServer
+from tests.support.kube_store import Object, StatusError
+
+TIMEOUT_S = 60.0
+GATEWAY_API = "gateway.networking.k8s.io"
+ROOTS = Roots(server_pem="server root", bundle_pem="roots")
+CLASS = {
+    "apiVersion": f"{GATEWAY_API}/v1",
+    "kind": "GatewayClass",
+    "metadata": {"name": "meshnode-waypoint"},
+    "spec": {"controllerName": "meshnode.io/waypoint-controller"},
+}
+NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
+SERVICE = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {"name": "api", "namespace": "shop"},
+    "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]},
+}
+
+
+def gateway(*, class_name: str = "meshnode-waypoint", **annotations: str) -> Mapping[str, object]:
+    named = {f"meshnode.io/{name.replace('_', '-')}": text for name, text in annotations.items()}
+    return {
+        "apiVersion": f"{GATEWAY_API}/v1",
+        "kind": "Gateway",
+        "metadata": {
+            "name": "wp",
+            "namespace": "shop",
+            "annotations": named,
+            "labels": {"meshnode.io/waypoint-for": "service"},
+        },
+        "spec": {
+            "gatewayClassName": class_name,
+            "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
+        },
+    }
+
+
+def route(**status: object) -> Mapping[str, object]:
+    parents = [
+        {"group": "", "kind": "Service", "name": "api", "port": 80},
+        {"group": GATEWAY_API, "kind": "Gateway", "name": "edge"},
+    ]
+    return {
+        "apiVersion": f"{GATEWAY_API}/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "r", "namespace": "shop"},
+        "spec": {
+            "parentRefs": parents,
+            "rules": [{"backendRefs": [{"name": "api", "port": 80}]}],
+        },
+        **({"status": status} if status else {}),
+    }
+
+
+class Parent(TypedDict):
+    """An entry of a route's status.parents."""
+
+    controllerName: str
+    parentRef: dict[str, object]
+    conditions: list[dict[str, object]]
+
+
+@dataclass
+class Stage:
+    """A server, and a leader at work on it."""
+
+    server: KubeApiServer
+
+    def get(self, collection: str, name: str = "wp", namespace: str = "shop") -> Object | None:
+        try:
+            return self.server.store.get(collection, (namespace, name))
+        except StatusError:
+            return None
+
+    def condition(self, collection: str, name: str, kind: str) -> Mapping[str, object]:
+        found = self.get(collection, name) or {}
+        status = found.get("status")
+        items = status.get("conditions", []) if isinstance(status, dict) else []
+        return next((item for item in items if item["type"] == kind), {})
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait; the test's own deadline ends this."""
+        while not condition():  # noqa: ASYNC110  (of another task, without an event)
+            await asyncio.sleep(0.02)
+
+
+def play(script: Callable[[Stage], Awaitable[None]], *manifests: Mapping[str, object]) -> None:
+    async def run() -> None:
+        server = KubeApiServer(has_gateway_api=True)
+        async with asyncio.timeout(TIMEOUT_S), server.running():
+            await server.apply(CLASS, NAMESPACE, *manifests)
+            async with (
+                KubeApi(server.configuration) as api,
+                open_kubernetes(
+                    server.configuration,
+                    resources=CONTROLLER_RESOURCES,
+                    settings=WatchSettings(first_backoff_s=0.01, missing_s=0.05),
+                ) as source,
+                aclosing(source.watch()) as changes,
+                asyncio.TaskGroup() as group,
+            ):
+                mesh = LatestMesh(await anext(changes), changes)
+                client = KubeClient(api)
+                settings = WaypointSettings(image="meshnode:1", ca_address="ca:15012")
+                work = Work(
+                    status=StatusWriter(
+                        client, version=source.version, wall=time.time, pause_s=0.0
+                    ),
+                    waypoints=WaypointKeeper(client, settings),
+                    bundles=BundlePublisher(client),
+                )
+                leader = Leader(mesh, work, roots=lambda: ROOTS, retry_s=0.05)
+                tasks = [group.create_task(mesh.follow()), group.create_task(leader.lead())]
+                await script(Stage(server))
+                for task in tasks:
+                    task.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_gateway_becomes_a_waypoint_and_takes_it_with_it() -> None:
+    async def script(on: Stage) -> None:
+        await on.until(lambda: on.get("poddisruptionbudgets.policy") is not None)
+        for collection in ("serviceaccounts", "services", "deployments.apps"):
+            found = on.get(collection)
+            assert found is not None
+            meta = found["metadata"]
+            assert isinstance(meta, dict)
+            [owner] = meta["ownerReferences"]
+            assert (owner["kind"], owner["name"]) == ("Gateway", "wp")
+            assert meta["labels"]["gateway.networking.k8s.io/gateway-name"] == "wp"
+            assert meta["labels"]["meshnode.io/waypoint-for"] == "service"
+        binding = on.get("clusterrolebindings.rbac.authorization.k8s.io", "meshnode-waypoint", "")
+        assert binding is not None
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "namespace": "shop", "name": "wp"}
+        ]
+        await on.server.delete(gateway())
+        await on.until(lambda: binding_is_empty(on))
+        for collection in ("serviceaccounts", "services", "deployments.apps"):
+            assert on.get(collection) is None
+
+    def binding_is_empty(on: Stage) -> bool:
+        found = on.get("clusterrolebindings.rbac.authorization.k8s.io", "meshnode-waypoint", "")
+        return found is not None and found["subjects"] == []
+
+    play(script, gateway())
+
+
+def test_what_others_set_stays_and_what_we_set_comes_back() -> None:
+    async def script(on: Stage) -> None:
+        name, key = "deployments.apps", ("shop", "wp")
+        await on.until(lambda: on.get(name) is not None)
+        found = on.server.store.get(name, key)
+        meta = found["metadata"]
+        assert isinstance(meta, dict)
+        meta["annotations"] = {"ops": "theirs"}
+        on.server.store.update(name, key, found, status=False)
+        await on.server.apply(gateway(replicas="3"))
+        await on.until(lambda: replicas(on) == 3)
+        assert annotations(on) == {"ops": "theirs"}
+        await on.server.apply(gateway(replicas="2", max_replicas="5"))
+        await on.until(lambda: on.get("horizontalpodautoscalers.autoscaling") is not None)
+        # The number is the autoscaler's now: we do not apply it any more.
+        assert replicas(on) is None
+        await on.server.apply(gateway(replicas="2"))
+        await on.until(lambda: on.get("horizontalpodautoscalers.autoscaling") is None)
+
+    def replicas(on: Stage) -> object:
+        spec = (on.get("deployments.apps") or {}).get("spec")
+        return spec.get("replicas") if isinstance(spec, dict) else None
+
+    def annotations(on: Stage) -> object:
+        meta = (on.get("deployments.apps") or {}).get("metadata")
+        return meta.get("annotations") if isinstance(meta, dict) else None
+
+    play(script, gateway())
+
+
+def test_a_gateway_that_changes_its_class_loses_its_waypoint() -> None:
+    async def script(on: Stage) -> None:
+        await on.until(lambda: on.get("poddisruptionbudgets.policy") is not None)
+        await on.server.apply(gateway(class_name="other"))
+        await on.until(lambda: on.get("serviceaccounts") is None)
+        assert on.get("deployments.apps") is None
+
+    play(script, gateway())
+
+
+def test_a_deployment_of_somebody_else_is_left_alone() -> None:
+    theirs = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "wp", "namespace": "shop"},
+        "spec": {"replicas": 7},
+    }
+
+    async def script(on: Stage) -> None:
+        await on.until(lambda: on.server.asked("GET /apis/apps/v1/namespaces/shop/deployments") > 1)
+        found = on.get("deployments.apps")
+        assert found is not None
+        assert found["spec"] == {"replicas": 7}
+
+    play(script, theirs, gateway())
+
+
+def test_statuses_of_gateways_classes_and_wrong_wishes() -> None:
+    async def script(on: Stage) -> None:
+        gateways = f"gateways.{GATEWAY_API}"
+        await on.until(lambda: on.condition(gateways, "wp", "Programmed") != {})
+        assert on.condition(gateways, "wp", "Accepted")["status"] == "True"
+        assert on.condition(gateways, "wp", "Programmed")["reason"] == "Pending"
+        await on.server.apply(ready_pod())
+        await on.until(lambda: on.condition(gateways, "wp", "Programmed")["status"] == "True")
+        await on.server.apply(gateway(replicas="many"))
+        await on.until(lambda: on.condition(gateways, "wp", "Accepted")["status"] == "False")
+        accepted = on.condition(gateways, "wp", "Accepted")
+        assert accepted["reason"] == "InvalidParameters"
+        assert "'many' is not a number" in str(accepted["message"])
+        made = on.get(f"gatewayclasses.{GATEWAY_API}", "meshnode-waypoint", "") or {}
+        status = made["status"]
+        assert isinstance(status, dict)
+        features = [item["name"] for item in status["supportedFeatures"]]
+        assert features == sorted(features)
+        assert {"Mesh", "HTTPRoute", "GRPCRoute"} <= set(features)
+
+    play(script, gateway())
+
+
+def ready_pod() -> Mapping[str, object]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "wp-1",
+            "namespace": "shop",
+            "labels": {"gateway.networking.k8s.io/gateway-name": "wp"},
+        },
+        "status": {"podIP": "10.0.0.9", "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
+def test_route_status_is_written_once_and_entries_of_others_stay() -> None:
+    theirs = {
+        "parentRef": {"group": GATEWAY_API, "kind": "Gateway", "name": "edge"},
+        "controllerName": "example.com/edge",
+        "conditions": [],
+    }
+
+    async def script(on: Stage) -> None:
+        await on.until(lambda: len(parents(on)) == 2)
+        first, ours = parents(on)
+        assert first == theirs
+        assert ours["controllerName"] == "meshnode.io/waypoint-controller"
+        assert ours["parentRef"]["name"] == "api"
+        words = {item["type"]: (item["status"], item["reason"]) for item in ours["conditions"]}
+        assert words == {
+            "Accepted": ("True", "Accepted"),
+            "ResolvedRefs": ("True", "ResolvedRefs"),
+        }
+        written = on.server.asked("PUT /apis/gateway.networking.k8s.io/v1/namespaces/shop/httpr")
+        # Something else changes: the route's status is right, so nothing is written.
+        await on.server.apply({**NAMESPACE, "metadata": {"name": "other"}})
+        await on.until(lambda: on.get("configmaps", "meshnode-ca-root", "other") is not None)
+        await on.server.delete(SERVICE)
+        await on.until(lambda: reason(on) == "NoMatchingParent")
+        assert on.server.asked("PUT /apis/gateway.networking.k8s.io/v1/namespaces/shop/httpr") == (
+            written + 1
+        )
+
+    def parents(on: Stage) -> list[Parent]:
+        status = (on.get(f"httproutes.{GATEWAY_API}", "r") or {}).get("status")
+        return status["parents"] if isinstance(status, dict) else []
+
+    def reason(on: Stage) -> object:
+        conditions = parents(on)[-1]["conditions"]
+        return next(c["reason"] for c in conditions if c["type"] == "Accepted")
+
+    play(script, SERVICE, route(parents=[theirs]))
+
+
+def test_policies_say_what_is_wrong_with_them() -> None:
+    def policy(name: str, spec: object, **status: object) -> Mapping[str, object]:
+        made = {
+            "apiVersion": "meshnode.io/v1alpha1",
+            "kind": "AuthorizationPolicy",
+            "metadata": {"name": name, "namespace": "shop"},
+            "spec": spec,
+        }
+        return {**made, "status": status} if status else made
+
+    async def script(on: Stage) -> None:
+        policies = "authorizationpolicies.meshnode.io"
+        for name, accepted, programmed in (
+            ("good", "Accepted", "Programmed"),
+            ("broken", "Invalid", "Invalid"),
+            ("lost", "TargetNotFound", "Invalid"),
+            ("weak", "Accepted", "NoWaypoint"),
+        ):
+            await on.until(
+                lambda name=name: on.condition(policies, name, "Programmed") != {}  # type: ignore[misc]
+            )
+            assert on.condition(policies, name, "Accepted")["reason"] == accepted
+            assert on.condition(policies, name, "Programmed")["reason"] == programmed
+        assert on.condition(policies, "good", "Theirs") == {"type": "Theirs", "status": "True"}
+        await on.server.apply(policy("broken", {"rules": [{}]}))
+        await on.until(lambda: on.condition(policies, "broken", "Programmed")["status"] == "True")
+        assert on.condition(policies, "broken", "Accepted")["observedGeneration"] == 2
+
+    target = {"group": "", "kind": "Service"}
+    play(
+        script,
+        SERVICE,
+        policy("good", {"rules": [{}]}, conditions=[{"type": "Theirs", "status": "True"}]),
+        policy("broken", {"rule": [{}]}),
+        policy("lost", {"targetRefs": [{**target, "name": "no"}], "rules": [{}]}),
+        policy("weak", {"targetRefs": [{**target, "name": "api"}], "rules": [{}]}),
+    )
+
+
+def test_every_namespace_has_the_roots() -> None:
+    async def script(on: Stage) -> None:
+        await on.until(lambda: on.get("configmaps", "meshnode-ca-root") is not None)
+        found = on.get("configmaps", "meshnode-ca-root") or {}
+        assert found["data"] == {"root.pem": "server root", "bundle.pem": "roots"}
+        await on.server.apply({**NAMESPACE, "metadata": {"name": "new"}})
+        await on.until(lambda: on.get("configmaps", "meshnode-ca-root", "new") is not None)
+
+    play(script)

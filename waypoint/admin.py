@@ -1,10 +1,15 @@
-"""HTTP for operators, on loopback by default: health, metrics, configuration, endpoints."""
+"""HTTP for operators, on loopback by default: health, metrics, configuration, endpoints, live
+requests (see `waypoint.tap`). A unix socket has the same for the command line of this machine."""
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 from aiohttp import web
@@ -13,28 +18,65 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from mesh.errors import ConfigError
 from mesh.model.address import SocketAddress
+from mesh.run_files import waypoint_socket
 from waypoint.supervisor import Supervisor
+from waypoint.tap_stream import stream_tap
+
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def serve_admin(
-    supervisor: Supervisor, registry: CollectorRegistry, address: SocketAddress
+    supervisor: Supervisor, registry: CollectorRegistry, address: SocketAddress, directory: Path
 ) -> AsyncIterator[None]:
-    """Serve while the block runs. Raises `ConfigError` if the address is taken."""
-    runner = web.AppRunner(_app(supervisor, registry), access_log=None, handle_signals=False)
+    """Serve while the block runs: on `address`, and on a unix socket in `directory`.
+
+    Requests of others are shown only where nobody but this machine's root, or this network
+    namespace, gets in. Raises `ConfigError` if the address is taken.
+    """
+    open_app = _app(supervisor, registry, with_tap=address.ip.is_loopback)
+    async with _served(open_app) as runner, AsyncExitStack() as stack:
+        try:
+            await web.TCPSite(runner, str(address.ip), address.port).start()
+        except OSError as error:
+            raise ConfigError(f"--admin {address}: {error.strerror}") from error
+        path = waypoint_socket(supervisor.options.name, os.getpid(), directory)
+        sock = bind_private(path)
+        if sock is not None:
+            stack.callback(path.unlink, missing_ok=True)
+            private = await stack.enter_async_context(
+                _served(_app(supervisor, registry, with_tap=True))
+            )
+            await web.SockSite(private, sock).start()
+        yield
+
+
+@asynccontextmanager
+async def _served(app: web.Application) -> AsyncIterator[web.AppRunner]:
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, str(address.ip), address.port).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise ConfigError(f"--admin {address}: {error.strerror}") from error
-    try:
-        yield
+        yield runner
     finally:
         await runner.cleanup()
 
 
-def _app(supervisor: Supervisor, registry: CollectorRegistry) -> web.Application:
+def bind_private(path: Path) -> socket.socket | None:
+    """A unix socket for its owner alone; None, said in the log, where there is no place for it."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.unlink(missing_ok=True)  # of a process that had our number before
+        os.fchmod(sock.fileno(), 0o600)  # bind() gives the file the mode of the socket: no race
+        sock.bind(str(path))
+    except OSError as error:
+        sock.close()
+        log.info("no admin socket at %s: %s", path, error.strerror)
+        return None
+    return sock
+
+
+def _app(supervisor: Supervisor, registry: CollectorRegistry, *, with_tap: bool) -> web.Application:
     async def live(_: web.Request) -> web.Response:
         return web.Response(text="live\n")
 
@@ -55,7 +97,12 @@ def _app(supervisor: Supervisor, registry: CollectorRegistry) -> web.Application
         workers = sorted(supervisor.workers.items())
         return _json([{"worker": index, "stats": worker.stats} for index, worker in workers])
 
+    async def tap(request: web.Request) -> web.StreamResponse:
+        return await stream_tap(request, supervisor.taps)
+
     app = web.Application()
+    if with_tap:
+        app.router.add_get("/v1/tap", tap)
     app.router.add_get("/healthz", ready)
     app.router.add_get("/healthz/live", live)
     app.router.add_get("/healthz/ready", ready)

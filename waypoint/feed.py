@@ -11,6 +11,7 @@ from mesh.errors import RemoteProtocolError
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.span import Span
+from waypoint.tap import TapEvent, TapFilter
 
 _LENGTH = struct.Struct("!I")
 MAX_BYTES = 1 << 30
@@ -25,6 +26,12 @@ class SnapshotChange(msgspec.Struct, frozen=True, tag="snapshot"):
 class CredentialsChange(msgspec.Struct, frozen=True, tag="credentials"):
     valid: list[Credentials]
     gone: list[SpiffeId]
+
+
+class TapChange(msgspec.Struct, frozen=True, tag="taps"):
+    """Who watches now."""
+
+    taps: list[TapFilter]
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -57,6 +64,14 @@ class Spans(msgspec.Struct, frozen=True, tag="spans"):
     dropped: int
 
 
+class Tapped(msgspec.Struct, frozen=True, tag="tapped"):
+    """Tap, what it caught since the last one, and how many had no room."""
+
+    tap: int
+    events: list[TapEvent]
+    lost: int
+
+
 class Lines(msgspec.Struct, frozen=True, tag="lines"):
     """Lines of the access log."""
 
@@ -70,6 +85,51 @@ class EndpointState(msgspec.Struct, frozen=True):
     idle: int
 
 
+class MemberState(msgspec.Struct, frozen=True):
+    """An endpoint as a policy sees it; `state` as in `mesh.resilience.outlier.HealthState`."""
+
+    address: str
+    workload: str
+    active: int
+    connections: int
+    weight: int
+    zone: str
+    state: str
+    failures_in_row: int
+    ejections: int
+    ejected_s: float
+
+
+class LimitState(msgspec.Struct, frozen=True):
+    """A limit of this worker: what there is, may be (None = no limit), and was refused."""
+
+    active: int
+    most: int | None
+    refused: int
+
+
+class RateState(msgspec.Struct, frozen=True):
+    """A rate limit since this worker began to serve."""
+
+    name: str
+    shadow: bool
+    passed: int
+    limited: int
+
+
+class ClusterState(msgspec.Struct, frozen=True):
+    """A service port under a policy; `policies` names the object of each part."""
+
+    service: str
+    port: int
+    route: str
+    algorithm: str
+    policies: dict[str, str]
+    endpoints: list[MemberState]
+    limits: dict[str, LimitState]
+    rate_limits: list[RateState]
+
+
 class Stats(msgspec.Struct, frozen=True, tag="stats"):
     """Sent every second."""
 
@@ -78,10 +138,11 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
     requests: int
     lost_lines: int
     endpoints: list[EndpointState]
+    clusters: list[ClusterState]
 
 
-ToWorker = SnapshotChange | CredentialsChange | Drain
-ToSupervisor = Ready | Tally | Counts | Spans | Lines | Stats
+ToWorker = SnapshotChange | CredentialsChange | TapChange | Drain
+ToSupervisor = Ready | Tally | Counts | Spans | Tapped | Lines | Stats
 _Message = TypeVar("_Message")
 _encoder = msgspec.msgpack.Encoder()
 

@@ -25,6 +25,7 @@ from mesh.identity.state_dir import StateDir
 from mesh.identity.store import CertificateStore
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
+from mesh.run_files import WAYPOINTS
 from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import Reducer
@@ -76,7 +77,7 @@ async def _serve(options: WaypointOptions) -> None:
         store.set_wanted({identity: Priority.NOW})
         if options.otlp_endpoint:
             supervisor.spans = _open_export(options, stack)
-        await stack.enter_async_context(serve_admin(supervisor, registry, options.admin))
+        await stack.enter_async_context(serve_admin(supervisor, registry, options.admin, WAYPOINTS))
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(store.run()),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from random import Random
 
-from mesh.http1.message import RequestHead
+from mesh.http1.message import Headers, RequestHead
 from mesh.model.address import IPAddress
 from mesh.model.connection import Party
 from mesh.model.identity import SpiffeId
@@ -60,6 +60,8 @@ class Proxy:
         self._record = record
         self._traces = traces
         self._span = span
+        self.tap: Callable[[RequestRecord, Headers], None] | None = None
+        """Shows requests to whoever watches; None while nobody does."""
         self._random = random
         self._identity = identity
         self._callers: dict[tuple[SpiffeId | None, IPAddress], CallerFields] = {}
@@ -109,6 +111,8 @@ class Proxy:
         trace = exchange.seen.trace
         if trace is not None and self._span is not None:
             self._span(trace, record)
+        if self.tap is not None:
+            self.tap(record, exchange.head.headers)
 
     def refused(self, origin: Origin, protocol: str, status: int, code: str) -> None:
         self._record(

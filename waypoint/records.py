@@ -10,7 +10,8 @@ from mesh.telemetry.access_log import LogFormat
 from mesh.telemetry.request_log import format_json, format_text
 from mesh.telemetry.requests import RequestTally
 from mesh.telemetry.trace_context import Trace
-from waypoint.feed import Counts, Lines, Spans, Tally, ToSupervisor
+from waypoint.feed import Counts, Lines, Spans, Tally, Tapped, ToSupervisor
+from waypoint.tap import WorkerTaps
 from waypoint.tracing import request_span
 
 MAX_PENDING_LINES = 4096
@@ -27,6 +28,7 @@ class Records:
         self._off = log_format is LogFormat.OFF
         self._format = format_json if log_format is LogFormat.JSON else format_text
         self._lines: list[str] = []
+        self.taps = WorkerTaps()
         self._spans: list[Span] = []
         self._lost_spans = 0
         self._counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
@@ -49,9 +51,9 @@ class Records:
         else:
             self._lost_spans += 1
 
-    def count(self, metric: str, labels: tuple[str, ...]) -> None:
-        """Count one event of a metric of `mesh.telemetry.names`."""
-        self._counts[(metric, labels)] += 1
+    def count(self, metric: str, labels: tuple[str, ...], events: int = 1) -> None:
+        """Count events of a metric of `mesh.telemetry.names`."""
+        self._counts[(metric, labels)] += events
 
     def take(self) -> list[ToSupervisor]:
         """Hand over what was collected."""
@@ -65,6 +67,8 @@ class Records:
         if self._spans:
             messages.append(Spans(spans=self._spans, dropped=self._lost_spans))
             self._spans, self._lost_spans = [], 0
+        for tap, events, lost in self.taps.take():
+            messages.append(Tapped(tap=tap, events=events, lost=lost))
         if self._counts:
             counts = [(name, labels, count) for (name, labels), count in self._counts.items()]
             messages.append(Counts(counts=counts))

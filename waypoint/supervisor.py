@@ -31,12 +31,16 @@ from waypoint.feed import (
     Spans,
     Stats,
     Tally,
+    TapChange,
+    Tapped,
     ToSupervisor,
     ToWorker,
     encode,
     supervisor_reader,
 )
 from waypoint.options import WaypointOptions
+from waypoint.tap import TapFilter
+from waypoint.tap_stream import TapReaders
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +88,16 @@ class Supervisor:
     snapshot: MeshSnapshot = _EMPTY
     credentials: dict[SpiffeId, Credentials] = field(default_factory=dict)
     workers: dict[int, WorkerHandle] = field(default_factory=dict)
+    taps: TapReaders = field(init=False)
     restarts: int = 0
     stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self.taps = TapReaders(self._change_taps)
+
+    def _change_taps(self, filters: list[TapFilter]) -> None:
+        for worker in self.workers.values():
+            worker.send(TapChange(taps=filters))
 
     @property
     def is_ready(self) -> bool:
@@ -157,6 +169,8 @@ class Supervisor:
             if self.snapshot.revision:
                 self._send_snapshot(worker)
             worker.send(CredentialsChange(valid=list(self.credentials.values()), gone=[]))
+            if self.taps.filters:
+                worker.send(TapChange(taps=self.taps.filters))
             if self.stopping:
                 worker.send(Drain(timeout_s=self.options.drain_timeout_s))
             await self._listen_to(worker, reader)
@@ -203,6 +217,8 @@ class Supervisor:
                 worker.ready = True
             case Tally():
                 self.metrics.add(message.series)
+            case Tapped():
+                self.taps.offer(message.tap, message.events, message.lost)
             case Spans():
                 self._export(message)
             case Counts():

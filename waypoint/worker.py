@@ -19,6 +19,7 @@ from mesh.telemetry.access_log import LogFormat
 from mesh.telemetry.trace_context import TraceStarter
 from mesh.tunnel.contract import TunnelEngine
 from waypoint.authorize import Outside
+from waypoint.cluster_state import PolicyCounters, describe
 from waypoint.custom.ask import Authorizers
 from waypoint.feed import (
     CredentialsChange,
@@ -27,6 +28,7 @@ from waypoint.feed import (
     Ready,
     SnapshotChange,
     Stats,
+    TapChange,
     ToSupervisor,
     ToWorker,
     encode,
@@ -89,7 +91,8 @@ class Worker:
         self._options = options
         self._engine = engine
         self._tasks = tasks
-        self._records = Records(options.cluster, options.access_log)
+        self._records = records = Records(options.cluster, options.access_log)
+        self._policy_counters = PolicyCounters(records.count)
         random = Random()
         self._state = state = WorkerState(
             options.waypoint, random, keys, self._outside(random), options.vantage
@@ -203,6 +206,9 @@ class Worker:
                 self._state.replace_snapshot(snapshot)
             case CredentialsChange():
                 self._state.change_credentials(message.valid, message.gone)
+            case TapChange():
+                watched = self._records.taps.replace(message.taps)
+                self._proxy.tap = self._records.taps.offer if watched else None
             case Drain():
                 self._start_drain(message.timeout_s)
         if not self._listening and self._state.snapshot.revision and self._state.own():
@@ -241,6 +247,7 @@ class Worker:
             self._flush_records()
             ticks += 1
             if ticks % STATS_TICKS == 0:
+                self._policy_counters.tell(self._state.protections, self._proxy.fair)
                 self._pool.close_idle()
                 self._upstream.close_idle()
                 self._send(self._stats())
@@ -260,4 +267,5 @@ class Worker:
                 )
                 for target in self._state.endpoints.targets()
             ],
+            clusters=describe(self._state.protections, self._proxy.now()),
         )

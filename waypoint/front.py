@@ -10,6 +10,8 @@ from typing import Protocol
 
 from mesh.errors import MeshnodeError
 from mesh.tunnel.contract import End, TunnelEngine
+from waypoint.client_hello import MAX_BYTES as HELLO_BYTES
+from waypoint.client_hello import server_name
 from waypoint.contract import Exchanges, Origin
 from waypoint.endpoints import app_protocol
 from waypoint.flush_queue import FlushQueue
@@ -25,7 +27,10 @@ log = logging.getLogger(__name__)
 class OpaqueRoutes(Protocol):
     """Where connections that are no HTTP go."""
 
-    def pick_opaque(self, origin: Origin) -> Target | None:
+    def wants_server_name(self, origin: Origin) -> bool:
+        """Whether the name that a TLS client asks for decides."""
+
+    def pick_opaque(self, origin: Origin, server_name: str) -> Target | None:
         """An endpoint, or None if policy or routes leave none."""
 
 
@@ -123,8 +128,26 @@ class Front:
             return Spoken.HTTP1, data
         return Spoken.OPAQUE, data
 
+    async def _read_hello(self, sock: socket.socket, data: bytes) -> tuple[str, bytes]:
+        """Read on until a TLS client has named its server. Raises `OSError`, `TimeoutError`."""
+        async with asyncio.timeout(self._limits.header_timeout_s):
+            while (name := server_name(data)) is None:
+                more = await self._loop.sock_recv(sock, HELLO_BYTES)
+                if not more:
+                    return "", data
+                data += more
+        return name, data
+
     async def _relay(self, sock: socket.socket, origin: Origin, initial: bytes) -> None:
-        target = self._opaque.pick_opaque(origin)
+        name = ""
+        if self._opaque.wants_server_name(origin):
+            try:
+                name, initial = await self._read_hello(sock, initial)
+            except (OSError, TimeoutError) as error:
+                log.info("%s named no server: %s", origin.client, error or "nothing was sent")
+                sock.close()
+                return
+        target = self._opaque.pick_opaque(origin, name)
         if target is None:
             log.info("%s: no endpoint for a connection of %s", origin.dialled, origin.client)
             sock.close()

@@ -13,6 +13,7 @@ from typing import Protocol
 from mesh.errors import RemoteProtocolError
 from mesh.http1.message import Headers, RequestHead
 from mesh.model.request import RequestFlag
+from mesh.model.routing import RouteKind
 from mesh.model.workload import ServiceKey
 from mesh.routing import message
 from mesh.routing.path import PathRules, normalize_path
@@ -179,7 +180,15 @@ class RouteRouter:
         found = (self._endpoints.service(c.to.service, c.to.port, family) for c in plan.copies)
         return [group for group in found if group is not None]
 
-    def pick_opaque(self, origin: Origin) -> Target | None:
+    def wants_server_name(self, origin: Origin) -> bool:
+        """Whether TLSRoutes decide, so that a client's first bytes must be looked at."""
+        if origin.service is None:
+            return False
+        caller = origin.principal.namespace if origin.principal else None
+        kind = self._table.kind(origin.service.key, origin.dialled.port, caller)
+        return kind is RouteKind.TLS
+
+    def pick_opaque(self, origin: Origin, server_name: str) -> Target | None:
         """An endpoint for a connection that is no HTTP (TLSRoute, TCPRoute, or none)."""
         if self._authorizer is not None and not self._authorizer.admits_opaque(origin):
             return None
@@ -187,12 +196,12 @@ class RouteRouter:
             plan = self._to_workload(origin)
             group = plan.group if isinstance(plan, Forward) else None
         else:
-            group = self._opaque_group(origin, origin.service.key)
+            group = self._opaque_group(origin, origin.service.key, server_name)
         return choose(group.targets, self._random, None) if group is not None else None
 
-    def _opaque_group(self, origin: Origin, key: ServiceKey) -> Group | None:
+    def _opaque_group(self, origin: Origin, key: ServiceKey, server_name: str) -> Group | None:
         caller = origin.principal.namespace if origin.principal else None
-        found = self._table.match_connection(key, origin.dialled.port, caller)
+        found = self._table.match_connection(key, origin.dialled.port, caller, server_name)
         if isinstance(found, str):
             attached = self._table.kind(key, origin.dialled.port, caller)
             # HTTP routes replace the service's own routing; what is no HTTP matches none of them.

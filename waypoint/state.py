@@ -84,5 +84,8 @@ class WorkerState:
         """`waypoint.plan.Router`, by the newest snapshot."""
         return self._router.plan(origin, head)
 
-    def pick_opaque(self, origin: Origin) -> Target | None:
-        return self._router.pick_opaque(origin)
+    def wants_server_name(self, origin: Origin) -> bool:
+        return self._router.wants_server_name(origin)
+
+    def pick_opaque(self, origin: Origin, server_name: str) -> Target | None:
+        return self._router.pick_opaque(origin, server_name)

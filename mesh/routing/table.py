@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
-from mesh.model.routing import ReferenceGrant, Route, RouteKind
+from mesh.model.routing import ReferenceGrant, Route, RouteKind, RouteRule
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import ServiceKey
 from mesh.routing.attach import GroupKey, settle_groups
@@ -19,6 +19,7 @@ from mesh.routing.http_index import HttpIndex, http_entries
 from mesh.routing.index import Request, RouteMatch
 from mesh.routing.message import RequestFacts
 from mesh.routing.rule import BackendResolver, CompiledRule, Grants, compile_rule
+from mesh.routing.sni_index import SniIndex
 
 
 class NoRoute(StrEnum):
@@ -36,7 +37,7 @@ Rules = list[CompiledRule]
 class _Group:
     """The routes of one group, compiled."""
 
-    __slots__ = ("index", "kind", "l4", "made_of")
+    __slots__ = ("by_name", "index", "kind", "l4", "made_of")
 
     def __init__(
         self, routes: Sequence[Route], members: Sequence[tuple[Route, CompiledRule]]
@@ -45,6 +46,7 @@ class _Group:
         self.kind = routes[0].kind
         self.index: HttpIndex | GrpcIndex | None = None
         self.l4: RouteMatch | None = None
+        self.by_name: SniIndex | None = None
         match self.kind:
             case RouteKind.HTTP:
                 self.index = HttpIndex(
@@ -54,7 +56,9 @@ class _Group:
                 self.index = GrpcIndex(
                     item for route, rule in members for item in grpc_entries(route, rule)
                 )
-            case RouteKind.TLS | RouteKind.TCP:
+            case RouteKind.TLS:
+                self.by_name = SniIndex(members)
+            case RouteKind.TCP:
                 # Nothing tells connections apart: the first rule of the oldest route takes all.
                 if members:
                     self.l4 = RouteMatch(rule=members[0][1], match=0, prefix=None)
@@ -133,6 +137,13 @@ class RouteTable:
         group = self._group(service, port, caller_namespace)
         return group.kind if group else None
 
+    def rules(
+        self, service: ServiceKey, port: int, caller_namespace: str | None
+    ) -> tuple[RouteRule, ...]:
+        """List the rules that a request to a service port is matched against."""
+        group = self._group(service, port, caller_namespace)
+        return tuple(rule.source for _, rule in group.made_of) if group else ()
+
     def match(self, facts: RequestFacts) -> RouteMatch | NoRoute:
         """Find the rule of a request."""
         group = self._group(facts.service, facts.port, facts.caller_namespace)
@@ -143,13 +154,17 @@ class RouteTable:
         return group.index.find(Request(facts.head)) or NoRoute.NO_MATCH
 
     def match_connection(
-        self, service: ServiceKey, port: int, caller_namespace: str | None
+        self, service: ServiceKey, port: int, caller_namespace: str | None, server_name: str = ""
     ) -> RouteMatch | NoRoute:
-        """Find the rule of a TLS or TCP connection; NOT_ATTACHED also under an HTTP route."""
+        """Find the rule of a TLS or TCP connection; NOT_ATTACHED also under an HTTP route.
+
+        `server_name`: what a TLS client asked for; empty where it is no TLS or names none.
+        """
         group = self._group(service, port, caller_namespace)
         if group is None or group.index is not None:
             return NoRoute.NOT_ATTACHED
-        return group.l4 or NoRoute.NO_MATCH
+        found = group.by_name.find(server_name) if group.by_name else group.l4
+        return found or NoRoute.NO_MATCH
 
     def _group(self, service: ServiceKey, port: int, caller_namespace: str | None) -> _Group | None:
         groups = self._groups.get((service, port))

@@ -131,7 +131,34 @@ AUTHORIZER = _counter(
     "provider",
     "outcome",
 )
-WAYPOINT_COUNTERS = (AUTHORIZER,)
+EJECTIONS = _counter(
+    "meshnode_waypoint_ejections_total",
+    "Endpoints taken out by outlierDetection, failed probes included.",
+    "service",
+)
+CIRCUIT_REFUSALS = _counter(
+    "meshnode_waypoint_limit_refusals_total",
+    "What limits kept back. Resources: connections, pending, requests, retries.",
+    "service",
+    "resource",
+)
+RETRIES = _counter(
+    "meshnode_waypoint_retries_total",
+    "Retries and hedges of services with a TrafficPolicy. Outcomes: made, over_budget.",
+    "service",
+    "outcome",
+)
+RATE_LIMITED = _counter(
+    "meshnode_waypoint_rate_limit_requests_total",
+    "Requests by rate limit. Outcomes: passed, limited, shadow (would have been limited).",
+    "limit",
+    "outcome",
+)
+UNFAIR = _counter(
+    "meshnode_waypoint_fair_share_refusals_total",
+    "Requests refused because their caller had its share of a busy worker.",
+)
+WAYPOINT_COUNTERS = (AUTHORIZER, EJECTIONS, CIRCUIT_REFUSALS, RETRIES, RATE_LIMITED, UNFAIR)
 
 CONNECTION_METRICS = (
     OPENED, CLOSED, FAILED, SENT, RECEIVED, CONNECTIONS, SERIES, OVERFLOW, AUDITED, DRY_RUN,

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, Lazy] = {
     "edges": Lazy("agent.cli.stat:edges_command", "Show who talks to whom, and how secured."),
     "top": Lazy("agent.cli.stat:top_command", "Show the busiest pairs, live."),
     "tap": Lazy("agent.cli.tap:tap", "Watch connections and requests as they end."),
+    "dashboard": Lazy("agent.cli.dashboard:dashboard", "Serve a page about the mesh."),
     "authz": Lazy("agent.cli.authz:authz", "Ask policy about a connection."),
     "describe": Lazy(
         "agent.cli.describe:describe_command", "Tell what the mesh makes of an object."
@@ -45,7 +46,7 @@ COMMANDS: Mapping[str, Lazy] = {
     "ca": Lazy("agent.cli.authority:ca", "Look after the certificate authority."),
     "install": Lazy("agent.cli.install:install", "Print the manifests of an installation."),
     "upgrade": Lazy("agent.cli.install:upgrade", "Print what is new, or show the difference."),
-    "uninstall": Lazy("agent.cli.uninstall:uninstall", "Remove everything from a node or a cluster."),
+    "uninstall": Lazy("agent.cli.uninstall:uninstall", "Clean a node, or a whole cluster."),
     "agent": Lazy("agent.cli.daemons:agent", "Run the node agent."),
     "controller": Lazy("agent.cli.daemons:controller", "Run the certificate authority."),
     "waypoint": Lazy("agent.cli.waypoint_daemon:waypoint", "Run an L7 proxy of the mesh."),

@@ -40,7 +40,11 @@ class Answers(Generic[T]):
 
 def observers(node: str | None) -> list[Observer]:
     """The node that was asked for, else all nodes of this machine; and all its waypoints."""
-    elsewhere = click.get_current_context().find_object(SocketAt)
+    return find_observers(node, click.get_current_context().find_object(SocketAt))
+
+
+def find_observers(node: str | None, elsewhere: SocketAt | None) -> list[Observer]:
+    """The same outside of click; `elsewhere` is one admin socket to ask instead."""
     if elsewhere is not None:
         return [Observer(f"node/{node}", AdminClient(node or "", elsewhere.path))]
     names = [node] if node is not None else known_nodes()

@@ -20,7 +20,7 @@ class Resource(StrEnum):
 class CircuitBreaker:
     """Counts per resource. Whoever got `acquire` must `release`, once."""
 
-    __slots__ = ("_active", "_most", "limits", "rejected")
+    __slots__ = ("_active", "_most", "accepted", "limits", "rejected")
 
     def __init__(self, limits: CircuitLimits) -> None:
         self.limits = limits
@@ -31,8 +31,9 @@ class CircuitBreaker:
             Resource.RETRIES: limits.max_retries,
         }
         self._active = dict.fromkeys(Resource, 0)
+        self.accepted = dict.fromkeys(Resource, 0)
         self.rejected = dict.fromkeys(Resource, 0)
-        """How often each limit refused."""
+        """How often each limit refused; `accepted`: how often it did not."""
 
     def acquire(self, resource: Resource) -> bool:
         """Take one; False where the limit is reached."""
@@ -41,6 +42,7 @@ class CircuitBreaker:
             self.rejected[resource] += 1
             return False
         self._active[resource] += 1
+        self.accepted[resource] += 1
         return True
 
     def connect(self, endpoint_connections: int) -> bool:

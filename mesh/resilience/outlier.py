@@ -38,6 +38,31 @@ def outcome_of(status: int) -> Outcome:
     return Outcome.GATEWAY_ERROR if status in (502, 503, 504) else Outcome.SERVER_ERROR
 
 
+class HealthState(StrEnum):
+    """Where an endpoint stands."""
+
+    HEALTHY = "healthy"
+    EJECTED = "ejected"
+    PROBING = "probing"
+    """A request is out that decides."""
+    TO_PROBE = "to_probe"
+    """The next request is the probe."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """An endpoint, for people.
+
+    Attributes:
+        ejected_s: for how long it is still out.
+    """
+
+    state: HealthState = HealthState.HEALTHY
+    failures_in_row: int = 0
+    ejections: int = 0
+    ejected_s: float = 0.0
+
+
 @dataclass(slots=True)
 class _Health:
     failures_in_row: int = 0
@@ -121,6 +146,23 @@ class OutlierDetector(Generic[Endpoint]):
             return False
         self._eject(health, now)
         return True
+
+    def health(self, endpoint: Endpoint, now: float) -> Health:
+        """Say how an endpoint stands."""
+        known = self._health.get(endpoint)
+        if known is None:
+            return Health()
+        state, left = HealthState.HEALTHY, 0.0
+        if known.ejected_until is not None:
+            left = max(0.0, known.ejected_until - now)
+            waiting = HealthState.EJECTED if left else HealthState.TO_PROBE
+            state = HealthState.PROBING if known.probing_since is not None else waiting
+        return Health(
+            state=state,
+            failures_in_row=known.failures_in_row,
+            ejections=known.ejections,
+            ejected_s=left,
+        )
 
     def ejected(self, now: float) -> list[Endpoint]:
         """Endpoints that are out."""

@@ -13,7 +13,7 @@ _SLOTS = 10
 class RetryBudgetMeter:
     """Counts requests and retries over a sliding interval of ten slots."""
 
-    __slots__ = ("_budget", "_requests", "_retries", "_slot", "_slot_s")
+    __slots__ = ("_budget", "_requests", "_retries", "_slot", "_slot_s", "refused")
 
     def __init__(self, budget: RetryBudget, now: float) -> None:
         self._budget = budget
@@ -21,6 +21,8 @@ class RetryBudgetMeter:
         self._slot = int(now / self._slot_s)
         self._requests = [0] * _SLOTS
         self._retries = [0] * _SLOTS
+        self.refused = 0
+        """Retries that found the budget spent."""
 
     def count_request(self, now: float) -> None:
         """Count a request of a caller (not a retry)."""
@@ -35,6 +37,7 @@ class RetryBudgetMeter:
         # The floor keeps a service with little traffic able to retry at all.
         allowed = max(allowed, budget.min_per_s * budget.interval_s)
         if sum(self._retries) + 1 > allowed:
+            self.refused += 1
             return False
         self._retries[self._slot % _SLOTS] += 1
         return True

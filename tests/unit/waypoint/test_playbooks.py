@@ -12,6 +12,7 @@ from mesh.model.identity import SpiffeId
 from mesh.resilience.circuit import Resource
 from tests.unit.waypoint.scene import CALLER, Request, Say, Scene, objects, scene
 from tests.unit.waypoint.virtual import play
+from waypoint.cluster_state import PolicyCounters, describe
 from waypoint.limits import ProxyLimits
 from waypoint.protection import Vantage
 
@@ -370,5 +371,47 @@ def test_the_caller_of_an_exchange_is_its_identity() -> None:
             stranger = SpiffeId(trust_domain="t", namespace="n", service_account="s")
             assert (await here.send()).body == b"1"
             assert (await here.send(caller=stranger)).body == b"0"
+
+    play(main())
+
+
+# --- what people see ----------------------------------------------------------------------------
+
+
+def test_state_and_counters_of_policies() -> None:
+    async def main() -> None:
+        policy = (
+            EJECT
+            + "\nloadBalancing: {algorithm: RoundRobin}\nlimits: {maxRequests: 2, maxRetries: 1}"
+            + "\nretry: {attempts: 1, codes: [503]}\nrateLimits: [{requests: 12, per: 1h, name: r}]"
+        )
+        async with scene(objects(policy)) as here:
+            counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
+
+            def count(metric: str, labels: tuple[str, ...], events: int) -> None:
+                counts[(metric, labels)] += events
+
+            counters = PolicyCounters(count)
+            here.behave[1] = lambda _: failing()
+            await here.send_many(10)
+            for number in (2, 3):
+                here.behave[number] = lambda _: Say(after_s=2)
+            counters.tell(here.protections, here.proxy.fair)
+            assert await at_once(here, 4) == Counter({200: 2, 429: 2})
+            for _ in range(3):
+                counters.tell(here.protections, here.proxy.fair)
+            assert counts[("meshnode_waypoint_ejections_total", ("shop/api",))] == 1
+            assert counts[("meshnode_waypoint_retries_total", ("shop/api", "made"))] == 3
+            limits = "meshnode_waypoint_rate_limit_requests_total"
+            assert counts[(limits, ("shop/p/r", "passed"))] == 12
+            assert counts[(limits, ("shop/p/r", "limited"))] == 2
+            (state,) = describe(here.protections, here.proxy.now())
+            assert (state.service, state.port, state.algorithm) == ("shop/api", 80, "RoundRobin")
+            assert state.policies["limits"] == "shop/p"
+            assert [each.state for each in state.endpoints] == ["ejected", "healthy", "healthy"]
+            assert 0 < state.endpoints[0].ejected_s <= 10
+            assert (state.limits["requests"].active, state.limits["requests"].most) == (0, 2)
+            assert state.limits["connections"].active == 2
+            assert [(rate.name, rate.limited) for rate in state.rate_limits] == [("shop/p/r", 2)]
 
     play(main())

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import struct
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 import h2.config
 import h2.connection
 import h2.events
 
+from tests.support.certs import TestCa, spiffe
 from tests.unit.mesh.routing.conformance.model import Play
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+WHO = b"who are you?\r\n\r\n"
+"""Asked by connections that are no HTTP; the answer is the backend's name."""
 _CALL_OK = [(":status", "200"), ("content-type", "application/grpc")]
 Fields = tuple[tuple[str, str], ...]
 
@@ -74,7 +81,9 @@ class Backend:
         """Serve one connection."""
         try:
             first = await reader.readuntil(b"\r\n\r\n")
-            if PREFACE.startswith(first):
+            if first == WHO:
+                writer.write(self._name.encode())
+            elif PREFACE.startswith(first):
                 await self._serve_http2(reader, writer, first)
             else:
                 await self._serve_http1(reader, writer, first)
@@ -170,10 +179,26 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def running(name: str, address: str, board: Board) -> AsyncIterator[int]:
-    """Serve on a free port of an address."""
-    server = await asyncio.start_server(Backend(name, board).serve, address, 0)
+async def running(name: str, address: str, board: Board) -> AsyncIterator[tuple[int, int]]:
+    """Serve on two free ports of an address, the second with TLS."""
+    backend = Backend(name, board)
+    plain = await asyncio.start_server(backend.serve, address, 0)
+    secure = await asyncio.start_server(backend.serve, address, 0, ssl=_server_context())
     try:
-        yield server.sockets[0].getsockname()[1]
+        yield plain.sockets[0].getsockname()[1], secure.sockets[0].getsockname()[1]
     finally:
-        server.close()
+        plain.close()
+        secure.close()
+
+
+@cache
+def _server_context() -> ssl.SSLContext:
+    """A certificate that nobody checks: that TLS passes through unopened is what matters."""
+    credentials = TestCa().issue(spiffe("echo"), dns_names=("echo",))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.TemporaryDirectory() as folder:
+        chain, key = Path(folder, "chain.pem"), Path(folder, "key.pem")
+        chain.write_bytes(credentials.svid.chain_pem)
+        key.write_bytes(credentials.svid.key_pem)
+        context.load_cert_chain(chain, key)
+    return context

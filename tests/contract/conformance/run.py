@@ -12,10 +12,17 @@ import uvloop
 from mesh.model.routing import RouteKey
 from mesh.routing.message import fold_headers
 from mesh.routing.status import route_statuses
-from tests.contract.conformance.backends import Got
+from tests.contract.conformance.backends import WHO, Got
 from tests.contract.conformance.clients import Client, Http1Client, Http2Client, Reply
 from tests.contract.conformance.world import OTHER, World, world
-from tests.unit.mesh.routing.conformance.model import Ask, Case, Share, Want
+from tests.unit.mesh.routing.conformance.model import (
+    Ask,
+    Case,
+    Dial,
+    DialShare,
+    Share,
+    Want,
+)
 
 
 class Wire(StrEnum):
@@ -23,6 +30,7 @@ class Wire(StrEnum):
 
     HTTP1 = "HTTP/1.1"
     HTTP2 = "HTTP/2"
+    OTHER = "TLS, TCP"
 
 
 LIMIT_S = 60.0
@@ -33,9 +41,11 @@ def wires(case: Case) -> tuple[Wire, ...]:
     asks = [ask for ask, _ in case.exchanges] + [share.ask for share in case.shares]
     if any(("content-type", "application/grpc") in ask.headers for ask in asks):
         return (Wire.HTTP2,)
+    if case.dials or case.dial_shares:
+        return (Wire.OTHER,)
     if any(("upgrade", "websocket") in ask.headers for ask in asks):
         return (Wire.HTTP1,)
-    return tuple(Wire)
+    return (Wire.HTTP1, Wire.HTTP2)
 
 
 @dataclass(slots=True)
@@ -105,6 +115,22 @@ class Player:
             count = statuses[500] if name == "answer" else board.counts[name]
             assert abs(100 * count / share.requests - percent) <= share.tolerance, name
 
+    async def dial(self, dial: Dial) -> str:
+        """Who answers a connection that is no HTTP; empty if it is closed."""
+        to = self.here.address(dial)
+        try:
+            reader, writer = await self.here.connect(dial.caller, to, dial.sni)
+            writer.write(WHO)
+            return (await reader.read(100)).decode()
+        except OSError:
+            return ""
+
+    async def check_dials(self, share: DialShare) -> None:
+        """Connect often, and compare the distribution."""
+        counts = Counter([await self.dial(share.dial) for _ in range(share.connections)])
+        for name, percent in share.percent.items():
+            assert abs(100 * counts[name] / share.connections - percent) <= share.tolerance, name
+
 
 def _pods_of(service: str) -> set[str]:
     if service == "echo":
@@ -129,6 +155,10 @@ async def play(case: Case, wire: Wire) -> None:
             await player.check(ask, want)
         for share in case.shares:
             await player.check_share(share)
+        for dial, backend in case.dials:
+            assert await player.dial(dial) in (_pods_of(backend) or {""}), dial
+        for dial_share in case.dial_shares:
+            await player.check_dials(dial_share)
         statuses = route_statuses(here.snapshot, grants_required=case.grants)
         for state in case.states:
             (parent,) = statuses[RouteKey(state.route)]

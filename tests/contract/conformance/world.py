@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from random import Random
@@ -20,7 +21,7 @@ from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.python_engine import PythonTunnelEngine
 from tests.contract.conformance.backends import Board, running
 from tests.unit.mesh.routing import build
-from tests.unit.mesh.routing.conformance.model import CONSUMER, NAMESPACE, Ask, Case
+from tests.unit.mesh.routing.conformance.model import CONSUMER, NAMESPACE, Ask, Case, Dial
 from waypoint.connect_tcp import TcpConnector
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
@@ -63,7 +64,7 @@ PODS = (
 )
 
 
-def _objects(ports: Mapping[str, int]) -> str:
+def _objects(ports: Mapping[str, tuple[int, int]]) -> str:
     """Pods, and the slices that make them endpoints on the ports that they listen on."""
     texts = [_NAMESPACES]
     for pod in PODS:
@@ -74,7 +75,10 @@ def _objects(ports: Mapping[str, int]) -> str:
             f" podIPs: [{{ip: {pod.address}}}], conditions: [{{type: Ready, status: 'True'}}]}}\n"
         )
         names = ("",) if pod.namespace == OTHER else _PORTS
-        listed = ", ".join(f"{{name: '{name}', port: {ports[pod.name]}}}" for name in names)
+        plain, secure = ports[pod.name]
+        listed = ", ".join(
+            f"{{name: '{name}', port: {secure if name == 'https' else plain}}}" for name in names
+        )
         texts += [
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n"
             f"metadata: {{name: {service}-{pod.name}, namespace: {pod.namespace},"
@@ -98,7 +102,7 @@ class World:
 
     snapshot: MeshSnapshot
     board: Board
-    ports: Mapping[str, int]
+    ports: Mapping[str, tuple[int, int]]
     front: Front
     records: list[RequestRecord]
     spawn: Callable[[Coroutine[None, None, None]], None]
@@ -112,25 +116,40 @@ class World:
         assert origin is not None
         return origin
 
-    def address(self, ask: Ask) -> SocketAddress:
+    def address(self, ask: Ask | Dial) -> SocketAddress:
         """What the client's application dials: a service's virtual address, or a pod's own."""
-        if ask.pod:
+        if isinstance(ask, Ask) and ask.pod:
             pod = next(pod for pod in PODS if pod.name == ask.pod)
-            return SocketAddress(parse_ip(pod.address), self.ports[pod.name])
+            return SocketAddress(parse_ip(pod.address), self.ports[pod.name][0])
         found = self.snapshot.services[ServiceKey(f"{NAMESPACE}/{ask.service}")]
         return SocketAddress(found.addresses[0], ask.port)
 
     async def connect(
-        self, caller: str, to: SocketAddress
+        self, caller: str, to: SocketAddress, server_name: str = ""
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect as the tunnel does: the proxy gets the other end of a pair of sockets."""
+        """Connect as the tunnel does: the proxy gets the other end of a pair of sockets.
+
+        With a server name, the client speaks TLS.
+        """
         inner, outer = socket.socketpair()
         inner.setblocking(False)
         outer.setblocking(False)
-        reader, writer = await asyncio.open_unix_connection(sock=inner)
-        self._stack.push_async_callback(_close, writer)
         self.spawn(self.front.serve(outer, self.origin(caller, to)))
+        if server_name:
+            reader, writer = await asyncio.open_unix_connection(
+                sock=inner, ssl=_client_context(), server_hostname=server_name
+            )
+        else:
+            reader, writer = await asyncio.open_unix_connection(sock=inner)
+        self._stack.push_async_callback(_close, writer)
         return reader, writer
+
+
+def _client_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

@@ -18,7 +18,7 @@ from tests.unit.mesh.routing.conformance.model import (
 
 V1, V2 = to("echo-v1"), to("echo-v2")
 OTHER = "gateway-conformance-web-backend"
-_WEB = (
+WEB = (
     "---\napiVersion: v1\nkind: Service\n"
     f"metadata: {{name: web-backend, namespace: {OTHER}}}\n"
     "spec: {clusterIP: 10.96.8.1, ports: [{port: 8080}]}\n"
@@ -32,24 +32,25 @@ def _weighted(kind: str, port: int) -> str:
     return services() + route(f"  rules: [{{backendRefs: [{backends}]}}]\n", kind=kind)
 
 
-def _grant(
+def grant(
     name: str = "",
     namespace: str = NAMESPACE,
     group: str = "gateway.networking.k8s.io",
     kind: str = "Service",
     at: str = OTHER,
+    route_kind: str = "HTTPRoute",
 ) -> str:
     target = f", name: {name}" if name else ""
     return (
         "---\napiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\n"
         f"metadata: {{name: {'-'.join((name or 'any', namespace, group, kind.lower()))},"
         f" namespace: {at}}}\nspec:\n"
-        f"  from: [{{group: {group}, kind: HTTPRoute, namespace: {namespace}}}]\n"
+        f"  from: [{{group: {group}, kind: {route_kind}, namespace: {namespace}}}]\n"
         f"  to: [{{group: '', kind: {kind}{target}}}]\n"
     )
 
 
-_CROSS = services() + _WEB + route(f"  rules: [{{backendRefs: [{_TO_WEB}]}}]\n")
+_CROSS = services() + WEB + route(f"  rules: [{{backendRefs: [{_TO_WEB}]}}]\n")
 _REACHED = Want(backend=f"{OTHER}/web-backend")
 _UNRESOLVED = "ResolvedRefs"
 
@@ -182,7 +183,7 @@ CASES = (
     ),
     Case(
         name="HTTPRouteReferenceGrant",
-        objects=_CROSS + _grant("web-backend"),
+        objects=_CROSS + grant("web-backend"),
         grants=True,
         exchanges=((Ask(), _REACHED),),
         states=(State(type=_UNRESOLVED, status=True, reason="ResolvedRefs"),),
@@ -190,11 +191,11 @@ CASES = (
     Case(
         name="HTTPRouteInvalidReferenceGrant",
         objects=_CROSS
-        + _grant("other")
-        + _grant(namespace="elsewhere")
-        + _grant(group="not.the.group")
-        + _grant(kind="Secret")
-        + _grant("web-backend", at=NAMESPACE),
+        + grant("other")
+        + grant(namespace="elsewhere")
+        + grant(group="not.the.group")
+        + grant(kind="Secret")
+        + grant("web-backend", at=NAMESPACE),
         grants=True,
         exchanges=((Ask(), REFUSED),),
         states=_failing("RefNotPermitted"),
@@ -202,8 +203,8 @@ CASES = (
     Case(
         name="HTTPRoutePartiallyInvalidViaInvalidReferenceGrant",
         objects=services()
-        + _WEB
-        + _grant("other")
+        + WEB
+        + grant("other")
         + route(
             f"  rules:\n  - matches: [{{path: {{value: /v2}}}}]\n    backendRefs: [{_TO_WEB}]\n"
             f"  - backendRefs: [{V1}]\n"

@@ -26,17 +26,41 @@ from mesh.identity.errors import (
 from mesh.identity.join import TokenBook
 from mesh.identity.rate import NodeRates
 from mesh.identity.state_dir import StateDir
+from mesh.model.identity import SpiffeId
 
 _log = logging.getLogger(__name__)
 
 _STOP_TIMEOUT_S = 5.0
 
 
-class Authenticator(Protocol):
-    """Tells which node a bearer token speaks for."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks.
 
-    async def authenticate(self, token: str) -> str:
-        """The node's name; raises `BadTokenError`, or `CaUnavailableError` if it cannot tell."""
+    Attributes:
+        node: where it runs; only identities of this node are signed.
+        account: namespace and service account of a pod that asks for itself, and gets nothing
+            but that; None for a node's agent.
+    """
+
+    node: str
+    account: tuple[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        """For limits and logs."""
+        return f"{'/'.join(self.account)} on {self.node}" if self.account else self.node
+
+    def may_have(self, identity: SpiffeId) -> bool:
+        """Whether it may ask for an identity at all."""
+        return self.account in (None, (identity.namespace, identity.service_account))
+
+
+class Authenticator(Protocol):
+    """Tells whom a bearer token speaks for."""
+
+    async def authenticate(self, token: str) -> Caller:
+        """Raises `BadTokenError`, or `CaUnavailableError` if it cannot tell."""
         ...
 
 
@@ -48,14 +72,14 @@ class JoinTokenAuthenticator:
         self._book: TokenBook
         self._book, self._version = state_dir.load_tokens()
 
-    async def authenticate(self, token: str) -> str:
+    async def authenticate(self, token: str) -> Caller:
         try:
             if self._state_dir.token_version() != self._version:
                 self._book, self._version = self._state_dir.load_tokens()
         except ConfigError as error:
             _log.error("join tokens cannot be checked: %s", error)
             raise CaUnavailableError("the CA cannot read its join tokens") from error
-        return self._book.authenticate(token)
+        return Caller(node=self._book.authenticate(token))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +159,7 @@ class CaServer:
             await runner.cleanup()
 
     async def _sign(self, request: web.Request) -> web.Response:
-        node = await self._admit(request)
+        caller = await self._admit(request)
         asked = await self._read(request)
         csr_pem = asked.csr.encode()
         identity = parse_csr(csr_pem).identity
@@ -144,18 +168,20 @@ class CaServer:
                 f"the request names {asked.identity!r}, its signing request {identity}"
             )
         try:
-            issued = self._authority.sign(csr_pem, node=node)
+            if not caller.may_have(identity):
+                raise RefusedError(f"the token of {caller.name} is not one for {identity}")
+            issued = self._authority.sign(csr_pem, node=caller.node)
         except RefusedError as error:
-            _log.warning("refused node %s: %s", node, error)
+            _log.warning("refused %s: %s", caller.name, error)
             raise
-        _log.info("issued %s serial %s to node %s", identity, issued.serial, node)
+        _log.info("issued %s serial %s to %s", identity, issued.serial, caller.name)
         answer = wire.CertificateAnswer(
             chain=issued.chain_pem.decode(), bundle=wire.bundle_answer(self._authority.bundle())
         )
         return _json(200, answer)
 
     async def _bundle(self, request: web.Request) -> web.Response:
-        node = await self._admit(request)
+        node = (await self._admit(request)).name
         text = request.query.get("revision", "-1")
         if not text.removeprefix("-").isascii() or not text.removeprefix("-").isdecimal():
             raise BadRequestError("revision must be a number")
@@ -184,15 +210,15 @@ class CaServer:
     async def _server_root(self, request: web.Request) -> web.Response:
         return web.Response(body=self._server_root_pem, content_type="application/x-pem-file")
 
-    async def _admit(self, request: web.Request) -> str:
+    async def _admit(self, request: web.Request) -> Caller:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise BadTokenError("want a join token: Authorization: Bearer mn1...")
-        node = await self._authenticator.authenticate(token)
-        retry_after_s = self._rates.take(node, asyncio.get_running_loop().time())
+        caller = await self._authenticator.authenticate(token)
+        retry_after_s = self._rates.take(caller.name, asyncio.get_running_loop().time())
         if retry_after_s:
             raise _TooManyError(retry_after_s)
-        return node
+        return caller
 
     async def _read(self, request: web.Request) -> wire.CertificateRequest:
         try:

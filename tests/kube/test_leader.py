@@ -264,7 +264,7 @@ def ready_pod() -> Mapping[str, object]:
 
 
 def test_route_status_is_written_once_and_entries_of_others_stay() -> None:
-    theirs = {
+    theirs: Parent = {
         "parentRef": {"group": GATEWAY_API, "kind": "Gateway", "name": "edge"},
         "controllerName": "example.com/edge",
         "conditions": [],

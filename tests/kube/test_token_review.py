@@ -24,6 +24,7 @@ from mesh.identity.csr import new_request
 from mesh.identity.directory import SnapshotDirectory
 from mesh.identity.errors import BadTokenError, CaUnavailableError
 from mesh.identity.host import CaHost
+from mesh.identity.server import Caller
 from mesh.identity.server_tls import SERVER_NAME, pinned_context
 from mesh.identity.state_dir import StateDir
 from mesh.model.identity import SpiffeId
@@ -31,6 +32,7 @@ from mesh.sources.kubernetes.source import open_kubernetes
 from mesh.sources.kubernetes.transport import KubeApi
 from mesh.state.reducer import reduce
 from tests.support.kube_api import KubeApiServer
+from tests.support.kube_store import metadata
 
 ACCOUNT = Account(namespace="meshnode-system", name="meshnode-agent")
 TOKEN = "a-projected-token"
@@ -58,7 +60,7 @@ def review(**changes: object) -> Mapping[str, object]:
     assert isinstance(given, dict)
     for name, value in given.items():
         extra[f"authentication.kubernetes.io/{name}"] = value
-    username = changes.pop("username", ACCOUNT.username)
+    username = changes.pop("username", f"system:serviceaccount:{ACCOUNT.namespace}:{ACCOUNT.name}")
     good = {"authenticated": True, "audiences": ["meshnode-ca"]}
     return {**good, "user": {"username": username, "extra": extra}, **changes}
 
@@ -91,8 +93,8 @@ def play(
 
 def test_a_token_speaks_for_the_node_of_its_pod() -> None:
     async def ask(server: KubeApiServer, who: TokenReviewAuthenticator, clock: Clock) -> None:
-        assert await who.authenticate(TOKEN) == "one"
-        assert await who.authenticate(TOKEN) == "one"
+        assert await who.authenticate(TOKEN) == Caller(node="one")
+        assert await who.authenticate(TOKEN) == Caller(node="one")
         assert server.asked(REVIEWS_PATH) == 1
         clock.now_s += REMEMBER_S
         server.reviews.clear()
@@ -104,7 +106,7 @@ def test_a_token_speaks_for_the_node_of_its_pod() -> None:
 
 def test_before_kubernetes_1_30_a_token_names_no_node() -> None:
     async def ask(_: KubeApiServer, who: TokenReviewAuthenticator, clock: Clock) -> None:
-        assert await who.authenticate(TOKEN) == "one"
+        assert await who.authenticate(TOKEN) == Caller(node="one")
 
     play(ask, review(extra={"node-name": []}), agent_pod())
 
@@ -115,8 +117,10 @@ def test_before_kubernetes_1_30_a_token_names_no_node() -> None:
         (review(authenticated=False, error="expired"), agent_pod(), "expired"),
         (review(audiences=["https://kubernetes.default.svc"]), agent_pod(), "not for meshnode-ca"),
         (review(audiences=None), agent_pod(), "not for meshnode-ca"),
-        (review(username="system:serviceaccount:shop:web"), agent_pod(), "not the account"),
-        (review(username="kubernetes-admin"), agent_pod(), "not the account"),
+        (review(username="system:serviceaccount:shop:web"), agent_pod(), "is gone"),
+        (review(username="system:serviceaccount:meshnode-system:web"), agent_pod(), "run as"),
+        (review(username="system:serviceaccount:../x:web"), agent_pod(), "not a service account"),
+        (review(username="kubernetes-admin"), agent_pod(), "not a service account"),
         (review(extra={"pod-name": []}), agent_pod(), "not bound to a pod"),
         (review(extra={"pod-name": ["../../secrets"]}), agent_pod(), "not bound to a pod"),
         (review(extra={"pod-uid": ["a", "b"]}), agent_pod(), "not bound to a pod"),
@@ -142,7 +146,7 @@ def test_an_api_server_that_is_away_is_no_verdict() -> None:
         server.faults.failures.append((500, 0.0))
         with pytest.raises(CaUnavailableError):
             await who.authenticate(TOKEN)
-        assert await who.authenticate(TOKEN) == "one"
+        assert await who.authenticate(TOKEN) == Caller(node="one")
 
     play(ask, pod=agent_pod())
 
@@ -188,10 +192,24 @@ def test_a_node_gets_certificates_of_what_runs_on_it_and_no_others(tmp_path: Pat
                 assert await ask(path, port, "here", TOKEN) == 200
                 assert await ask(path, port, "there", TOKEN) == 403
                 assert await ask(path, port, "here", "a-token-of-nobody") == 401
+                # The pods' own tokens, which any of them can have: each its own, and no other.
+                for name, node in (("here", "one"), ("there", "two")):
+                    server.reviews[f"token of {name}"] = pod_review(server, name, node)
+                assert await ask(path, port, "here", "token of here") == 200
+                assert await ask(path, port, "there", "token of there") == 200
+                assert await ask(path, port, "there", "token of here") == 403
+                assert await ask(path, port, "here", "token of there") == 403
             finally:
                 await host.stop()
 
     asyncio.run(run())
+
+
+def pod_review(server: KubeApiServer, name: str, node: str) -> Mapping[str, object]:
+    """What the API server says about the token of a pod in shop that is named as its account."""
+    uid = metadata(server.store.get("pods", ("shop", name)))["uid"]
+    extra = {"pod-name": [name], "pod-uid": [uid], "node-name": [node]}
+    return review(username=f"system:serviceaccount:shop:{name}", extra=extra)
 
 
 async def ask(path: Path, port: int, account: str, token: str) -> int:

@@ -31,7 +31,7 @@ from mesh.identity.errors import (
 from mesh.identity.host import CaHost
 from mesh.identity.roots import RootStage
 from mesh.identity.rotation import Priority
-from mesh.identity.server import CaServer, JoinTokenAuthenticator, ServerLimits
+from mesh.identity.server import Caller, CaServer, JoinTokenAuthenticator, ServerLimits
 from mesh.identity.server_tls import (
     discovery_context,
     issue_server_pem,
@@ -160,9 +160,9 @@ def test_an_impostor_that_shows_the_genuine_root_gets_no_token(path: Path) -> No
         seen: list[str] = []
 
         class Recorder:
-            async def authenticate(self, token: str) -> str:
+            async def authenticate(self, token: str) -> Caller:
                 seen.append(token)
-                return NODE
+                return Caller(node=NODE)
 
         state_dir = StateDir(path)
         impostor_root = profiles.new_root("impostor", time.time(), os.urandom)
@@ -360,7 +360,7 @@ def test_unreadable_tokens_fail_closed(path: Path) -> None:
     async def test() -> None:
         authenticator = JoinTokenAuthenticator(StateDir(path))
         token = token_for(path)
-        assert await authenticator.authenticate(token) == NODE
+        assert await authenticator.authenticate(token) == Caller(node=NODE)
         (path / "tokens.json").write_text("{")
         with pytest.raises(CaUnavailableError):
             await authenticator.authenticate(token)

@@ -14,10 +14,12 @@ from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
 from mesh.policy.l7.engine import RequestIndex
+from mesh.routing.path import PathRules
 from mesh.routing.table import RouteTable
 from waypoint.authorize import Outside, PolicyAuthorizer
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
+from waypoint.lane.dependence import Dependence
 from waypoint.plan import Forward, Reply, Wait
 from waypoint.protected import Protected
 from waypoint.protection import Protections, Vantage
@@ -67,7 +69,14 @@ class WorkerState:
         authorizer = PolicyAuthorizer(self._policies, tokens, self.endpoints, self._outside)
         self.protections.follow(self.snapshot)
         protected = Protected(self.protections, self.snapshot.services)
-        return RouteRouter(self.endpoints, table, self._random, authorizer, protected=protected)
+        return RouteRouter(
+            self.endpoints,
+            table,
+            self._random,
+            authorizer,
+            PathRules(normalization=self.snapshot.settings.path_normalization),
+            protected,
+        )
 
     def change_credentials(self, valid: list[Credentials], gone: list[SpiffeId]) -> None:
         for identity in gone:
@@ -83,6 +92,10 @@ class WorkerState:
     def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply | Wait:
         """`waypoint.plan.Router`, by the newest snapshot."""
         return self._router.plan(origin, head)
+
+    def depends(self, origin: Origin) -> Dependence | None:
+        """What of a request its plan depends on; None: on more than can be said."""
+        return self._router.depends(origin)
 
     def wants_server_name(self, origin: Origin) -> bool:
         return self._router.wants_server_name(origin)

@@ -90,7 +90,7 @@ def judge_request(
     """Judge a request at its waypoint; raise `ConfigError` if it makes no sense."""
     key = called.service.key if called.service else None
     rules = AuthenticationIndex(snapshot, called.waypoint).authenticator(key)
-    path, headers = _path(request.path), _headers(request)
+    path, headers = _path(request.path, snapshot), _headers(request)
     token = _token(rules, request, headers, path)
     if token.refused is not None:
         return Judged(verdict=token.refused, steps=token.steps, waypoint=called.waypoint)
@@ -115,10 +115,11 @@ def judge_request(
     )
 
 
-def _path(text: str) -> str:
+def _path(text: str, snapshot: MeshSnapshot) -> str:
     path, mark, query = text.partition("?")
+    rules = PathRules(normalization=snapshot.settings.path_normalization)
     try:
-        return normalize_path(path, PathRules()) + mark + query
+        return normalize_path(path, rules) + mark + query
     except RemoteProtocolError as error:
         raise ConfigError(f"{text!r} would be refused with 400: {error}") from error
 

@@ -79,11 +79,12 @@ def find_routes(snapshot: MeshSnapshot, question: RoutesQuestion) -> RoutesAnswe
         hint = suggest(question.service, snapshot.services)
         raise ConfigError(f"no service {question.service!r} is known{hint}")
     port = _port(service, question.port)
+    rules = PathRules(normalization=snapshot.settings.path_normalization)
     facts = RequestFacts(
         service=service.key,
         port=port,
         caller_namespace=question.caller or None,
-        head=_head(question.request, service),
+        head=_head(question.request, service, rules),
     )
     table = RouteTable.compile(snapshot)
     found = table.match(facts)
@@ -207,10 +208,10 @@ def _port(service: Service, wanted: int) -> int:
     raise ConfigError(f"service {service.key} has no port {wanted}; it has: {known}")
 
 
-def _head(request: RequestQuestion, service: Service) -> RequestHead:
+def _head(request: RequestQuestion, service: Service, rules: PathRules) -> RequestHead:
     path, mark, query = request.path.partition("?")
     try:
-        path = normalize_path(path, PathRules())
+        path = normalize_path(path, rules)
     except RemoteProtocolError as error:
         raise ConfigError(f"{request.path!r} would be refused with 400: {error}") from error
     return RequestHead(

@@ -24,6 +24,18 @@ class SameNode(StrEnum):
     ENCRYPT = "encrypt"
 
 
+class PathNormalization(StrEnum):
+    """What is done to a path before policy and routes see it (names and steps of Istio's)."""
+
+    NONE = "NONE"
+    BASE = "BASE"
+    """Decode unreserved characters, turn `\\` to `/`, remove dot segments (RFC 3986 §6.2.2)."""
+    MERGE_SLASHES = "MERGE_SLASHES"
+    """BASE, and runs of slashes become one."""
+    DECODE_AND_MERGE_SLASHES = "DECODE_AND_MERGE_SLASHES"
+    """Decode %2F and %5C first, then MERGE_SLASHES."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MeshSettings:
     """Mesh-wide settings (the `MeshConfig` object, or defaults)."""
@@ -35,6 +47,7 @@ class MeshSettings:
     same_node: SameNode = SameNode.DIRECT
     probe_sources: tuple[IPAddress, ...] = ()
     providers: tuple[ExternalAuthorizer, ...] = ()
+    path_normalization: PathNormalization = PathNormalization.BASE
 
 
 class Severity(StrEnum):

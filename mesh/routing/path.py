@@ -8,21 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 
 from mesh.errors import RemoteProtocolError
-
-
-class PathNormalization(StrEnum):
-    """How much is done (the names and steps of Istio's mesh configuration)."""
-
-    NONE = "NONE"
-    BASE = "BASE"
-    """Decode unreserved characters, turn `\\` to `/`, remove dot segments (RFC 3986 §6.2.2)."""
-    MERGE_SLASHES = "MERGE_SLASHES"
-    """BASE, and runs of slashes become one."""
-    DECODE_AND_MERGE_SLASHES = "DECODE_AND_MERGE_SLASHES"
-    """Decode %2F and %5C first, then MERGE_SLASHES."""
+from mesh.model.snapshot import PathNormalization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

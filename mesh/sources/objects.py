@@ -14,7 +14,7 @@ import msgspec
 from mesh.model.authentication import RequestAuthentication
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication
 from mesh.model.routing import ReferenceGrant, Route
-from mesh.model.snapshot import Problem
+from mesh.model.snapshot import PathNormalization, Problem
 from mesh.model.traffic import TrafficPolicy
 
 
@@ -251,6 +251,7 @@ class MeshConfigSpec(Strict, frozen=True, kw_only=True):
     same_node: str | None = None
     probe_sources: tuple[str, ...] = ()
     extension_providers: tuple[ExtensionProvider, ...] = ()
+    path_normalization: PathNormalization = PathNormalization.BASE
 
 
 class MeshConfigObject(Strict, frozen=True, kw_only=True):

@@ -36,5 +36,6 @@ def _from_config(spec: MeshConfigSpec) -> MeshSettings:
         cluster=spec.cluster or default.cluster,
         same_node=SameNode(spec.same_node) if spec.same_node else default.same_node,
         probe_sources=tuple(map(parse_ip, spec.probe_sources)),
+        path_normalization=spec.path_normalization,
         providers=read_providers(spec.extension_providers, ("spec", "extensionProviders")),
     )

@@ -19,6 +19,7 @@ from tests.demo.chapters import enrolment, paths, secrecy, throughput
 from tests.demo.narrator import Narrator
 from tests.demo.policy import crash, denials, farewell, revocation, strictness
 from tests.demo.stage import LAB_NAME, VIPS, Stage, set_stage
+from tests.demo.waypoint import waypoint
 from tests.lab import Lab, LabError
 from tests.lab.agent import REPOSITORY
 from tests.lab.leaks import Session, find_leaks, take_inventory
@@ -34,6 +35,7 @@ STORY: tuple[Callable[[Narrator, Stage], None], ...] = (
     denials,
     revocation,
     crash,
+    waypoint,
 )
 
 

@@ -115,7 +115,7 @@ def crash(tell: Narrator, stage: Stage) -> None:
 
 def farewell(tell: Narrator, stage: Stage) -> None:
     """Uninstall leaves nothing and the applications keep working."""
-    tell.chapter("9. Uninstall")
+    tell.chapter("10. Uninstall")
     with tell.claim("`meshnode uninstall` removes programs, links, maps, files and processes"):
         for node in (stage.a, stage.b):
             if node.running_agent is not None:

@@ -46,6 +46,8 @@ http {{
   server {{
     listen {port}; listen [::]:{port}; root {directory};
     location = /big {{ }}
+    location = /flaky {{ return {flaky} "{name}\n"; }}
+    location /account {{ return 404; }}
     location / {{ return 200 "hello from {name}\\n"; }}
   }}
 }}
@@ -109,7 +111,10 @@ def set_stage(lab: Lab) -> Stage:
         "meshnode.io/v1alpha1",
         "MeshConfig",
         "default",
-        spec={"probeSources": [address for node in (a, b) for address in _gateways(node)]},
+        spec={
+            "pathNormalization": "MERGE_SLASHES",
+            "probeSources": [address for node in (a, b) for address in _gateways(node)],
+        },
     )
     lab.apply("mesh", probes)
     _start_applications(stage)
@@ -157,7 +162,7 @@ def _gateways(node: Node) -> tuple[str, str]:
 
 def _start_applications(stage: Stage) -> None:
     for pod in (stage.web, stage.orders):
-        _start_nginx(stage.lab, pod)
+        start_nginx(stage.lab, pod)
         pod.start(["iperf3", "--server", "--port", str(IPERF_PORT)]).wait_listening(IPERF_PORT)
     directory = stage.lab.directory / "redis"
     directory.mkdir()
@@ -166,11 +171,15 @@ def _start_applications(stage: Stage) -> None:
     stage.cache.start(redis).wait_listening(REDIS_PORT)
 
 
-def _start_nginx(lab: Lab, pod: Pod) -> None:
+def start_nginx(lab: Lab, pod: Pod, *, status_of_flaky: int = 200) -> None:
+    """nginx in the pod; it answers `/flaky` with the status given."""
     directory = lab.directory / pod.name
     directory.mkdir()
     configuration = directory / "nginx.conf"
-    configuration.write_text(NGINX_CONF.format(directory=directory, port=HTTP_PORT, name=pod.name))
+    text = NGINX_CONF.format(
+        directory=directory, port=HTTP_PORT, name=pod.name, flaky=status_of_flaky
+    )
+    configuration.write_text(text)
     with (directory / "big").open("wb") as big:
         os.truncate(big.fileno(), BIG_FILE_BYTES)
     pod.start(["nginx", "-e", "stderr", "-c", str(configuration)]).wait_listening(HTTP_PORT)

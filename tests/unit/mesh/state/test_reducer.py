@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from mesh.errors import ConfigError
 from mesh.model.address import parse_ip
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication, PolicyKey, PolicyScope
-from mesh.model.snapshot import MeshSnapshot, SameNode
+from mesh.model.snapshot import MeshSnapshot, PathNormalization, SameNode
 from mesh.model.workload import Service, ServiceKey, Workload, WorkloadUid
 from mesh.sources.file_state import FileState, read_text
 from mesh.sources.objects import ObjectSet
@@ -149,7 +149,12 @@ def test_a_standalone_workload_and_the_settings() -> None:
 apiVersion: meshnode.io/v1alpha1
 kind: MeshConfig
 metadata: {name: mesh}
-spec: {trustDomain: td, trustDomainAliases: [old], rootNamespace: root, sameNode: encrypt}
+spec:
+  trustDomain: td
+  trustDomainAliases: [old]
+  rootNamespace: root
+  sameNode: encrypt
+  pathNormalization: MERGE_SLASHES
 ---
 apiVersion: meshnode.io/v1alpha1
 kind: Workload
@@ -166,6 +171,7 @@ spec: {}
     assert str(workload.identity) == "spiffe://td/ns/shop/sa/db"
     assert (workload.node, workload.netns, workload.enrolled) == ("n2", "/run/netns/db", True)
     assert snapshot.settings.same_node is SameNode.ENCRYPT
+    assert snapshot.settings.path_normalization is PathNormalization.MERGE_SLASHES
     policy = snapshot.policies[PolicyKey("root/none")]
     assert isinstance(policy, AuthorizationPolicy)
     assert policy.scope is PolicyScope.MESH

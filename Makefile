@@ -16,7 +16,7 @@ define need_root
 	@[ "$$(id -u)" -eq 0 ] || { echo "needs root: run \`sudo make $@\`" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo test test-slow test-unit test-netns conformance sanitize check fmt lint types layers c-check bench bench-quick bench-waypoint bench-scale clean
+.PHONY: help setup demo test test-slow test-unit test-netns conformance sanitize check fmt lint types layers c-check bench bench-quick bench-waypoint bench-scale test-kernels e2e clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,13 @@ bench-waypoint: $(READY) ## the waypoint beside Envoy and nginx; needs no root
 
 bench-scale: $(READY) ## time and memory of a node that reads a large cluster (PODS=10000)
 	$(PY) -m bench.scale $(PODS)
+
+test-kernels: $(READY) ## the capture tests on Debian's kernels 6.1 and 6.12, in software emulation (KERNELS=6.1)
+	$(need_root)
+	$(PY) -m scripts.kernels $(KERNELS)
+
+e2e: ## the smoke test of a cluster: make e2e KUBECONFIG=FILE
+	@KUBECONFIG="$(KUBECONFIG)" vagrant/smoke
 
 clean: ## caches, builds and whatever a killed test or demo left behind
 	@if [ -x $(PY) ] && [ "$$(id -u)" -eq 0 ]; then $(PY) -m tests.lab.sweep; \

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.holder.client import PodSockets, pod_sockets, take_sockets
+from agent.holder.client import PodSockets, pod_sockets, take_vended
 from agent.holder.codec import format_request, parse_reply
 from agent.holder.protocol import (
     MAX_REQUEST_BYTES,
@@ -225,7 +225,9 @@ class HolderFeed:
             if answer.error:
                 raise HolderError(answer.error)
             return
-        surplus = self._stash.delivered(order.key, order.count, take_sockets(packet))
+        surplus = self._stash.delivered(
+            order.key, order.count, take_vended(packet, order.key.family)
+        )
         self._discard(surplus)
         if answer.error:
             # No new order before the next connection asks: it would only fail again.

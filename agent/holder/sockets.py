@@ -124,38 +124,39 @@ def make_sockets(family: Family, kind: SocketKind, count: int) -> list[socket.so
 
     Raises OSError; then none is left open.
     """
-    with ExitStack() as undo:
-        made = [undo.enter_context(_make_socket(family, kind)) for _ in range(count)]
-        undo.pop_all()
-        return made
-
-
-def _make_socket(family: Family, kind: SocketKind) -> socket.socket:
     domain = socket.AF_INET6 if family is Family.V6 else socket.AF_INET
-    with ExitStack() as undo:
-        sock = undo.enter_context(socket.socket(domain, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-        match kind:
-            case SocketKind.OUTBOUND:
-                sock.setsockopt(socket.SOL_SOCKET, SO_MARK, OUTBOUND_MARK)
-            case SocketKind.INBOUND:
-                _allow_borrowed_source(sock, family)
-        undo.pop_all()
-        return sock
+    options = _COMMON + (_MARKED if kind is SocketKind.OUTBOUND else _BORROWING[family])
+    made: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            sock = socket.socket(domain, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            made.append(sock)
+            for level, option, value in options:
+                sock.setsockopt(level, option, value)
+    except BaseException:
+        for sock in made:
+            sock.close()
+        raise
+    return made
 
 
-def _allow_borrowed_source(sock: socket.socket, family: Family) -> None:
-    """Let whoever gets `sock` bind it to an address that the namespace does not have."""
-    sock.setsockopt(socket.SOL_SOCKET, SO_MARK, INBOUND_MARK)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+_COMMON = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
+)
+_MARKED = ((socket.SOL_SOCKET, SO_MARK, OUTBOUND_MARK),)
+_BORROWED = (
+    (socket.SOL_SOCKET, SO_MARK, INBOUND_MARK),
+    (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1),
     # Port 0 is then chosen at connect by the whole 4-tuple, so one client address is good for
     # as many connections as there are targets, not for 28,000 in all (since 4.2).
-    sock.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-    if family is Family.V6:
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-    else:
-        sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+    (socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1),
+)
+_BORROWING = {
+    Family.V4: (*_BORROWED, (socket.SOL_IP, IP_TRANSPARENT, 1)),
+    Family.V6: (*_BORROWED, (socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)),
+}
+"""Let whoever gets the socket bind it to an address that the namespace does not have."""

@@ -56,7 +56,7 @@ class TunnelSettings:
     handshake_timeout_s: float = 10.0
     ping_interval_s: float = 10.0
     ping_timeout_s: float = 20.0
-    records_per_s: float = 500.0
+    records_per_s: float = 100.0
     """Of connections that an engine carries without asking (`mesh.tunnel.lanes`), those of which it
     tells one by one, in the long run; the others are counted."""
 

@@ -15,6 +15,7 @@
 
 #define REPORT_S 0.1
 #define BYTES_REPORT_S 1.0 /* while nothing but bytes has changed */
+#define RECORD_BURST_S 5.0 /* so many seconds' worth of records at once */
 
 bool lane_is_open(const mt_lane *lane)
 {
@@ -76,8 +77,8 @@ static bool may_tell(mt_engine *e)
 
     e->record_tokens += (e->now - e->record_at) * rate;
     e->record_at = e->now;
-    if (e->record_tokens > 2 * rate)
-        e->record_tokens = 2 * rate;
+    if (e->record_tokens > RECORD_BURST_S * rate)
+        e->record_tokens = RECORD_BURST_S * rate;
     if (e->record_tokens < 1)
         return false;
     e->record_tokens -= 1;
@@ -221,7 +222,7 @@ void lanes_prepare(mt_engine *e)
     for (size_t i = 0; i < LANE_BUCKETS; i++)
         list_init(&e->near[i]);
     e->record_at = e->now;
-    e->record_tokens = 2 * e->settings.records_per_s;
+    e->record_tokens = RECORD_BURST_S * e->settings.records_per_s;
 }
 
 static void add_lane(mt_engine *e, mt_lane *lane)

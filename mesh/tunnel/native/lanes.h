@@ -85,6 +85,8 @@ bool far_take(mt_tunnel *t, mt_stream *st);
 /* The application's socket says something while the connection to it is made. */
 void far_dialled(mt_stream *st);
 void far_cut(mt_stream *st, const char *detail);
+/* Both directions have ended: the socket may serve the stock again; then `st` has none any more. */
+void far_keep(mt_stream *st);
 void far_timers(mt_engine *e);
 
 #endif

@@ -171,7 +171,7 @@ class NativeLanes:
     def __init__(self, host: LaneHost) -> None:
         self.host = host
         self.listing: list[tuple[LaneEvents, LaneRecord]] = []
-        self._list_ends: asyncio.Future[None] | None = None
+        self._list: asyncio.Future[list[tuple[LaneEvents, LaneRecord]]] | None = None
 
     @property
     def connections(self) -> int:
@@ -223,22 +223,17 @@ class NativeLanes:
     async def listed(self, limit: int) -> list[tuple[LaneEvents, LaneRecord]]:
         if self.host.core is None:
             return []
-        if self._list_ends is None:
-            self._list_ends = self.host.loop.create_future()
+        if self._list is None:
+            self._list = self.host.loop.create_future()
             lib.mt_list(self.host.core.pointer, limit)
-        await asyncio.shield(self._list_ends)
-        return self.listing[:limit]
+        return (await asyncio.shield(self._list))[:limit]
 
     def list_ended(self) -> None:
         """The engine has told all; who asks from here on gets a new list."""
-        waiting, self._list_ends = self._list_ends, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
-            self.host.loop.call_soon(self._forget_list)
-
-    def _forget_list(self) -> None:
-        if self._list_ends is None:
-            self.listing = []
+        waiting, self._list = self._list, None
+        listing, self.listing = self.listing, []
+        if waiting is not None:
+            waiting.set_result(listing)
 
 
 def _handle_of(tunnel: Tunnel) -> Handle:

@@ -104,6 +104,8 @@ void stream_finish(mt_stream *st, int reason, const char *detail)
     queue_clear(&st->in);
     st->dialling = false;
     list_remove(&st->dial);
+    if (reason == MT_END_DONE && st->lane && st->lane->side == SIDE_FAR)
+        far_keep(st);
     port_close(e, &st->port, reason != MT_END_DONE);
     if (st->fd >= 0)
         fd_close(st->fd, true);

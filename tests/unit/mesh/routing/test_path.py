@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import RemoteProtocolError
+from mesh.model.snapshot import PathNormalization
 from mesh.routing.path import (
-    PathNormalization,
     PathRules,
     normalize_path,
     remove_dot_segments,

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from mesh.errors import ConfigError
 from mesh.model.address import SocketAddress
 from mesh.run_files import waypoint_socket
+from mesh.telemetry.window import WINDOW_S
+from mesh.telemetry.window_feed import RecentTraffic
 from waypoint.supervisor import Supervisor
 from waypoint.tap_stream import stream_tap
 
@@ -103,6 +106,7 @@ def _app(supervisor: Supervisor, registry: CollectorRegistry, *, with_tap: bool)
     app = web.Application()
     if with_tap:
         app.router.add_get("/v1/tap", tap)
+        app.router.add_get("/v1/traffic", partial(_traffic, supervisor.metrics.recent))
     app.router.add_get("/healthz", ready)
     app.router.add_get("/healthz/live", live)
     app.router.add_get("/healthz/ready", ready)
@@ -110,6 +114,19 @@ def _app(supervisor: Supervisor, registry: CollectorRegistry, *, with_tap: bool)
     app.router.add_get("/config_dump", config_dump)
     app.router.add_get("/clusters", clusters)
     return app
+
+
+async def _traffic(recent: RecentTraffic | None, request: web.Request) -> web.Response:
+    """GET /v1/traffic?seconds=60&points=1&about=NAMESPACE/NAME, as agents answer it."""
+    query = request.query
+    try:
+        seconds = min(max(float(query.get("seconds", "60")), 1.0), WINDOW_S)
+    except ValueError:
+        raise web.HTTPBadRequest(text="seconds must be a number\n") from None
+    if recent is None:
+        raise web.HTTPNotFound
+    points, about = query.get("points") == "1", query.get("about", "")
+    return _json(recent.answer(seconds, points=points, about=about))
 
 
 def _json(value: object) -> web.Response:

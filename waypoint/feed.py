@@ -8,9 +8,11 @@ from typing import Generic, TypeVar
 import msgspec
 
 from mesh.errors import RemoteProtocolError
+from mesh.model.connection import Party, ResponseFlag
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.span import Span
+from mesh.telemetry.requests import Series
 from waypoint.tap import TapEvent, TapFilter
 
 _LENGTH = struct.Struct("!I")
@@ -46,9 +48,9 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 class Tally(msgspec.Struct, frozen=True, tag="tally"):
     """Requests since the last one: label values, then count, sum of seconds, bytes in and out,
-    and counts per bucket of duration."""
+    and counts per bucket of duration; edge, rule and example of the last minutes' memory."""
 
-    series: list[tuple[tuple[str, ...], int, float, int, int, list[int]]]
+    series: list[Series]
 
 
 class Counts(msgspec.Struct, frozen=True, tag="counts"):
@@ -62,6 +64,35 @@ class Spans(msgspec.Struct, frozen=True, tag="spans"):
 
     spans: list[Span]
     dropped: int
+
+
+class ConnectionOpened(msgspec.Struct, frozen=True, kw_only=True):
+    src: Party
+    dst: Party
+    service: str
+    mutual_tls: bool
+
+
+class ConnectionEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """What metrics want to know of it; the access log has its line already."""
+
+    src: Party
+    dst: Party
+    service: str
+    mutual_tls: bool
+    flag: ResponseFlag
+    sent: int
+    received: int
+    policy: str
+    audited: bool
+    dry_run: bool
+
+
+class Connections(msgspec.Struct, frozen=True, tag="connections"):
+    """Connections that are no HTTP, since the last one."""
+
+    opened: list[ConnectionOpened]
+    ended: list[ConnectionEnded]
 
 
 class Tapped(msgspec.Struct, frozen=True, tag="tapped"):
@@ -142,7 +173,7 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
 
 
 ToWorker = SnapshotChange | CredentialsChange | TapChange | Drain
-ToSupervisor = Ready | Tally | Counts | Spans | Tapped | Lines | Stats
+ToSupervisor = Ready | Tally | Counts | Connections | Spans | Tapped | Lines | Stats
 _Message = TypeVar("_Message")
 _encoder = msgspec.msgpack.Encoder()
 

@@ -30,8 +30,10 @@ from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import Reducer
 from mesh.telemetry.event_counts import EventCounts
+from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.names import WAYPOINT_COUNTERS
 from mesh.telemetry.requests import RequestMetrics
+from mesh.telemetry.window_feed import RecentTraffic
 from waypoint.admin import serve_admin
 from waypoint.options import CaAddress, CaDirectory, WaypointOptions
 from waypoint.supervisor import Supervisor
@@ -63,10 +65,14 @@ async def _serve(options: WaypointOptions) -> None:
         service_account=options.service_account,
     )
     registry = CollectorRegistry()
+    recent = RecentTraffic(f"waypoint/{options.name}", now=time.monotonic, clock=time.time)
     supervisor = Supervisor(
         options=options,
         identity=identity,
-        metrics=RequestMetrics(registry, time.monotonic),
+        metrics=RequestMetrics(registry, time.monotonic, recent),
+        connections=MeshMetrics(
+            registry, now=time.monotonic, cluster=snapshot.settings.cluster
+        ),
         counts=EventCounts(registry, WAYPOINT_COUNTERS),
         write=_write,
         snapshot=snapshot,

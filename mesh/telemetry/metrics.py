@@ -8,7 +8,7 @@ exists. Beyond the bound, events are counted under the label value `overflow`, n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
@@ -151,6 +151,22 @@ class MeshMetrics(Collector):
         if self._recent is not None:
             self._recent.tally(record, (opened, closed, failed, 0, sent, received))
 
+    def count_policy(self, counts: Iterable[tuple[str, tuple[str, ...], int]]) -> None:
+        """Count what policy said of requests; other metrics among `counts` are left alone."""
+        sums = {
+            names.AUDITED.name: self._audited,
+            names.DRY_RUN.name: self._dry_run,
+            names.DENIED.name: self._denied,
+        }
+        for name, labels, count in counts:
+            found = sums.get(name)
+            if found is None or count < 0:
+                continue
+            key = tuple(labels)
+            if key not in found and len(found) >= MAX_POLICIES:
+                key = (key[0], *([OVERFLOWED] * (len(key) - 1)))
+            found[key] += count
+
     def describe(self) -> list[Metric]:
         """Names without values, so that registering collects nothing."""
         return [family(spec, ()) for spec in names.CONNECTION_METRICS]
@@ -229,12 +245,14 @@ class MeshMetrics(Collector):
             del self._series[key]
 
 
-def count_denial(counts: Counter[tuple[str, ...]], reporter: str, policy: str) -> None:
-    """Count a denial by its rule; so many rules that they would not fit are one."""
+def count_denial(
+    counts: Counter[tuple[str, ...]], reporter: str, policy: str, times: int = 1
+) -> None:
+    """Count denials by their rule; so many rules that they would not fit are one."""
     key = (reporter, policy or "none")
     if key not in counts and len(counts) >= MAX_POLICIES:
         key = (reporter, OVERFLOWED)
-    counts[key] += 1
+    counts[key] += times
 
 
 def _with_flag(key: tuple[str, ...], flag: ResponseFlag) -> tuple[str, ...]:

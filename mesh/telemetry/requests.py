@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -11,8 +13,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from mesh.model.connection import Party
-from mesh.model.request import RequestRecord
+from mesh.model.request import RequestFlag, RequestRecord
+from mesh.telemetry import names
+from mesh.telemetry.denials import MAX_EXAMPLE, Denial
+from mesh.telemetry.families import family
+from mesh.telemetry.metrics import count_denial
 from mesh.telemetry.names import TCP_LABELS
+from mesh.telemetry.window import Edge
+from mesh.telemetry.window_feed import RecentTraffic, workload_name
 
 BUCKETS_MS = (
     *(0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000),
@@ -25,19 +33,39 @@ UNKNOWN = "unknown"
 IDLE_S = 600.0
 MAX_SERIES = 10_000
 
-Series = tuple[tuple[str, ...], int, float, int, int, list[int]]
-"""Label values, count, sum of seconds, bytes of requests, bytes of responses, buckets."""
+Series = tuple[tuple[str, ...], int, float, int, int, list[int], Edge, str, str]
+"""Label values, count, sum of seconds, bytes of requests, bytes of responses, buckets; then what
+the last minutes are made of: edge, the rule that refused (or empty), and the last such request."""
 
 
 class _Sum:
-    __slots__ = ("buckets", "count", "received", "seconds", "sent", "touched_at")
+    __slots__ = ("buckets", "count", "example", "received", "seconds", "sent", "touched_at")
 
     def __init__(self) -> None:
         self.count = 0
         self.seconds = 0.0
         self.received = self.sent = 0
         self.buckets = [0] * (len(BUCKETS_MS) + 1)
+        self.example = ""
         self.touched_at = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestGroup:
+    """Requests that ended alike. `buckets` are of `BUCKETS_MS`, and one for what is longer."""
+
+    src: Party
+    dst: Party
+    service: str
+    protocol: str
+    status: int
+    flag: RequestFlag
+    mutual_tls: bool
+    count: int
+    seconds: float
+    received: int
+    sent: int
+    buckets: Sequence[int]
 
 
 class RequestTally:
@@ -51,7 +79,7 @@ class RequestTally:
         """Count one request."""
         key = (
             record.src, record.dst, record.service, record.protocol, record.grpc_status,
-            record.status, record.flag, record.mutual_tls,
+            record.status, record.flag, record.mutual_tls, record.route, record.policy,
         )  # fmt: skip
         found = self._sums.get(key)
         if found is None:
@@ -61,17 +89,44 @@ class RequestTally:
         found.received += record.bytes_received
         found.sent += record.bytes_sent
         found.buckets[bisect_left(BUCKETS_MS, record.duration_s * 1000.0)] += 1
+        if record.policy:
+            found.example = f"{record.method} {record.path.partition('?')[0]}"[:MAX_EXAMPLE]
+
+    def add(self, group: RequestGroup) -> None:
+        """Count requests that ended alike and were added up elsewhere."""
+        key = (
+            group.src, group.dst, group.service, group.protocol, -1, group.status, group.flag,
+            group.mutual_tls, "", "",
+        )  # fmt: skip
+        found = self._sums.get(key)
+        if found is None:
+            found = self._sums[key] = _Sum()
+        found.count += group.count
+        found.seconds += group.seconds
+        found.received += group.received
+        found.sent += group.sent
+        found.buckets = [a + b for a, b in zip(found.buckets, group.buckets, strict=True)]
 
     def take(self) -> list[Series]:
         """Hand over what was counted and begin anew."""
         sums, self._sums = self._sums, {}
         return [
-            (self._labels(key), s.count, s.seconds, s.received, s.sent, s.buckets)
+            (
+                self._labels(key),
+                s.count,
+                s.seconds,
+                s.received,
+                s.sent,
+                s.buckets,
+                _edge_of(key),
+                str(key[-1]),
+                s.example,
+            )
             for key, s in sums.items()
         ]
 
     def _labels(self, key: tuple[object, ...]) -> tuple[str, ...]:
-        src, dst, service, _, grpc, status, flag, mutual_tls = key
+        src, dst, service, _, grpc, status, flag, mutual_tls, _, _ = key
         assert isinstance(src, Party)
         assert isinstance(dst, Party)
         namespace, _, name = str(service).rpartition("/")
@@ -91,6 +146,38 @@ class RequestTally:
         )
 
 
+def _edge_of(key: tuple[object, ...]) -> Edge:
+    src, dst, service, route = key[0], key[1], str(key[2]), str(key[8])
+    assert isinstance(src, Party)
+    assert isinstance(dst, Party)
+    return Edge(
+        reporter="waypoint",
+        path="waypoint",
+        src_namespace=src.namespace,
+        src=workload_name(src),
+        src_identity=src.identity,
+        dst_namespace=dst.namespace,
+        dst=workload_name(dst),
+        dst_identity=dst.identity,
+        service=service,
+        route="" if route == "default" else route,
+        secured=bool(key[7]),
+    )
+
+
+def is_failure(status: int, grpc_status: int, policy: str) -> bool:
+    """Whether a request counts against success: no answer, a fault of the server, or a denial.
+
+    The codes of gRPC are those that a server is to blame for (as Linkerd has it).
+    """
+    if policy or status == 0 or status >= 500:
+        return True
+    return grpc_status in _GRPC_FAULTS
+
+
+_GRPC_FAULTS = frozenset({2, 4, 8, 12, 13, 14, 15})
+
+
 def _party(party: Party, cluster: str) -> tuple[str, ...]:
     canonical = party.canonical_service or UNKNOWN
     revision = party.canonical_revision or UNKNOWN
@@ -106,21 +193,52 @@ def _party(party: Party, cluster: str) -> tuple[str, ...]:
     )
 
 
+_STATUS = REQUEST_LABELS.index("response_code")
+_GRPC = REQUEST_LABELS.index("grpc_response_status")
+
+
+def request_denial(edge: Edge, policy: str, example: str, count: int) -> Denial:
+    """A denial of requests, as the page and the command line show it."""
+    src = f"{edge.src_namespace}/{edge.src}" if edge.src else edge.src_identity
+    dst = f"{edge.dst_namespace}/{edge.dst}" if edge.dst else edge.service
+    return Denial(
+        reporter="waypoint",
+        src=src,
+        src_identity=edge.src_identity,
+        dst=dst,
+        service=edge.service,
+        policy=policy,
+        reason=f"denied by {policy}",
+        example=example,
+        count=count,
+        last_at=0.0,
+    )
+
+
 class RequestMetrics(Collector):
     """Sums the tallies of all workers. Idle label sets are dropped after `IDLE_S`.
 
     Args:
         now: monotonic seconds.
+        recent: counts the same for the last minutes.
     """
 
-    def __init__(self, registry: CollectorRegistry, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        now: Callable[[], float],
+        recent: RecentTraffic | None = None,
+    ) -> None:
         self._now = now
+        self.recent = recent
+        self._denied: Counter[tuple[str, ...]] = Counter()
         self._sums: dict[tuple[str, ...], _Sum] = {}
         registry.register(self)
 
     def add(self, series: list[Series]) -> None:
         """Add one worker's tally."""
-        for labels, count, seconds, received, sent, buckets in series:
+        for labels, count, seconds, received, sent, buckets, edge, policy, example in series:
+            self._remember(tuple(labels), (count, received, sent, buckets), edge, policy, example)
             key = tuple(labels)
             found = self._sums.get(key)
             if found is None:
@@ -133,6 +251,27 @@ class RequestMetrics(Collector):
             found.sent += sent
             found.buckets = [a + b for a, b in zip(found.buckets, buckets, strict=True)]
             found.touched_at = self._now()
+
+    def _remember(
+        self,
+        labels: tuple[str, ...],
+        counts: tuple[int, int, int, Sequence[int]],
+        edge: Edge,
+        policy: str,
+        example: str,
+    ) -> None:
+        """Count for the last minutes, and denials by their rule."""
+        count, received, sent, buckets = counts
+        denied = count if policy else 0
+        if policy:
+            count_denial(self._denied, "waypoint", policy, count)
+        if self.recent is None:
+            return
+        status, grpc = int(labels[_STATUS]), labels[_GRPC]
+        failed = count if is_failure(status, int(grpc) if grpc else -1, policy) else 0
+        self.recent.requests(edge, [count, count, failed, denied, received, sent, *buckets])
+        if policy:
+            self.recent.denials.add(request_denial(edge, policy, example, count))
 
     def describe(self) -> list[Metric]:
         return list(self._families())
@@ -154,6 +293,7 @@ class RequestMetrics(Collector):
             buckets = list(zip(bounds, counts, strict=True))
             duration.add_metric(labels, buckets, sum_value=found.seconds * 1000.0)
         yield from (total, duration, received, sent)
+        yield family(names.DENIED, self._denied.items())
 
     def _families(
         self,

@@ -1,7 +1,7 @@
-"""What in a cluster would keep pods out of the mesh without a word: found before and after install.
+"""What in a cluster would keep pods out of the mesh, unnoticed: found before and after install.
 
-Each function takes what the API server or a node's files say and returns findings; nothing here asks
-anybody. `meshnode check` shows them.
+Each function takes what the API server or a node's files say and returns findings; `meshnode
+check` shows them.
 """
 
 from __future__ import annotations

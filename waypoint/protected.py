@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from mesh.model.routing import SessionPersistence
 from mesh.model.workload import Service, ServiceKey
+from mesh.routing.message import RequestHead, fold_headers
 from mesh.routing.policies import places_of
-from mesh.routing.rule import CompiledRule
-from mesh.routing.session import session_name
+from mesh.routing.rule import Backend, CompiledRule
+from mesh.routing.session import read_session, session_name
 from waypoint.protection import Protection, Protections, Way, service_places
 from waypoint.target import Group
 
@@ -18,10 +20,17 @@ _ServicePort = tuple[ServiceKey, int]
 class Protected:
     """Built anew for every snapshot, after `Protections.follow`."""
 
-    def __init__(self, protections: Protections, services: Mapping[ServiceKey, Service]) -> None:
+    def __init__(
+        self,
+        protections: Protections,
+        services: Mapping[ServiceKey, Service],
+        epoch_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._epoch_s = epoch_s
         self._protections = protections
         self._services = services
         self._none = protections.is_empty
+        self.knows_sessions = protections.knows_sessions
         self._of_service: dict[tuple[_ServicePort, int], Protection | None] = {}
         self._of_rule: dict[tuple[int, _ServicePort, _ServicePort, int], Protection | None] = {}
 
@@ -37,6 +46,34 @@ class Protected:
             way = Way(places=places, service=service, port=port, family=family)
             self._of_service[key] = self._protections.find(way, group)
         return self._of_service[key]
+
+    def preferred(
+        self,
+        rule: CompiledRule,
+        head: RequestHead,
+        dialled: _ServicePort,
+        family: int,
+        groups: Callable[[ServiceKey, int, int], Group | None],
+    ) -> Backend | None:
+        """The backend that the session of a request leads to; sessions come before weights."""
+        if len(rule.backends) < 2 or (self._none and rule.source.session is None):
+            return None
+        for backend in rule.backends:
+            group = groups(backend.service, backend.port, family)
+            if group is None or backend.failure is not None or not backend.ref.weight:
+                continue
+            to = (backend.service, backend.port)
+            found = self.of_rule(rule, to, dialled, family, group)
+            if found is None or found.sticky is None:
+                return None
+            headers = fold_headers(head.headers)
+            sticky = found.sticky
+            session = read_session(sticky.rules, sticky.name, headers, int(self._epoch_s()))
+            if session is None:
+                return None
+            if found.cluster.find(session.endpoint) is not None:
+                return backend
+        return None
 
     def of_rule(
         self, rule: CompiledRule, to: _ServicePort, dialled: _ServicePort, family: int, group: Group

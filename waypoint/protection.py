@@ -113,6 +113,8 @@ class Protections:
         self._vantage = vantage or Vantage()
         self._table = PolicyTable({}, {})
         self._zone = ""
+        self.knows_sessions = False
+        """Whether any rule or policy asks for sessions."""
         self._known: dict[Way, Protection | None] = {}
         self._parts: WeakValueDictionary[Hashable, object] = WeakValueDictionary()
 
@@ -120,6 +122,10 @@ class Protections:
         """Take the policies of a snapshot; what they do not change keeps its state."""
         self._table = PolicyTable.compile(snapshot)
         self._zone = node_zone(snapshot, self._vantage.node)
+        rules = (rule for route in snapshot.routes.values() for rule in route.rules)
+        self.knows_sessions = any(rule.session for rule in rules) or any(
+            policy.session for policy in snapshot.traffic_policies.values()
+        )
         for way, old in list(self._known.items()):
             service = snapshot.services.get(way.service)
             if service is None or all(port.port != way.port for port in service.ports):

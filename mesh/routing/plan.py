@@ -6,7 +6,7 @@ through `finish_response`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import Random
@@ -97,8 +97,16 @@ def local_reply(head: RequestHead, status: int, message: str) -> ResponseHead:
     )
 
 
+Preference: TypeAlias = Callable[[CompiledRule, RequestHead], Backend | None]
+"""Asked for the backend of a rule before chance is: a session leads back to its backend."""
+
+
 def make_plan(
-    table: RouteTable, facts: RequestFacts, random: Random, listener_port: int | None = None
+    table: RouteTable,
+    facts: RequestFacts,
+    random: Random,
+    listener_port: int | None = None,
+    prefer: Preference | None = None,
 ) -> Plan:
     """Decide about a request; `listener_port` is what a redirect names (default: facts.port)."""
     match = table.match(facts)
@@ -112,7 +120,10 @@ def make_plan(
     if rule.unusable is not None:
         return _refuse(head, match, AnswerReason.UNUSABLE_FILTER)
     answer = _answer_by(rule.filters, facts, match, listener_port)
-    return answer or _forward(rule, match, facts, random, listener_port)
+    if answer is not None:
+        return answer
+    backend = prefer(rule, head) if prefer is not None else None
+    return _forward(backend or rule.choose(random), match, facts, random, listener_port)
 
 
 def _refuse(head: RequestHead, match: RouteMatch, reason: AnswerReason) -> Answer:
@@ -137,14 +148,13 @@ def _answer_by(
 
 
 def _forward(
-    rule: CompiledRule,
+    backend: Backend | None,
     match: RouteMatch,
     facts: RequestFacts,
     random: Random,
     listener_port: int | None,
 ) -> Plan:
-    head = facts.head
-    backend = rule.choose(random)
+    head, rule = facts.head, match.rule
     if backend is None:
         return _refuse(head, match, AnswerReason.NO_BACKEND)
     if backend.failure is not None:

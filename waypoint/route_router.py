@@ -17,7 +17,7 @@ from mesh.model.routing import RouteKind
 from mesh.model.workload import ServiceKey
 from mesh.routing import message
 from mesh.routing.path import PathRules, normalize_path
-from mesh.routing.plan import Answer, AnswerReason, finish_response, make_plan
+from mesh.routing.plan import Answer, AnswerReason, Preference, finish_response, make_plan
 from mesh.routing.plan import Forward as RoutePlan
 from mesh.routing.table import RouteTable
 from waypoint.contract import Origin
@@ -141,11 +141,19 @@ class RouteRouter:
             caller_namespace=caller,
             head=_to_text(head, target),
         )
-        plan = make_plan(self._table, facts, self._random)
+        plan = make_plan(self._table, facts, self._random, prefer=self._preference(facts, origin))
         if isinstance(plan, Answer):
             return _answer(plan)
         _from_text(head, plan.head, facts.head)
         return self._forward(plan, facts, origin.dialled.ip.version)
+
+    def _preference(self, facts: message.RequestFacts, origin: Origin) -> Preference | None:
+        protected = self._protected
+        if protected is None or not protected.knows_sessions:
+            return None
+        dialled, family = (facts.service, facts.port), origin.dialled.ip.version
+        groups = self._endpoints.service
+        return lambda rule, head: protected.preferred(rule, head, dialled, family, groups)
 
     def _forward(
         self, plan: RoutePlan, facts: message.RequestFacts, family: int

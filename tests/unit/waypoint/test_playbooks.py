@@ -415,3 +415,55 @@ def test_state_and_counters_of_policies() -> None:
             assert [(rate.name, rate.limited) for rate in state.rate_limits] == [("shop/p/r", 2)]
 
     play(main())
+
+
+CANARY = """\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: canary, namespace: shop}
+spec:
+  clusterIP: 10.96.0.7
+  selector: {version: v2}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+---
+apiVersion: meshnode.io/v1alpha1
+kind: Workload
+metadata: {name: canary, namespace: shop, labels: {version: v2}}
+spec: {node: node-9, addresses: [10.1.0.9]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: api}]
+  rules:
+  - backendRefs: [{name: api, port: 80, weight: 90}, {name: canary, port: 80, weight: 10}]
+    sessionPersistence: {sessionName: sid}
+"""
+
+
+def test_a_session_on_the_canary_stays_there_whatever_the_weights() -> None:
+    async def main() -> None:
+        async with scene(objects(more=CANARY)) as here:
+            cookies: dict[int, str] = {}
+            for _ in range(100):
+                reply = await here.send()
+                cookies[here.seen[-1].server] = reply.headers["set-cookie"].split(";")[0]
+            assert set(cookies) == {1, 2, 3, 9}
+            for server, cookie in cookies.items():
+                assert await here.send_many(20, {"cookie": cookie}) == Counter({server: 20})
+            here.follow(objects(more=CANARY.replace("weight: 10", "weight: 0")))
+            assert (await here.send_many(20, {"cookie": cookies[9]}))[9] == 0
+
+    play(main())
+
+
+def test_a_limit_on_the_service_that_was_dialled_holds_for_what_routes_send_elsewhere() -> None:
+    async def main() -> None:
+        policy = "rateLimits: [{requests: 5, per: 1h}]"
+        async with scene(objects(policy, more=CANARY)) as here:
+            statuses = Counter([(await here.send()).status for _ in range(20)])
+            assert statuses == Counter({429: 15, 200: 5})
+
+    play(main())

@@ -16,6 +16,7 @@ from waypoint.contract import Downstream, Failure, Origin, UpstreamStream
 from waypoint.exchange_host import ExchangeHost
 from waypoint.forward_headers import Seen
 from waypoint.local_reply import reply
+from waypoint.mirror import Copies
 from waypoint.pacing import Pacing
 from waypoint.plan import Cancellable, Forward, Marks, Reply, Wait
 from waypoint.tries import Tries
@@ -30,8 +31,8 @@ class Exchange:
     """See `waypoint.contract`: `RequestSink` for the client, `ResponseSink` for the server."""
 
     __slots__ = (
-        "_blocked", "_deadline", "_done", "_down", "_held", "_held_bytes", "_host", "_pending",
-        "_replayable", "_request_over", "_responded", "_response_over", "_up", "_wait",
+        "_blocked", "_copies", "_deadline", "_done", "_down", "_held", "_held_bytes", "_host",
+        "_pending", "_replayable", "_request_over", "_responded", "_response_over", "_up", "_wait",
         "bytes_received", "bytes_sent", "details", "flag", "grpc_status", "head", "marks", "origin",
         "pacing", "responded_at", "route", "seen", "started_at", "status", "tries", "upgraded",
     )  # fmt: skip
@@ -54,6 +55,7 @@ class Exchange:
         self._held_bytes = 0
         self._replayable = True
         self._blocked = False
+        self._copies: Copies | None = None
         self._request_over: Headers | None = None
         self._responded = self._response_over = self._done = self.upgraded = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -88,7 +90,7 @@ class Exchange:
                         plan.request_timeout_s, self._out_of_time
                     )
                 if plan.mirrors:
-                    self._host.mirror(plan, self.head)
+                    self._mirror(plan)
                 self.tries.begin()
             case Wait():
                 self._await_plan(plan)
@@ -117,6 +119,8 @@ class Exchange:
         if self._done:
             return
         self.bytes_received += len(data)
+        if self._copies is not None:
+            self._copies.body(data)
         if self.pacing is not None:
             self.pacing.request_passed(len(data))
         if self._replayable:
@@ -132,10 +136,21 @@ class Exchange:
         if self._wait is not None:
             self._await_plan(self._wait)
 
+    def _mirror(self, plan: Forward) -> None:
+        """Begin the copies; what waited for the plan goes to them first."""
+        self._copies = copies = self._host.mirror(plan, self.head)
+        if copies is not None:
+            for piece in self._held:
+                copies.body(piece)
+            if self._request_over is not None:
+                copies.end(self._request_over)
+
     def request_end(self, trailers: Headers) -> None:
         if self._done:
             return
         self._request_over = trailers
+        if self._copies is not None:
+            self._copies.end(trailers)
         if self._up is not None and (self.head.framing is not Framing.NONE or self.upgraded):
             self._up.send_end(trailers)
         if self._wait is not None:
@@ -359,6 +374,8 @@ class Exchange:
 
     def _close_books(self) -> None:
         self._done = True
+        if self._copies is not None and self._request_over is None:
+            self._copies.cut()
         if self._deadline is not None:
             self._deadline.cancel()
         if self.tries is not None:

@@ -23,6 +23,7 @@ class ProxyLimits:
         upstream_requests: at once to one endpoint (Envoy's circuit breaker has 1024).
         worker_requests: at once in one worker; the second half of them is shared out fairly among
             callers (`waypoint.fair`).
+        mirror_copies: under way at once; more are left out.
         linger_s: reading on after an early answer, so that the client sees it before a reset.
         sniff_timeout_s: for a client's first bytes where the port names no protocol.
     """
@@ -38,5 +39,6 @@ class ProxyLimits:
     upstream_requests: int = 1024
     worker_requests: int = 8192
     linger_s: float = 1.0
+    mirror_copies: int = 512
     sniff_timeout_s: float = 0.1
     max_streams: int = 100

@@ -19,7 +19,7 @@ from waypoint.exchange import Exchange
 from waypoint.fair import FairGate
 from waypoint.forward_headers import CallerFields, caller_fields, prepare_request
 from waypoint.limits import ProxyLimits
-from waypoint.mirror import send_copy
+from waypoint.mirror import Copies, Mirrors
 from waypoint.plan import Forward, Marks, Reply, Router, Wait
 from waypoint.pool import Pool
 from waypoint.target import Target, choose
@@ -56,6 +56,7 @@ class Proxy:
         self.pool = pool
         self.router = router
         self.active = 0
+        self.mirrors = Mirrors(loop, pool, limits.mirror_copies)
         self.fair = FairGate(limits.worker_requests)
         self._record = record
         self._traces = traces
@@ -82,6 +83,10 @@ class Proxy:
         exchange.seen = prepare_request(head, self._caller(origin), self._random, self._traces)
         return self.router.plan(origin, head)
 
+    def fields_of(self, origin: Origin) -> CallerFields:
+        """Header fields that every request of an origin gets."""
+        return self._caller(origin)
+
     def _caller(self, origin: Origin) -> CallerFields:
         key = (origin.principal, origin.client.ip)
         fields = self._callers.get(key)
@@ -97,11 +102,10 @@ class Proxy:
     def backoff_s(self, tries: int, forward: Forward) -> float:
         return retry.backoff_s(tries, forward.retry, self._random)
 
-    def mirror(self, forward: Forward, head: RequestHead) -> None:
-        for group in forward.mirrors:
-            target = choose(group.targets, self._random, None)
-            if target is not None:
-                send_copy(self.pool, target, group.speaks, head)
+    def mirror(self, forward: Forward, head: RequestHead) -> Copies | None:
+        found = [(choose(g.targets, self._random, None), g.speaks) for g in forward.mirrors]
+        targets = [(target, speaks) for target, speaks in found if target is not None]
+        return self.mirrors.start(targets, head)
 
     def ended(self, exchange: Exchange) -> None:
         self.active -= 1

@@ -1,0 +1,264 @@
+"""Connections that are no HTTP: relayed, recorded, and cut when policy changes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from random import Random
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+
+from mesh.errors import UpstreamError
+from mesh.model.address import SocketAddress
+from mesh.model.connection import ConnectionRecord, Party
+from mesh.model.identity import SpiffeId
+from mesh.model.policy import PolicyKey
+from mesh.model.verdict import Decision, RuleRef, Verdict
+from mesh.policy.judge import NO_POLICY
+from mesh.telemetry.access_log import LogFormat
+from mesh.telemetry.metrics import MeshMetrics
+from mesh.tunnel.contract import TunnelSettings
+from mesh.tunnel.select import best_engine, engine_factory
+from tests.contract.http1.stage import CALLER, run, serving
+from tests.contract.waypoint.scene import PORT, loopback, service
+from waypoint.connect_tcp import TcpConnector
+from waypoint.connection_counts import count_connections
+from waypoint.contract import Origin
+from waypoint.feed import Connections, Lines
+from waypoint.flush_queue import FlushQueue
+from waypoint.front import Front
+from waypoint.limits import ProxyLimits
+from waypoint.opaque import Clocks, OpaqueConnections
+from waypoint.party import party
+from waypoint.pool import Pool
+from waypoint.proxy import Proxy
+from waypoint.records import Records
+from waypoint.service_router import ServiceRouter
+from waypoint.target import Target, TargetKey
+from waypoint.upstream_tunnels import dial
+
+DENIED = Verdict(
+    allowed=False,
+    decision=Decision.DENY_RULE,
+    decided_by=RuleRef(kind="AuthorizationPolicy", policy=PolicyKey("shop/no"), rule=0),
+)
+
+
+async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"220 ")
+    while data := await reader.read(100):
+        writer.write(data.upper())
+
+
+@dataclass(slots=True)
+class Ground:
+    """A front that relays; `target` None: policy or routes leave no endpoint."""
+
+    front: Front
+    relays: OpaqueConnections
+    records: list[ConnectionRecord]
+    target: Target | None
+    verdict: Verdict = NO_POLICY
+    dead: bool = False
+    opened: list[Party] = field(default_factory=list)
+
+    def wants_server_name(self, origin: Origin) -> bool:
+        return False
+
+    def pick_opaque(self, origin: Origin, server_name: str) -> Target | None:
+        return self.target if self.verdict.allowed else None
+
+    async def open_socket(self, target: Target) -> socket.socket:
+        if self.dead:
+            raise UpstreamError("nobody there")
+        return await dial(asyncio.get_running_loop(), target.key.address)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        far.setblocking(False)
+        origin = Origin(
+            principal=CALLER,
+            client=SocketAddress(loopback(1).ip, 0),
+            dialled=loopback(PORT),
+            service=service("web", app_protocol="tcp"),
+            workload=None,
+            src=party(None, CALLER),
+        )
+        await self.front.serve(far, origin)
+        return await asyncio.open_unix_connection(sock=near)
+
+    async def ended(self, count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(self.records) < count:  # noqa: ASYNC110 - a list has no event
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def ground() -> AsyncIterator[Ground]:
+    loop = asyncio.get_running_loop()
+    async with serving(shout) as port, asyncio.TaskGroup() as tasks:
+        records = Records("Kubernetes", LogFormat.OFF)
+        limits = ProxyLimits()
+        flushes = FlushQueue(loop)
+        pool = Pool(loop, TcpConnector(loop), limits, lambda w: void(tasks, w), flushes)
+        proxy = Proxy(
+            loop,
+            limits=limits,
+            pool=pool,
+            router=ServiceRouter(None),  # type: ignore[arg-type]  # no request comes
+            record=records.record,
+            random=Random(1),
+        )
+        engine = engine_factory(best_engine())(loop, TunnelSettings())
+        made: list[Ground] = []
+        clocks = Clocks(now=loop.time, epoch_s=lambda: 1_700_000_000.0)
+        sink = Sink()
+        relays = OpaqueConnections(sink, lambda _: made[0].verdict, clocks)
+        key = TargetKey(address=loopback(port), tunnel=None, expected=frozenset[SpiffeId]())
+        target = Target(key, Party(name="web-1", namespace="shop"))
+        holder = Holder(made)
+        front = Front(
+            loop,
+            exchanges=proxy,
+            limits=limits,
+            engine=engine,
+            opaque=holder,
+            opener=holder,
+            flushes=flushes,
+            relays=relays,
+        )
+        made.append(Ground(front, relays, sink.records, target, opened=sink.parties))
+        try:
+            yield made[0]
+        finally:
+            await engine.aclose()
+
+
+def void(tasks: asyncio.TaskGroup, work: object) -> None:
+    tasks.create_task(work)  # type: ignore[arg-type]  # a coroutine
+
+
+class Holder:
+    """Routes and sockets of a ground that is made later."""
+
+    def __init__(self, made: list[Ground]) -> None:
+        self._made = made
+
+    def wants_server_name(self, origin: Origin) -> bool:
+        return self._made[0].wants_server_name(origin)
+
+    def pick_opaque(self, origin: Origin, server_name: str) -> Target | None:
+        return self._made[0].pick_opaque(origin, server_name)
+
+    async def open_socket(self, target: Target) -> socket.socket:
+        return await self._made[0].open_socket(target)
+
+
+class Sink:
+    """Keeps what becomes of connections."""
+
+    def __init__(self) -> None:
+        self.records: list[ConnectionRecord] = []
+        self.parties: list[Party] = []
+
+    def opened(self, origin: Origin, dst: Party) -> None:
+        self.parties.append(dst)
+
+    def ended(self, record: ConnectionRecord) -> None:
+        self.records.append(record)
+
+
+def test_a_connection_is_recorded_with_its_bytes() -> None:
+    async def main() -> None:
+        async with ground() as here:
+            reader, writer = await here.connect()
+            writer.write(b"hello")
+            assert await reader.readexactly(9) == b"220 HELLO"
+            assert len(here.relays) == 1
+            writer.write_eof()
+            assert await reader.read() == b""
+            writer.close()
+            await here.ended(1)
+            (record,) = here.records
+            assert (record.flag, record.reporter) == ("-", "waypoint")
+            assert (record.bytes_sent, record.bytes_received) == (5, 9)
+            assert record.service == "shop/web"
+            assert record.dst.name == "web-1"
+            assert record.mutual_tls
+            assert len(here.relays) == 0
+            assert here.target is not None
+            assert here.target.active == 0
+
+    run(main())
+
+
+def test_a_policy_that_changes_cuts_what_it_forbids() -> None:
+    async def main() -> None:
+        async with ground() as here:
+            reader, writer = await here.connect()
+            assert await reader.readexactly(4) == b"220 "
+            here.relays.judge_again()
+            assert len(here.relays) == 1
+            here.verdict = DENIED
+            here.relays.judge_again()
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
+            await here.ended(1)
+            (record,) = here.records
+            assert record.flag == "POLICY_CHANGE"
+            assert record.policy == "AuthorizationPolicy shop/no rule[0]"
+
+    run(main())
+
+
+def test_what_is_refused_is_recorded_too() -> None:
+    async def main() -> None:
+        async with ground() as here:
+            here.verdict = DENIED
+            _, writer = await here.connect()
+            writer.close()
+            here.verdict, here.dead = NO_POLICY, True
+            _, writer = await here.connect()
+            writer.close()
+            here.target = None
+            _, writer = await here.connect()
+            writer.close()
+            assert [record.flag for record in here.records] == ["DENY", "CONNECT", "UH"]
+            assert here.records[0].policy == "AuthorizationPolicy shop/no rule[0]"
+            assert "nobody there" in here.records[1].detail
+            assert len(here.opened) == 3
+
+    run(main())
+
+
+def test_lines_and_metrics_come_of_it() -> None:
+    async def main() -> None:
+        async with ground() as here:
+            here.verdict = DENIED
+            _, writer = await here.connect()
+            writer.close()
+            (record,) = here.records
+            records = Records("Kubernetes", LogFormat.JSON)
+            records.ended(record)
+            lines, ends = records.take()
+            assert isinstance(lines, Lines)
+            assert '"direction": "waypoint"' in lines.text
+            assert isinstance(ends, Connections)
+            registry = CollectorRegistry()
+            metrics = MeshMetrics(registry, now=lambda: 0.0)
+            count_connections(metrics, ends)
+            counts = [("meshnode_policy_denied_total", ("waypoint", "x"), 2), ("other", (), 1)]
+            metrics.count_policy(counts)
+            text = generate_latest(registry).decode()
+            assert "istio_tcp_connections_closed_total{" in text
+            assert 'reporter="waypoint"' in text
+            denied = 'meshnode_policy_denied_total{policy="x",reporter="waypoint"} 2.0'
+            assert denied in text
+
+    run(main())

@@ -30,6 +30,7 @@ from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import Reducer
 from mesh.telemetry.event_counts import EventCounts
+from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.names import WAYPOINT_COUNTERS
 from mesh.telemetry.requests import RequestMetrics
 from mesh.telemetry.window_feed import RecentTraffic
@@ -69,6 +70,7 @@ async def _serve(options: WaypointOptions) -> None:
         options=options,
         identity=identity,
         metrics=RequestMetrics(registry, time.monotonic, recent),
+        connections=MeshMetrics(registry, now=time.monotonic, cluster=snapshot.settings.cluster),
         counts=EventCounts(registry, WAYPOINT_COUNTERS),
         write=_write,
         snapshot=snapshot,

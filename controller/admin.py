@@ -78,21 +78,22 @@ def rotate_root(
     state_dir = StateDir(path)
     before, _ = state_dir.load_ca()
     root = signing_root(given, before.trust_domains[0], now, random_bytes)
-    return _summaries(state_dir.update_ca(lambda state: publish_root(state, root, now)))
+    return summaries(state_dir.update_ca(lambda state: publish_root(state, root, now)))
 
 
 def activate_root(path: Path, *, now: float) -> list[RootSummary]:
     """Let a published root sign at once: for a compromised key, when waiting is the worse risk."""
-    return _summaries(StateDir(path).update_ca(partial(activate_next, now=now)))
+    return summaries(StateDir(path).update_ca(partial(activate_next, now=now)))
 
 
 def list_roots(path: Path, timing: RotationTiming | None = None) -> list[RootSummary]:
     """Every root and its stage; with the CA's timing also when the stage ends."""
     state, _ = StateDir(path).load_ca()
-    return _summaries(state, timing)
+    return summaries(state, timing)
 
 
-def _summaries(state: CaState, timing: RotationTiming | None = None) -> list[RootSummary]:
+def summaries(state: CaState, timing: RotationTiming | None = None) -> list[RootSummary]:
+    """Roots for people; with the timing also when a stage ends."""
     waits: dict[RootStage, float] = {}
     if timing is not None:
         waits = {RootStage.NEXT: timing.publish_s, RootStage.RETIRING: timing.retire_s}

@@ -25,6 +25,7 @@ PLURALS = {
     "PodDisruptionBudget": "poddisruptionbudgets",
     "HorizontalPodAutoscaler": "horizontalpodautoscalers",
     "ClusterRoleBinding": "clusterrolebindings",
+    "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
 }
 
 

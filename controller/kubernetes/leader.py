@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from controller.kubernetes.bundle import BundlePublisher, Roots
+from controller.kubernetes.client import KubeClient, Manifest
 from controller.kubernetes.status_writer import ClassStatus, Status, StatusWriter
 from controller.kubernetes.waypoint_keeper import WaypointKeeper
 from controller.status.desired import (
@@ -18,6 +19,7 @@ from controller.status.desired import (
 )
 from controller.waypoints.request import CONTROLLER_NAME, WaypointRequest, waypoint_requests
 from mesh.model.snapshot import MeshSnapshot
+from mesh.sources.kubernetes.errors import KubeError
 from mesh.sources.objects import GatewayClassObject, NamespaceObject, ObjectSet
 from mesh.state.reducer import Reducer
 
@@ -51,6 +53,7 @@ class LatestMesh:
 class Work:
     """The parts of the leader's work; `waypoints` None where no image is known."""
 
+    client: KubeClient
     status: StatusWriter
     waypoints: WaypointKeeper | None
     bundles: BundlePublisher
@@ -77,17 +80,23 @@ class Leader:
         self._roots = roots
         self._resync_s = resync_s
         self._retry_s = retry_s
+        self._is_admission_applied = False
 
-    async def lead(self) -> None:
-        """Work until cancelled: by every change, and at times without one."""
+    async def lead(self, admission: Manifest | None = None) -> None:
+        """Work until cancelled: by every change, and at times without one.
+
+        Args:
+            admission: the webhook's configuration, where there is one.
+        """
         loop = asyncio.get_running_loop()
         resync_at = loop.time()
         while True:
             if loop.time() >= resync_at:
                 self._forget()
+                self._is_admission_applied = False
                 resync_at = loop.time() + self._resync_s
             changed = self._mesh.changed
-            is_done = await self._round()
+            is_done = await self._round(admission)
             # The roots change without a word from the source: look often enough.
             wait_s = self._resync_s if is_done else self._retry_s
             await _wait(changed, min(wait_s, self._retry_s))
@@ -98,14 +107,24 @@ class Leader:
         if self._work.waypoints is not None:
             self._work.waypoints.forget()
 
-    async def _round(self) -> bool:
+    async def _round(self, admission: Manifest | None) -> bool:
         objects, snapshot, work = self._mesh.objects, self._mesh.snapshot, self._work
         requests = waypoint_requests(objects.objects)
         namespaces = [o.name for o in objects.objects if isinstance(o.body, NamespaceObject)]
+        if admission is not None and not self._is_admission_applied:
+            self._is_admission_applied = await self._apply(admission)
         is_done = await work.bundles.publish(namespaces, self._roots())
         if work.waypoints is not None:
             is_done &= await work.waypoints.keep(requests)
         return await work.status.write(_statuses(objects, snapshot, requests)) and is_done
+
+    async def _apply(self, manifest: Manifest) -> bool:
+        try:
+            await self._work.client.apply(manifest)
+        except KubeError as error:
+            log.warning("the webhook's configuration: %s", error)
+            return False
+        return True
 
 
 def _statuses(

@@ -34,7 +34,7 @@ class CaSettings:
     """
 
     leaf_lifetime_s: float = 86400.0
-    skew_s: float = 60.0
+    skew_s: float = 600.0
     publish_s: float = 3600.0
     overlap_s: float = 3600.0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -32,20 +33,32 @@ def root_fingerprint(root_pem: bytes) -> str:
     return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
 
-def issue_server_pem(root: SigningRoot, *, now: float, random_bytes: profiles.RandomBytes) -> bytes:
-    """A server certificate with its fresh key, one PEM file as TLS libraries load it."""
+def issue_server_pem(
+    root: SigningRoot,
+    *,
+    now: float,
+    random_bytes: profiles.RandomBytes,
+    names: Sequence[str] = (SERVER_NAME,),
+) -> bytes:
+    """A server certificate with its fresh key, one PEM file as TLS libraries load it.
+
+    Args:
+        names: DNS names; another than the fixed one for what others than nodes call.
+    """
     signer = profiles.load_certificates(root.roots_pem)[0]
     key = generate_key()
     issued_at = datetime.fromtimestamp(int(now), UTC)
     builder = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, SERVER_NAME)]))
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]))
         .issuer_name(signer.subject)
         .public_key(key.public_key())
         .serial_number(profiles.serial_number(random_bytes))
         .not_valid_before(issued_at - timedelta(minutes=5))
         .not_valid_after(issued_at + timedelta(seconds=SERVER_LIFETIME_S))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False
+        )
     )
     leaf = profiles.sign_leaf(
         builder,

@@ -126,6 +126,7 @@ def play(script: Callable[[Stage], Awaitable[None]], *manifests: Mapping[str, ob
                 client = KubeClient(api)
                 settings = WaypointSettings(image="meshnode:1", ca_address="ca:15012")
                 work = Work(
+                    client=client,
                     status=StatusWriter(
                         client, version=source.version, wall=time.time, pause_s=0.0
                     ),

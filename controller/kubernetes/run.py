@@ -1,0 +1,199 @@
+"""The controller of a cluster, put together: CA, election, and the leader's work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from controller.kubernetes.admission import AdmissionSetup, serve_admission
+from controller.kubernetes.bundle import BundlePublisher, Roots
+from controller.kubernetes.ca_secret import CaSecret
+from controller.kubernetes.client import KubeClient
+from controller.kubernetes.election import Clocks, LeaderElection
+from controller.kubernetes.leader import LatestMesh, Leader, Work
+from controller.kubernetes.status_writer import StatusWriter
+from controller.kubernetes.token_review import Account, TokenReviewAuthenticator
+from controller.kubernetes.waypoint_keeper import WaypointKeeper
+from controller.lease import LeaseTiming
+from controller.run import ControllerPorts, ControllerSettings, run_controller
+from controller.waypoints.manifests import WaypointSettings
+from mesh.errors import ConfigError
+from mesh.identity.directory import SnapshotDirectory
+from mesh.identity.state_dir import StateDir
+from mesh.sources.kubernetes.backoff import Backoff
+from mesh.sources.kubernetes.config import load_configuration
+from mesh.sources.kubernetes.errors import KubeError
+from mesh.sources.kubernetes.resources import CONTROLLER_RESOURCES
+from mesh.sources.kubernetes.source import KubernetesSource, open_kubernetes
+from mesh.sources.kubernetes.transport import KubeApi
+
+log = logging.getLogger(__name__)
+
+SECRET_POLL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
+    """A controller in a cluster.
+
+    Attributes:
+        kubeconfig: None = the service account of the pod we run in.
+        namespace: of the controller: its Lease, and the Secret with the CA's keys.
+        identity: of this replica among others: the pod's name.
+        agents: the account whose tokens speak for their nodes.
+        waypoints: None = run none.
+        webhook_port: None = no admission webhook.
+    """
+
+    kubeconfig: Path | None
+    namespace: str
+    identity: str
+    agents: Account
+    waypoints: WaypointSettings | None = None
+    webhook_port: int | None = None
+    lease: LeaseTiming = field(default_factory=LeaseTiming)
+    retry_s: float = 5.0
+
+
+async def run_cluster_controller(
+    cluster: ClusterSettings,
+    settings: ControllerSettings,
+    *,
+    stop: asyncio.Event,
+    on_ready: Callable[[ControllerPorts], None],
+) -> None:
+    """Serve and, while we lead, work until `stop` is set.
+
+    Raises `ConfigError` for an API server that cannot be found, or keys that cannot be used.
+    """
+    configuration = await load_configuration(cluster.kubeconfig)
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(KubeApi(configuration))
+        source = await stack.enter_async_context(
+            open_kubernetes(configuration, resources=CONTROLLER_RESOURCES)
+        )
+        client = KubeClient(api)
+        secret = CaSecret(client, cluster.namespace, settings.state_dir)
+        mesh = await _until_stopped(_begin(source, secret), stop)
+        if mesh is None:
+            return
+        state_dir = StateDir(settings.state_dir)
+        leader = Leader(
+            mesh,
+            _work(cluster, client, source),
+            roots=lambda: _roots(state_dir),
+            retry_s=cluster.retry_s,
+        )
+        admission = None
+        if cluster.webhook_port is not None:
+            setup = AdmissionSetup(client, cluster.namespace, state_dir, cluster.webhook_port)
+            admission = await serve_admission(setup, lambda: mesh.objects, stack)
+        election = LeaderElection(
+            api,
+            namespace=cluster.namespace,
+            identity=cluster.identity,
+            clocks=Clocks(now=time.monotonic, wall=time.time, random=random.random),
+            work=lambda: leader.lead(admission),
+            timing=cluster.lease,
+        )
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        background = [
+            group.create_task(mesh.follow()),
+            group.create_task(_keep_secret(secret, election.leads)),
+            group.create_task(election.run()),
+        ]
+        try:
+            await run_controller(
+                settings,
+                directory=SnapshotDirectory(lambda: mesh.snapshot),
+                clock=time.time,
+                random_bytes=os.urandom,
+                stop=stop,
+                on_ready=on_ready,
+                authenticator=TokenReviewAuthenticator(api, cluster.agents, now=time.monotonic),
+            )
+        finally:
+            for task in background:
+                task.cancel()
+
+
+async def _begin(source: KubernetesSource, secret: CaSecret) -> LatestMesh:
+    """Who runs where, and the keys, before the first request is answered."""
+    changes = source.watch()
+    mesh = LatestMesh(await anext(changes), changes)
+    backoff = Backoff(random.random)
+    while True:
+        try:
+            await secret.open(
+                trust_domain=mesh.snapshot.settings.trust_domain,
+                now=time.time,
+                random_bytes=os.urandom,
+            )
+        except KubeError as error:
+            log.warning("the CA's keys: %s", error)
+            await asyncio.sleep(backoff.next_s(error.retry_after_s))
+        else:
+            return mesh
+
+
+async def _until_stopped(
+    begin: Coroutine[None, None, LatestMesh], stop: asyncio.Event
+) -> LatestMesh | None:
+    """The result, or None if we are told to stop first. Raises what `begin` raises."""
+
+    async def run() -> LatestMesh | ConfigError:
+        try:
+            return await begin
+        except ConfigError as error:
+            return error
+
+    async with asyncio.TaskGroup() as group:
+        beginning, stopping = group.create_task(run()), group.create_task(stop.wait())
+        await asyncio.wait((beginning, stopping), return_when=asyncio.FIRST_COMPLETED)
+        beginning.cancel()
+        stopping.cancel()
+    found = None if beginning.cancelled() else beginning.result()
+    if isinstance(found, ConfigError):
+        raise found
+    return found
+
+
+def _work(cluster: ClusterSettings, client: KubeClient, source: KubernetesSource) -> Work:
+    keeper = WaypointKeeper(client, cluster.waypoints) if cluster.waypoints is not None else None
+    return Work(
+        client=client,
+        status=StatusWriter(client, version=source.version, wall=time.time),
+        waypoints=keeper,
+        bundles=BundlePublisher(client),
+    )
+
+
+def _roots(state_dir: StateDir) -> Roots:
+    state, _ = state_dir.load_ca()
+    return Roots(
+        server_pem=state_dir.load_server_root().roots_pem.decode(),
+        bundle_pem=state.bundle.roots_pem.decode(),
+    )
+
+
+async def _keep_secret(secret: CaSecret, leads: asyncio.Event) -> None:
+    """Keep the working copy and the Secret the same; trouble is waited out."""
+    backoff = Backoff(random.random)
+    while True:
+        try:
+            await secret.follow()
+            if leads.is_set():
+                await secret.save()
+        except (KubeError, ConfigError) as error:
+            log.warning("the CA's Secret: %s", error)
+            await asyncio.sleep(backoff.next_s())
+        else:
+            backoff.reset()
+        await asyncio.sleep(SECRET_POLL_S)

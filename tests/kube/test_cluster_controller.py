@@ -1,0 +1,320 @@
+"""Two whole controllers on one API server: keys, certificates, rotation, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from controller.kubernetes.ca_secret import SECRET
+from controller.kubernetes.election import LEASE
+from controller.kubernetes.rotate import list_cluster_roots, rotate_cluster_root
+from controller.kubernetes.run import ClusterSettings, run_cluster_controller
+from controller.lease import LeaseTiming
+from controller.run import ControllerPorts, ControllerSettings
+from mesh.errors import ConfigError
+from mesh.identity.ca import CaSettings
+from mesh.identity.roots import RootStage
+from tests.kube.test_connect import kubeconfig
+from tests.kube.test_token_review import (
+    ACCOUNT,
+    TOKEN,
+    agent_pod,
+    ask,
+    pod_review,
+    review,
+    workload,
+)
+from tests.support.kube_api import KubeApiServer
+from tests.support.kube_store import Object, StatusError
+
+TIMEOUT_S = 120.0
+SYSTEM = "meshnode-system"
+QUICK = LeaseTiming(duration_s=1.0, renew_within_s=0.7, retry_s=0.1)
+
+
+@dataclass
+class Replica:
+    """A controller under way."""
+
+    path: Path
+    port: int
+    task: asyncio.Task[None]
+    stop: asyncio.Event
+
+
+class Stage:
+    """A cluster with a node's agent and two workloads, and controllers on demand."""
+
+    def __init__(self, server: KubeApiServer, tmp_path: Path, group: asyncio.TaskGroup) -> None:
+        self.server = server
+        self.tmp_path = tmp_path
+        self._group = group
+        self.config = kubeconfig(tmp_path, {"server": f"http://127.0.0.1:{server.port}"}, {})
+        self.replicas: list[Replica] = []
+
+    def settings(self, name: str, webhook_port: int | None) -> ClusterSettings:
+        return ClusterSettings(
+            kubeconfig=self.config,
+            namespace=SYSTEM,
+            identity=name,
+            agents=ACCOUNT,
+            webhook_port=webhook_port,
+            lease=QUICK,
+            retry_s=0.1,
+        )
+
+    async def start(self, name: str, *, webhook_port: int | None = None) -> Replica:
+        """Start a replica; back when it serves."""
+        path, stop = self.tmp_path / name, asyncio.Event()
+        ready: asyncio.Future[ControllerPorts] = asyncio.get_running_loop().create_future()
+        task = self._group.create_task(
+            run_cluster_controller(
+                self.settings(name, webhook_port),
+                ControllerSettings(
+                    state_dir=path,
+                    host="127.0.0.1",
+                    port=0,
+                    health_port=None,
+                    ca=CaSettings(publish_s=1.0, leaf_lifetime_s=3600.0),
+                ),
+                stop=stop,
+                on_ready=ready.set_result,
+            )
+        )
+        made = Replica(path, (await ready).ca, task, stop)
+        self.replicas.append(made)
+        return made
+
+    def get(self, collection: str, name: str, namespace: str = SYSTEM) -> Object | None:
+        try:
+            return self.server.store.get(collection, (namespace, name))
+        except StatusError:
+            return None
+
+    @property
+    def holder(self) -> object:
+        spec = (self.get("leases.coordination.k8s.io", LEASE) or {}).get("spec")
+        return spec.get("holderIdentity") if isinstance(spec, dict) else None
+
+    def published(self) -> str:
+        data = (self.get("configmaps", "meshnode-ca-root", "shop") or {}).get("data")
+        return str(data["bundle.pem"]) if isinstance(data, dict) else ""
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait; the test's own deadline ends this."""
+        while not condition():  # noqa: ASYNC110  (of another task, without an event)
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    server = KubeApiServer(has_gateway_api=True)
+    server.store.serve(
+        "validatingwebhookconfigurations.admissionregistration.k8s.io",
+        "ValidatingWebhookConfiguration",
+        "admissionregistration.k8s.io/v1",
+    )
+    server.reviews[TOKEN] = review()
+    labels = {"meshnode.io/dataplane": "enabled"}
+    async with server.running():
+        await server.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}},
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": "shop", "labels": labels},
+            },
+            agent_pod(),
+            workload("here", "one", "10.0.0.1"),
+            workload("there", "two", "10.0.0.2"),
+        )
+        async with asyncio.TaskGroup() as group:
+            made = Stage(server, tmp_path, group)
+            yield made
+            for replica in made.replicas:
+                replica.stop.set()
+
+
+def play(tmp_path: Path, script: Callable[[Stage], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(TIMEOUT_S), stage(tmp_path) as on:
+            await script(on)
+
+    asyncio.run(run())
+
+
+def test_replicas_share_the_keys_and_both_sign(tmp_path: Path) -> None:
+    async def script(on: Stage) -> None:
+        one, two = await asyncio.gather(on.start("one"), on.start("two"))
+        # Both began without a Secret: one made it, the other took what it made.
+        assert (one.path / "ca.json").read_bytes() == (two.path / "ca.json").read_bytes()
+        assert sorted(os.listdir(tmp_path)) == ["config", "one", "two"]
+        for replica in (one, two):
+            assert await ask(replica.path, replica.port, "here", TOKEN) == 200
+            assert await ask(replica.path, replica.port, "there", TOKEN) == 403
+        on.server.reviews["own"] = pod_review(on.server, "there", "two")
+        assert await ask(two.path, two.port, "there", "own") == 200
+        assert await ask(two.path, two.port, "here", "own") == 403
+        await on.until(lambda: bool(on.published()))
+        assert on.holder in ("one", "two")
+
+    play(tmp_path, script)
+
+
+def test_a_root_is_rotated_with_overlap(tmp_path: Path) -> None:
+    async def script(on: Stage) -> None:
+        one, two = await on.start("one"), await on.start("two")
+        await on.until(lambda: on.published().count("BEGIN CERTIFICATE") == 1)
+        roots = await rotate_cluster_root(
+            on.config, SYSTEM, now=time.time(), random_bytes=os.urandom
+        )
+        assert [root.stage for root in roots] == [RootStage.ACTIVE, RootStage.NEXT]
+        # Everybody learns of the new root before it signs; then the old one is still believed.
+        await on.until(lambda: on.published().count("BEGIN CERTIFICATE") == 2)
+        while True:
+            stages = [root.stage for root in await list_cluster_roots(on.config, SYSTEM)]
+            if stages == [RootStage.RETIRING, RootStage.ACTIVE]:
+                break
+            await asyncio.sleep(0.1)
+        await on.until(
+            lambda: (one.path / "ca.json").read_bytes() == (two.path / "ca.json").read_bytes()
+        )
+        assert on.published().count("BEGIN CERTIFICATE") == 2
+        for replica in (one, two):
+            assert await ask(replica.path, replica.port, "here", TOKEN) == 200
+
+    play(tmp_path, script)
+
+
+def test_when_the_leader_ends_the_other_goes_on_and_keys_survive_both(tmp_path: Path) -> None:
+    async def script(on: Stage) -> None:
+        one = await on.start("one")
+        await on.until(lambda: on.holder == "one")
+        two = await on.start("two")
+        one.stop.set()
+        await one.task
+        await on.until(lambda: on.holder == "two")
+        assert await ask(two.path, two.port, "here", TOKEN) == 200
+        two.stop.set()
+        await two.task
+        before = on.get("secrets", SECRET)
+        three = await on.start("three")
+        assert await ask(three.path, three.port, "here", TOKEN) == 200
+        assert on.get("secrets", SECRET) == before
+
+    play(tmp_path, script)
+
+
+def test_without_the_api_server_known_tokens_still_get_certificates(tmp_path: Path) -> None:
+    async def script(on: Stage) -> None:
+        one = await on.start("one")
+        await on.until(lambda: on.holder == "one")
+        assert await ask(one.path, one.port, "here", TOKEN) == 200
+        on.server.faults.down = True
+        assert await ask(one.path, one.port, "here", TOKEN) == 200
+        # Nobody can say whose token this is: that is no refusal.
+        assert await ask(one.path, one.port, "here", "another-token") == 503
+        written = on.server.asked("PATCH")
+        await asyncio.sleep(QUICK.duration_s * 2)
+        assert on.server.asked("PATCH") - written <= 1
+        on.server.faults.down = False
+        await on.server.apply(workload("new", "one", "10.0.0.7"))
+        while await ask(one.path, one.port, "new", TOKEN) != 200:  # noqa: ASYNC110  (asks)
+            await asyncio.sleep(0.05)
+
+    play(tmp_path, script)
+
+
+def test_keys_that_cannot_be_used_stop_the_start_and_stay(tmp_path: Path) -> None:
+    async def script(on: Stage) -> None:
+        one = await on.start("one")
+        one.stop.set()
+        await one.task
+        secret = on.get("secrets", SECRET) or {}
+        data = secret["data"]
+        assert isinstance(data, dict)
+        broken = {**secret, "data": {**data, "ca.json": base64.b64encode(b"{").decode()}}
+        on.server.store.update("secrets", (SYSTEM, SECRET), broken, status=False)
+        with pytest.raises(ConfigError, match="Restore it from a backup"):
+            await run_cluster_controller(
+                on.settings("two", None),
+                ControllerSettings(state_dir=tmp_path / "two"),
+                stop=asyncio.Event(),
+                on_ready=lambda _: None,
+            )
+        kept = (on.get("secrets", SECRET) or {})["data"]
+        assert kept == broken["data"]
+
+    play(tmp_path, script)
+
+
+def test_the_webhook_refuses_errors_and_warns(tmp_path: Path) -> None:
+    port = free_port()
+
+    async def script(on: Stage) -> None:
+        one = await on.start("one", webhook_port=port)
+        name = "validatingwebhookconfigurations.admissionregistration.k8s.io"
+        await on.until(lambda: on.get(name, "meshnode", "") is not None)
+        found = on.get(name, "meshnode", "") or {}
+        hooks = found["webhooks"]
+        assert isinstance(hooks, list)
+        client = hooks[0]["clientConfig"]
+        root = base64.b64decode(client["caBundle"]).decode()
+        assert hooks[0]["failurePolicy"] == "Ignore"
+        good = await admit(root, {"rules": [{}]})
+        assert good == {"uid": "u", "allowed": True}
+        warned = await admit(root, {})
+        assert warned["allowed"] is True
+        assert "MN0212" in str(warned["warnings"])
+        refused = await admit(root, {"rule": []})
+        assert refused["allowed"] is False
+        assert "MN0001: spec.rule: unknown field" in str(refused["status"])
+        assert one.task.done() is False
+
+    async def admit(root: str, spec: object) -> Mapping[str, object]:
+        policy = {
+            "apiVersion": "meshnode.io/v1alpha1",
+            "kind": "AuthorizationPolicy",
+            "metadata": {"name": "p", "namespace": "shop"},
+            "spec": spec,
+        }
+        body = {
+            "apiVersion": "admission.k8s.io/v1",
+            "kind": "AdmissionReview",
+            "request": {"uid": "u", "operation": "CREATE", "object": policy},
+        }
+        tls = ssl.create_default_context(cadata=root)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(
+                f"https://127.0.0.1:{port}/validate",
+                data=json.dumps(body),
+                ssl=tls,
+                server_hostname=f"meshnode-controller.{SYSTEM}.svc",
+            ) as response,
+        ):
+            answer = await response.json()
+            found = answer["response"]
+            assert isinstance(found, dict)
+            return found
+
+    play(tmp_path, script)
+
+
+def free_port() -> int:
+    """A port that nobody has now: the webhook's is in its configuration."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

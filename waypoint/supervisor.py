@@ -20,8 +20,11 @@ from mesh.model.snapshot import MeshSnapshot
 from mesh.model.span import Span
 from mesh.state.delta import diff, encode_delta
 from mesh.telemetry.event_counts import EventCounts
+from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.requests import RequestMetrics
+from waypoint.connection_counts import count_connections
 from waypoint.feed import (
+    Connections,
     Counts,
     CredentialsChange,
     Drain,
@@ -82,6 +85,7 @@ class Supervisor:
     options: WaypointOptions
     identity: SpiffeId
     metrics: RequestMetrics
+    connections: MeshMetrics
     counts: EventCounts
     write: Callable[[str], object]
     spans: SpanSink | None = None
@@ -219,9 +223,12 @@ class Supervisor:
                 self.metrics.add(message.series)
             case Tapped():
                 self.taps.offer(message.tap, message.events, message.lost)
+            case Connections():
+                count_connections(self.connections, message)
             case Spans():
                 self._export(message)
             case Counts():
+                self.connections.count_policy(message.counts)
                 self.counts.add(message.counts)
             case Lines():
                 self.write(message.text)

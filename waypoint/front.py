@@ -9,7 +9,7 @@ import socket
 from typing import Protocol
 
 from mesh.errors import MeshnodeError
-from mesh.tunnel.contract import End, TunnelEngine
+from mesh.tunnel.contract import TunnelEngine
 from waypoint.client_hello import MAX_BYTES as HELLO_BYTES
 from waypoint.client_hello import server_name
 from waypoint.contract import Exchanges, Origin
@@ -18,6 +18,7 @@ from waypoint.flush_queue import FlushQueue
 from waypoint.h1_server import Http1Server
 from waypoint.h2_server import Http2Server
 from waypoint.limits import ProxyLimits
+from waypoint.opaque import OpaqueConnections, unrecorded
 from waypoint.sniff import PREFACE, SNIFF_BYTES, Known, Spoken, classify, known_protocol
 from waypoint.target import Target
 
@@ -40,17 +41,6 @@ class SocketOpener(Protocol):
     async def open_socket(self, target: Target) -> socket.socket: ...
 
 
-class _Relayed:
-    """`RelayEvents` of one opaque connection."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        target.active += 1
-
-    def relay_closed(self, end: End) -> None:
-        self._target.active -= 1
-
-
 class Front:
     """Serves connections of one worker."""
 
@@ -64,8 +54,10 @@ class Front:
         opaque: OpaqueRoutes,
         opener: SocketOpener,
         flushes: FlushQueue,
+        relays: OpaqueConnections | None = None,
     ) -> None:
         self._flushes = flushes
+        self._relays = unrecorded() if relays is None else relays
         self._loop = loop
         self._exchanges = exchanges
         self._limits = limits
@@ -151,6 +143,7 @@ class Front:
         if target is None:
             log.info("%s: no endpoint for a connection of %s", origin.dialled, origin.client)
             sock.close()
+            self._relays.refused(origin, None, "no endpoint")
             return
         try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
@@ -160,8 +153,10 @@ class Front:
         except (MeshnodeError, OSError, TimeoutError) as error:
             log.info("%s: %s", target.key.address, error)
             sock.close()
+            self._relays.refused(origin, target, str(error) or "no connection in time")
             return
-        self._engine.relay(sock, upstream, _Relayed(target))
+        relayed = self._relays.begin(origin, target)
+        relayed.relay = self._engine.relay(sock, upstream, relayed)
 
     def drain(self) -> None:
         """Close every connection after what it is doing."""

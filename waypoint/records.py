@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 
+from mesh.model.connection import ConnectionRecord, Party
 from mesh.model.request import RequestRecord
 from mesh.model.span import Span
+from mesh.telemetry import access_log
 from mesh.telemetry.access_log import LogFormat
 from mesh.telemetry.request_log import format_json, format_text
 from mesh.telemetry.requests import RequestTally
 from mesh.telemetry.trace_context import Trace
-from waypoint.feed import Counts, Lines, Spans, Tally, Tapped, ToSupervisor
+from waypoint.contract import Origin
+from waypoint.feed import (
+    ConnectionEnded,
+    ConnectionOpened,
+    Connections,
+    Counts,
+    Lines,
+    Spans,
+    Tally,
+    Tapped,
+    ToSupervisor,
+)
 from waypoint.tap import WorkerTaps
 from waypoint.tracing import request_span
 
@@ -28,6 +41,11 @@ class Records:
         self._off = log_format is LogFormat.OFF
         self._format = format_json if log_format is LogFormat.JSON else format_text
         self._lines: list[str] = []
+        self._format_connection = (
+            access_log.format_json if log_format is LogFormat.JSON else access_log.format_text
+        )
+        self._opened: list[ConnectionOpened] = []
+        self._ended: list[ConnectionEnded] = []
         self.taps = WorkerTaps()
         self._spans: list[Span] = []
         self._lost_spans = 0
@@ -51,6 +69,40 @@ class Records:
         else:
             self._lost_spans += 1
 
+    def opened(self, origin: Origin, dst: Party) -> None:
+        """Take a connection that is no HTTP and was accepted."""
+        self._opened.append(
+            ConnectionOpened(
+                src=origin.src,
+                dst=dst,
+                service=origin.service.key if origin.service else "",
+                mutual_tls=origin.principal is not None,
+            )
+        )
+
+    def ended(self, record: ConnectionRecord) -> None:
+        """Take the end of a connection that is no HTTP."""
+        self._ended.append(
+            ConnectionEnded(
+                src=record.src,
+                dst=record.dst,
+                service=record.service,
+                mutual_tls=record.mutual_tls,
+                flag=record.flag,
+                sent=record.bytes_sent,
+                received=record.bytes_received,
+                policy=record.policy,
+                audited=bool(record.audited),
+                dry_run=bool(record.dry_run),
+            )
+        )
+        if self._off:
+            return
+        if len(self._lines) < MAX_PENDING_LINES:
+            self._lines.append(self._format_connection(record))
+        else:
+            self.lost_lines += 1
+
     def count(self, metric: str, labels: tuple[str, ...], events: int = 1) -> None:
         """Count events of a metric of `mesh.telemetry.names`."""
         self._counts[(metric, labels)] += events
@@ -67,6 +119,9 @@ class Records:
         if self._spans:
             messages.append(Spans(spans=self._spans, dropped=self._lost_spans))
             self._spans, self._lost_spans = [], 0
+        if self._opened or self._ended:
+            messages.append(Connections(opened=self._opened, ended=self._ended))
+            self._opened, self._ended = [], []
         for tap, events, lost in self.taps.take():
             messages.append(Tapped(tap=tap, events=events, lost=lost))
         if self._counts:

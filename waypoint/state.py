@@ -67,6 +67,7 @@ class WorkerState:
         tokens = AuthenticationIndex(self.snapshot, self._waypoint, self._outside.verified)
         self._wanted.want(tokens.key_sources())
         authorizer = PolicyAuthorizer(self._policies, tokens, self.endpoints, self._outside)
+        self.opaque_verdict = authorizer.opaque_verdict
         self.protections.follow(self.snapshot)
         protected = Protected(self.protections, self.snapshot.services)
         return RouteRouter(

@@ -38,6 +38,7 @@ from waypoint.flush_queue import FlushQueue
 from waypoint.front import Front
 from waypoint.inbound import Inbound
 from waypoint.limits import ProxyLimits
+from waypoint.opaque import Clocks, OpaqueConnections
 from waypoint.pool import Pool
 from waypoint.protection import Vantage
 from waypoint.proxy import Proxy
@@ -99,6 +100,11 @@ class Worker:
         )
         self._upstream = UpstreamTunnels(self._loop, engine, state, self._spawn)
         flushes = FlushQueue(self._loop)
+        self._relays = OpaqueConnections(
+            records,
+            lambda origin: state.opaque_verdict(origin),
+            Clocks(now=time.monotonic, epoch_s=time.time),
+        )
         self._pool = Pool(self._loop, self._upstream, limits, self._spawn, flushes)
         self._proxy = self._build_proxy(limits, random)
         self._front = Front(
@@ -109,6 +115,7 @@ class Worker:
             opaque=state,
             opener=self._upstream,
             flushes=flushes,
+            relays=self._relays,
         )
         self._inbound = self._build_inbound()
         self._writer: asyncio.StreamWriter | None = None
@@ -204,6 +211,7 @@ class Worker:
             case SnapshotChange():
                 snapshot = apply_delta(self._state.snapshot, decode_delta(message.delta))
                 self._state.replace_snapshot(snapshot)
+                self._relays.judge_again()
             case CredentialsChange():
                 self._state.change_credentials(message.valid, message.gone)
             case TapChange():

@@ -13,6 +13,7 @@ class Reporter(StrEnum):
 
     SOURCE = "source"
     DESTINATION = "destination"
+    WAYPOINT = "waypoint"
 
 
 class Path(StrEnum):

@@ -22,6 +22,13 @@ QUEUE_LINES = 4096
 RATE_PER_S = 2000.0
 
 
+_DIRECTIONS = {
+    Reporter.SOURCE: "outbound",
+    Reporter.DESTINATION: "inbound",
+    Reporter.WAYPOINT: "waypoint",
+}
+
+
 class LogFormat(StrEnum):
     """`--access-log`."""
 
@@ -33,7 +40,6 @@ class LogFormat(StrEnum):
 def record_fields(record: ConnectionRecord) -> dict[str, FieldValue]:
     """The fields of a line in their order; what is unknown is left out."""
     hbone = str(record.hbone_addr) if record.hbone_addr else ""
-    outbound = record.reporter is Reporter.SOURCE
     fields: dict[str, FieldValue] = {
         "src.addr": str(record.src_addr),
         **_party("src", record.src),
@@ -41,7 +47,7 @@ def record_fields(record: ConnectionRecord) -> dict[str, FieldValue]:
         "dst.hbone_addr": hbone,
         "dst.service": record.service,
         **_party("dst", record.dst),
-        "direction": "outbound" if outbound else "inbound",
+        "direction": _DIRECTIONS[record.reporter],
         "path": record.path,
         "mutual_tls": record.mutual_tls,
         "bytes_sent": record.bytes_sent,

@@ -158,6 +158,11 @@ UNFAIR = _counter(
     "meshnode_waypoint_fair_share_refusals_total",
     "Requests refused because their caller had its share of a busy worker.",
 )
+REQUESTS_DENIED = _counter(
+    "meshnode_waypoint_denied_total",
+    "Requests that policy refused, by the rule that decided.",
+    "policy",
+)
 WAYPOINT_COUNTERS = (AUTHORIZER, EJECTIONS, CIRCUIT_REFUSALS, RETRIES, RATE_LIMITED, UNFAIR)
 
 CONNECTION_METRICS = (

@@ -17,7 +17,7 @@ from mesh.model.request import RequestFlag, RequestRecord
 from mesh.telemetry import names
 from mesh.telemetry.denials import MAX_EXAMPLE, Denial
 from mesh.telemetry.families import family
-from mesh.telemetry.metrics import count_denial
+from mesh.telemetry.metrics import MAX_POLICIES, OVERFLOWED
 from mesh.telemetry.names import TCP_LABELS
 from mesh.telemetry.window import Edge
 from mesh.telemetry.window_feed import RecentTraffic, workload_name
@@ -264,7 +264,10 @@ class RequestMetrics(Collector):
         count, received, sent, buckets = counts
         denied = count if policy else 0
         if policy:
-            count_denial(self._denied, "waypoint", policy, count)
+            key = (policy,)
+            if key not in self._denied and len(self._denied) >= MAX_POLICIES:
+                key = (OVERFLOWED,)
+            self._denied[key] += count
         if self.recent is None:
             return
         status, grpc = int(labels[_STATUS]), labels[_GRPC]
@@ -293,7 +296,7 @@ class RequestMetrics(Collector):
             buckets = list(zip(bounds, counts, strict=True))
             duration.add_metric(labels, buckets, sum_value=found.seconds * 1000.0)
         yield from (total, duration, received, sent)
-        yield family(names.DENIED, self._denied.items())
+        yield family(names.REQUESTS_DENIED, self._denied.items())
 
     def _families(
         self,

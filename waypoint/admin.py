@@ -19,6 +19,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from mesh.errors import ConfigError
 from mesh.model.address import SocketAddress
+from mesh.routing.problems import routing_problems
+from mesh.routing.status import route_statuses
 from mesh.run_files import waypoint_socket
 from mesh.telemetry.window import WINDOW_S
 from mesh.telemetry.window_feed import RecentTraffic
@@ -96,6 +98,12 @@ def _app(supervisor: Supervisor, registry: CollectorRegistry, *, with_tap: bool)
         # A fresh copy: without the indexes that were cached beside the fields.
         return _json(replace(supervisor.snapshot))
 
+    async def problems(_: web.Request) -> web.Response:
+        """What is wrong with the objects, and the conditions of every route."""
+        snapshot = supervisor.snapshot
+        found = (*snapshot.problems, *routing_problems(snapshot))
+        return _json({"problems": found, "routes": route_statuses(snapshot)})
+
     async def clusters(_: web.Request) -> web.Response:
         workers = sorted(supervisor.workers.items())
         return _json([{"worker": index, "stats": worker.stats} for index, worker in workers])
@@ -112,6 +120,7 @@ def _app(supervisor: Supervisor, registry: CollectorRegistry, *, with_tap: bool)
     app.router.add_get("/healthz/ready", ready)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/config_dump", config_dump)
+    app.router.add_get("/problems", problems)
     app.router.add_get("/clusters", clusters)
     return app
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from agent.admin.view import SCHEMA_VERSION
 from mesh.model.authentication import RequestAuthentication
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication
+from mesh.model.routing import Route
 from mesh.model.snapshot import MeshSettings, MeshSnapshot, Problem
+from mesh.model.traffic import TrafficPolicy
 from mesh.model.workload import Service, Workload
+from mesh.routing.problems import routing_problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,8 @@ class ConfigDump:
     policies: tuple[AuthorizationPolicy, ...]
     peer_authentications: tuple[PeerAuthentication, ...]
     request_authentications: tuple[RequestAuthentication, ...] = ()
+    routes: tuple[Route, ...] = ()
+    traffic_policies: tuple[TrafficPolicy, ...] = ()
     problems: tuple[Problem, ...]
 
 
@@ -42,5 +47,7 @@ def config_dump(node: str, snapshot: MeshSnapshot) -> ConfigDump:
         request_authentications=tuple(
             value for _, value in sorted(snapshot.request_authentications.items())
         ),
-        problems=snapshot.problems,
+        routes=tuple(value for _, value in sorted(snapshot.routes.items())),
+        traffic_policies=tuple(value for _, value in sorted(snapshot.traffic_policies.items())),
+        problems=(*snapshot.problems, *routing_problems(snapshot)),
     )

@@ -32,6 +32,7 @@ from mesh.errors import KernelError
 from mesh.identity.store import CertificateStore
 from mesh.model.connection import ConnectionRecord, Path, Reporter
 from mesh.model.snapshot import MeshSnapshot, Problem
+from mesh.routing.problems import routing_problems
 from mesh.telemetry.node_metrics import MapFill, NodeReadings
 from mesh.telemetry.tap import Tap
 from mesh.telemetry.window_answer import Traffic
@@ -87,7 +88,11 @@ class View:
             pods=tuple(self._pods.statuses()),
             workers=tuple(self._worker_statuses()),
             holder=HolderStatus(pid=self._holder.pid, alive=_is_alive(self._holder.pid)),
-            problems=(*snapshot.problems, *self._own_problems()),
+            problems=(
+                *snapshot.problems,
+                *routing_problems(snapshot),
+                *self._own_problems(),
+            ),
             certificates=tuple(self._certificates()),
             open_connections=self._open_by_path(),
         )

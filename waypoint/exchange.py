@@ -14,7 +14,7 @@ from mesh.http1.message import Framing, Headers, RequestHead, ResponseHead
 from mesh.model.request import RequestFlag
 from waypoint.contract import Downstream, Failure, Origin, UpstreamStream
 from waypoint.exchange_host import ExchangeHost
-from waypoint.forward_headers import Seen
+from waypoint.forward_headers import Seen, passed_trailers
 from waypoint.local_reply import reply
 from waypoint.mirror import Copies
 from waypoint.pacing import Pacing
@@ -148,6 +148,8 @@ class Exchange:
     def request_end(self, trailers: Headers) -> None:
         if self._done:
             return
+        if trailers:
+            trailers = passed_trailers(trailers)
         self._request_over = trailers
         if self._copies is not None:
             self._copies.end(trailers)

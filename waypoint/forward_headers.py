@@ -13,12 +13,34 @@ from mesh.http1.message import Headers, RequestHead
 from mesh.model.identity import SpiffeId
 from mesh.telemetry.trace_context import TRACE_FIELDS, Trace, TraceStarter
 
-# What says who the caller is comes from the tunnel alone; a client's own claims are dropped.
+# What says who the caller is comes from the tunnel alone, and what a proxy tells the application
+# (that a request is internal, how often it was tried) from the proxy: a client's own claims are
+# dropped. The names are ours, Envoy's, Istio's and Linkerd's, which applications know.
+_CLAIMS = (
+    *("x-forwarded-client-cert", "x-meshnode-principal", "x-client-cert", "ssl-client-cert"),
+    *("x-ssl-client-cert", "x-ssl-client-verify", "x-ssl-client-subject-dn"),
+    *("x-envoy-internal", "x-envoy-external-address", "x-envoy-peer-metadata"),
+    *("x-envoy-peer-metadata-id", "x-envoy-downstream-service-cluster"),
+    *("x-envoy-downstream-service-node", "x-envoy-original-path", "x-envoy-original-host"),
+    *("x-envoy-original-url", "x-envoy-attempt-count", "x-envoy-is-timeout-retry"),
+    *("x-envoy-expected-rq-timeout-ms", "x-envoy-decorator-operation", "x-envoy-ip-tags"),
+    *("x-istio-attributes", "l5d-client-id", "l5d-dst-canonical", "l5d-dst-override"),
+    *("l5d-proxy-connection", "l5d-proxy-error", "l5d-reqid", "l5d-sample"),
+)
+
+
+def _spellings(name: str) -> list[str]:
+    """A name with every mix of hyphens and underscores: many applications (CGI, WSGI) take both
+    for the same header."""
+    first, *rest = name.split("-")
+    mixes = [[first]]
+    for word in rest:
+        mixes = [[*mix, sign, word] for mix in mixes for sign in "-_"]
+    return ["".join(mix) for mix in mixes]
+
+
 IDENTITY_FIELDS = frozenset(
-    (
-        *(b"x-forwarded-client-cert", b"x-meshnode-principal", b"x-envoy-internal"),
-        *(b"x-envoy-peer-metadata", b"x-envoy-peer-metadata-id", b"l5d-client-id"),
-    )
+    spelling.encode("ascii") for name in _CLAIMS for spelling in _spellings(name)
 )
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}")
 
@@ -104,6 +126,12 @@ _TOUCHED = (
     | TRACE_FIELDS
     | {b"x-forwarded-for", b"x-request-id", b"user-agent", b"content-type"}
 )
+
+
+def passed_trailers(trailers: Headers) -> Headers:
+    """Leave out of a request's trailers what its head must not claim either: many servers merge
+    both (RFC 9110 §6.5.1)."""
+    return [item for item in trailers if item[0] not in _TOUCHED]
 
 
 def new_request_id(random: Random) -> bytes:

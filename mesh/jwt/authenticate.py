@@ -105,7 +105,7 @@ class Authenticator:
             for location in locations_of(rule):
                 looks.setdefault(location, []).append(rule)
         self._looks = {location: tuple(rules) for location, rules in looks.items()}
-        self._outputs = frozenset(name for rule in self.rules for name in _outputs_of(rule))
+        self._outputs = frozenset(_plain(n) for rule in self.rules for n in _outputs_of(rule))
 
     def authenticate(self, request: TokenRequest, keys: KeyLookup, now: float) -> Outcome:
         """Judge a request; `now` is seconds since the epoch."""
@@ -204,7 +204,14 @@ class Authenticator:
 
     def _spoofed(self, request: TokenRequest) -> frozenset[str]:
         """Headers that only we may set; what the client sent is never believed."""
-        return frozenset(name for name in self._outputs if name in request.headers)
+        if not self._outputs:
+            return frozenset()
+        return frozenset(name for name in request.headers if _plain(name) in self._outputs)
+
+
+def _plain(name: str) -> str:
+    """Many applications (CGI, WSGI) take `x_user` and `x-user` for the same header."""
+    return name.replace("_", "-")
 
 
 def _outputs_of(rule: JwtRule) -> list[str]:

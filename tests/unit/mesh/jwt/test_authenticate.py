@@ -207,3 +207,11 @@ def test_claims_as_policies_read_them() -> None:
     assert (claims.presenter, claims.audiences) == ("web", ("shop",))
     anonymous = accepted(judge(rule(), headers=bearer(token(KEY, payload(sub=None))))).claims
     assert anonymous.principal == ""
+
+
+def test_a_claims_header_cannot_be_spoofed_by_another_spelling() -> None:
+    by = Authenticator((rule(output_claims=(ClaimToHeader(header="x-user", claim=("sub",)),)),))
+    request = TokenRequest(headers={"x_user": "root", "x-user": "root", "x-other": "1"})
+    outcome = by.authenticate(request, lambda _: None, NOW)
+    assert isinstance(outcome, Anonymous)
+    assert outcome.edits.remove_headers == {"x_user", "x-user"}

@@ -7,7 +7,7 @@ from collections import Counter
 from mesh.model.connection import ConnectionRecord, Party
 from mesh.model.request import RequestRecord
 from mesh.model.span import Span
-from mesh.telemetry import access_log
+from mesh.telemetry import access_log, names
 from mesh.telemetry.access_log import LogFormat
 from mesh.telemetry.request_log import format_json, format_text
 from mesh.telemetry.requests import RequestTally
@@ -55,6 +55,10 @@ class Records:
     def record(self, record: RequestRecord) -> None:
         """Take one request that ended."""
         self._tally.record(record)
+        if record.audited:
+            self.count(names.AUDITED.name, ("waypoint",))
+        if record.dry_run:
+            self.count(names.DRY_RUN.name, ("waypoint",))
         if self._off:
             return
         if len(self._lines) < MAX_PENDING_LINES:

@@ -61,6 +61,12 @@ def format_json(record: RequestRecord) -> str:
         "route_name": record.route,
         "attempts": record.tries,
     }
+    if record.policy:
+        fields["policy"] = record.policy
+    if record.audited:
+        fields["audited"] = ", ".join(record.audited)
+    if record.dry_run:
+        fields["dry_run"] = ", ".join(record.dry_run)
     if record.grpc_status != -1:
         fields["grpc_status"] = record.grpc_status
     return json.dumps(fields, ensure_ascii=True).replace("\x7f", "\\u007f")

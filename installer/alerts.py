@@ -28,6 +28,8 @@ class Alert:
     action: str
 
 
+ALWAYS_FULL = ("mn_config", "mn_grant", "mn_meta", "mn_orig_dst", "mn_reason")
+"""Arrays, and maps that throw out what was used least: neither can overflow."""
 _EXPIRY = "meshnode_certificate_expiry_timestamp_seconds - time()"
 
 ALERTS: Sequence[Alert] = (
@@ -83,7 +85,8 @@ ALERTS: Sequence[Alert] = (
     ),
     Alert(
         name="MeshnodeMapFilling",
-        expr="max by (instance, map) (meshnode_map_entries / meshnode_map_capacity) > 0.8",
+        expr="max by (instance, map) "
+        f'(meshnode_map_entries{{map!~"{"|".join(ALWAYS_FULL)}"}} / meshnode_map_capacity) > 0.8',
         hold="5m",
         urgency=Urgency.WARNING,
         summary="BPF map {{ $labels.map }} of {{ $labels.instance }} is nearly full.",

@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 import installer
+from bpf.layout import MAPS, MapType
 from installer.agent import CAPABILITIES
+from installer.alerts import ALWAYS_FULL
 from installer.parts import CONTROLLER
 from installer.reference import with_table
 from installer.render import files, install_text
@@ -126,6 +128,11 @@ def test_volumes_and_mounts_fit() -> None:
         selector = at(manifest, "spec", "selector", "matchLabels")
         assert isinstance(selector, Mapping)
         assert set(selector.items()) <= set(labels.items())
+
+
+def test_the_alert_on_full_maps_knows_which_are_meant_to_be_full() -> None:
+    bounded = {MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.LRU_HASH}
+    assert sorted(m.name for m in MAPS if m.type in bounded) == sorted(ALWAYS_FULL)
 
 
 def test_quoted_texts_survive_yaml() -> None:

@@ -1,0 +1,237 @@
+"""Every query of every dashboard and rule, asked of a Prometheus that scrapes a busy mesh."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import installer
+from installer.alerts import ALERTS, rule_groups
+from installer.pages import DASHBOARDS
+from installer.panels import Dashboard
+from tests.lab import Lab, Pod, eventually
+from tests.lab.objects import KubeObject, authorization_policy, kube_object, pod_object
+from tests.lab.waypoint import start_waypoint, wait_ready, waypoint_labels
+from tests.netns.monitoring.prometheus import Prometheus, start_prometheus
+from tests.netns.waypoint.mesh import APP_PORT, NAMESPACE, SERVER, VIP, service
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed"),
+]
+
+TCP_VIP = "10.96.7.9"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Two nodes, a waypoint, traffic of every kind, and Prometheus."""
+
+    lab: Lab
+    prometheus: Prometheus
+    client: Pod
+    neighbour: Pod
+    outcast: Pod
+    direct: Pod
+
+    def traffic(self) -> None:
+        """One round: L7 good and bad, tunnelled, direct, refused in the kernel."""
+        answers = [
+            ask(self.client, f"http://{VIP}/"),
+            ask(self.client, f"http://{VIP}/"),
+            ask(self.client, f"http://{self.direct.address4}:{APP_PORT}/"),
+            ask(self.neighbour, f"http://{self.direct.address4}:{APP_PORT}/"),
+            ask(self.client, f"http://{TCP_VIP}:80/"),
+        ]
+        assert answers == ["200"] * 5, answers
+        assert ask(self.client, f"http://{VIP}/forbidden") == "403"
+        assert ask(self.outcast, f"http://{self.direct.address4}:{APP_PORT}/") == "000"
+
+
+def ask(pod: Pod, url: str) -> str:
+    """Status of a GET; 000 where there was no answer."""
+    argv = ["curl", "-sS", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code}", url]
+    return pod.run(argv).stdout
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with Lab("monitor") as lab:
+        a, b = lab.node("a"), lab.node("b")
+        lab.namespace(NAMESPACE, enrolled=True)
+        client = a.pod("client", namespace=NAMESPACE)
+        web = b.pod("web", namespace=NAMESPACE, labels={"app": "web"})
+        direct = b.pod("direct", namespace=NAMESPACE, labels={"app": "direct"})
+        neighbour = b.pod("neighbour", namespace=NAMESPACE)
+        outcast = b.pod("outcast", namespace=NAMESPACE)
+        gate = b.pod("gate", namespace=NAMESPACE, labels=waypoint_labels("gate"))
+        lab.apply("service-web", service("web", VIP, {"app": "web"}))
+        lab.apply("service-direct", _tcp_service())
+        lab.apply("policies", _policies(outcast))
+        for pod in (web, direct):
+            argv = [sys.executable, str(SERVER), str(APP_PORT), "v1"]
+            pod.start(argv).wait_listening(APP_PORT)
+        jobs = {"meshnode-agent": [], "meshnode-waypoint": [f"{gate.address4}:15021"]}
+        for node in (a, b):
+            address = f"{node.addresses.underlay4}:15020"
+            node.agent(f"--metrics={address}", "--workers=1")
+            jobs["meshnode-agent"].append(address)
+        waypoint = start_waypoint(gate, f"{NAMESPACE}/gate", "--admin=0.0.0.0:15021", ca_node=a)
+        try:
+            wait_ready(gate)
+            prometheus = start_prometheus(a, lab.directory / "prometheus", jobs, _hasty_rules())
+            made = World(lab, prometheus, client, neighbour, outcast, direct)
+            for _ in range(4):
+                made.traffic()
+            yield made
+        finally:
+            waypoint.stop()
+
+
+def _tcp_service() -> KubeObject:
+    made = service("direct", TCP_VIP, {"app": "direct"})
+    metadata = made["metadata"]
+    assert isinstance(metadata, Mapping)
+    return {**made, "metadata": {**metadata, "labels": {}}}
+
+
+def _policies(outcast: Pod) -> list[KubeObject]:
+    principal = f"cluster.local/ns/{NAMESPACE}/sa/{outcast.service_account}"
+    return [
+        authorization_policy(
+            NAMESPACE,
+            "no-outcast",
+            action="DENY",
+            selector={"app": "direct"},
+            rules=[{"from": [{"source": {"principals": [principal]}}]}],
+        ),
+        kube_object(
+            "meshnode.io/v1alpha1",
+            "AuthorizationPolicy",
+            "no-forbidden",
+            namespace=NAMESPACE,
+            spec={
+                "targetRefs": [{"group": "", "kind": "Service", "name": "web"}],
+                "action": "DENY",
+                "rules": [{"to": [{"operation": {"paths": ["/forbidden"]}}]}],
+            },
+        ),
+    ]
+
+
+def _hasty_rules() -> object:
+    """The alerts as they are, but nobody waits minutes for them."""
+    rules = copy.deepcopy(rule_groups())
+    groups = rules["groups"]
+    assert isinstance(groups, list)
+    for rule in groups[0]["rules"]:
+        rule["for"] = "0s"
+    return rules
+
+
+def queries(dashboard: Dashboard) -> Iterator[tuple[str, str]]:
+    """Title of the panel and expression, with every variable at "All"."""
+    for panel in dashboard.panels:
+        for query in panel.queries:
+            expr = query.expr.replace("$rate", "30s")
+            for variable in dashboard.variables:
+                expr = expr.replace(f"${variable.name}", ".*")
+            assert "$" not in expr, expr
+            yield panel.title, expr
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda one: str(one.uid))
+def test_every_panel_shows_something(world: World, dashboard: Dashboard) -> None:
+    def empty() -> list[str]:
+        return [
+            f"{title}: {expr}"
+            for title, expr in queries(dashboard)
+            if not world.prometheus.query(expr)
+        ]
+
+    def shows() -> bool:
+        found = empty()
+        assert not found, "\n".join(found)
+        return True
+
+    world.traffic()
+    eventually(shows, 40, f"every panel of {dashboard.title} has data")
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda one: str(one.uid))
+def test_every_choice_has_values(world: World, dashboard: Dashboard) -> None:
+    for variable in dashboard.variables:
+        assert world.prometheus.values(variable.label, variable.metric), variable
+
+
+def test_the_numbers_are_those_of_the_traffic(world: World) -> None:
+    """One number of each kind, against what was sent."""
+    requests = 'sum(istio_requests_total{destination_service_name="web", response_code="403"})'
+    before = _one(world, requests)
+    world.traffic()
+    eventually(lambda: _one(world, requests) == before + 1, 20, "one more refused request")
+    denied = "sum by (policy) (meshnode_policy_denied_total)"
+    policies = {str(one["metric"]) for one in world.prometheus.query(denied)}
+    assert any("no-outcast" in one for one in policies), policies
+
+
+def _one(world: World, expr: str) -> float:
+    [sample] = world.prometheus.query(expr)
+    value = sample["value"]
+    assert isinstance(value, list)
+    return float(value[1])
+
+
+def test_rules_are_well_formed() -> None:
+    rules = Path(installer.__file__).parent / "dashboards" / "alerts.yaml"
+    done = subprocess.run(
+        ["promtool", "check", "rules", "--lint-fatal", str(rules)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_alerts_are_silent_until_something_is_wrong(world: World) -> None:
+    """Last: it breaks the mesh."""
+
+    def all_silent() -> bool:
+        states = world.prometheus.alerts()
+        assert set(states) == {alert.name for alert in ALERTS}
+        firing = {name for name, state in states.items() if state != "inactive"}
+        assert not firing, firing
+        return True
+
+    eventually(all_silent, 40, "no alert without a reason")
+    lost = pod_object(
+        NAMESPACE,
+        "lost",
+        service_account="client",
+        node=world.neighbour.node.name,
+        addresses=["10.77.0.9"],
+        netns="/run/netns/mnt-there-is-none",
+    )
+    world.lab.apply("lost", lost)
+    world.lab.apply("broken", "apiVersion: meshnode.io/v1alpha1\nkind: PeerAuthentication\n")
+
+    def firing(*names: str) -> bool:
+        states = world.prometheus.alerts()
+        assert all(states[name] == "firing" for name in names), states
+        return True
+
+    broken = ("MeshnodeEnrolmentFailed", "MeshnodeObjectsInvalid")
+    eventually(lambda: firing(*broken), 40, "alerts of a lost pod and a broken object")
+    agent = world.neighbour.node.running_agent
+    assert agent is not None
+    agent.kill()
+    eventually(lambda: firing("MeshnodeAgentDown"), 40, "the alert of an agent that is gone")

@@ -1,40 +1,46 @@
-"""Who may do what: the agents read the mesh, the controller checks tokens besides.
+"""Who may do what: agents and waypoints read the mesh, the controller runs it.
 
-Nobody gets `*`, nobody gets Secrets, nobody may write what it only reads. A test compares these
-rules with the requests that the code really makes.
+Nobody gets `*`; of Secrets only the controller gets the one with the CA's keys, in its own
+namespace; nobody may write what it only reads. A test compares these rules with the requests that
+the code really makes.
 """
 
 from __future__ import annotations
 
-from installer.parts import AGENT, CONTROLLER
+from installer.parts import AGENT, CA_ROOT, CA_SECRET, CONTROLLER
 from installer.values import DEFAULT_NAMESPACE, Manifest
 from mesh.sources.kubernetes.resources import RESOURCES
 
 NAMESPACE = DEFAULT_NAMESPACE
 _LABELS = {"app.kubernetes.io/part-of": "meshnode"}
 _RBAC = "rbac.authorization.k8s.io"
+_WEBHOOKS = "validatingwebhookconfigurations"
+WAYPOINT = "meshnode-waypoint"
 
 
 def manifests(namespace: str = NAMESPACE) -> list[Manifest]:
     """Accounts, roles and bindings of agents and controller."""
     reading = _read_rules()
-    reviews: Manifest = {
-        "apiGroups": ["authentication.k8s.io"],
-        "resources": ["tokenreviews"],
-        "verbs": ["create"],
-    }
-    agents: Manifest = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}
     return [
         _account(AGENT, namespace),
         _account(CONTROLLER, namespace),
-        _cluster_role(AGENT, reading),
-        _cluster_role(CONTROLLER, [*reading, reviews]),
+        # What a pod's state in the mesh is, is an annotation; its door is the one of the status,
+        # which opens nothing of what the pod runs.
+        _cluster_role(AGENT, [*reading, _rule("", ["pods/status"], ["patch"])]),
+        _cluster_role(WAYPOINT, reading),
+        _cluster_role(CONTROLLER, [*reading, *_controller_rules()]),
         _cluster_binding(AGENT, namespace),
         _cluster_binding(CONTROLLER, namespace),
-        # The pods of agents, to tell which node a token speaks for.
+        # The controller fills in the accounts of waypoints.
+        {**_cluster_binding(WAYPOINT, namespace), "subjects": []},
         {
             **_object("Role", CONTROLLER, namespace),
-            "rules": [agents],
+            "rules": [
+                _rule("coordination.k8s.io", ["leases"], ["create", "get", "update"]),
+                # Creation cannot be limited to a name.
+                _rule("", ["secrets"], ["create"]),
+                {**_rule("", ["secrets"], ["get", "update"]), "resourceNames": [CA_SECRET]},
+            ],
         },
         {
             **_object("RoleBinding", CONTROLLER, namespace),
@@ -42,6 +48,48 @@ def manifests(namespace: str = NAMESPACE) -> list[Manifest]:
             "subjects": [_subject(CONTROLLER, namespace)],
         },
     ]
+
+
+def _controller_rules() -> list[Manifest]:
+    """What the controller does besides reading."""
+    gateway, ours = "gateway.networking.k8s.io", "meshnode.io"
+    routes = ["httproutes", "grpcroutes", "tlsroutes", "tcproutes"]
+    policies = [
+        "authorizationpolicies",
+        "peerauthentications",
+        "requestauthentications",
+        "trafficpolicies",
+    ]
+    classes = ["gatewayclasses", "gateways"]
+    waypoint = ["create", "delete", "get", "patch"]
+    return [
+        _rule("authentication.k8s.io", ["tokenreviews"], ["create"]),
+        # Whose token it is, and where that pod runs.
+        _rule("", ["pods"], ["get"]),
+        _rule(gateway, classes, ["get", "list", "watch"]),
+        _rule(gateway, routes, ["get"]),
+        _rule(gateway, [f"{plural}/status" for plural in (*classes, *routes)], ["update"]),
+        _rule(ours, policies, ["get"]),
+        _rule(ours, [f"{plural}/status" for plural in policies], ["update"]),
+        # The roots, in every namespace; to create cannot be limited to a name.
+        _rule("", ["configmaps"], ["create"]),
+        {**_rule("", ["configmaps"], ["patch"]), "resourceNames": [CA_ROOT]},
+        _rule("", ["serviceaccounts", "services"], waypoint),
+        _rule("apps", ["deployments"], [*waypoint, "list"]),
+        _rule("policy", ["poddisruptionbudgets"], waypoint),
+        _rule("autoscaling", ["horizontalpodautoscalers"], waypoint),
+        {**_rule(_RBAC, ["clusterrolebindings"], ["patch"]), "resourceNames": [WAYPOINT]},
+        {**_rule(_RBAC, ["clusterroles"], ["bind"]), "resourceNames": [WAYPOINT]},
+        _rule("admissionregistration.k8s.io", [_WEBHOOKS], ["create"]),
+        {
+            **_rule("admissionregistration.k8s.io", [_WEBHOOKS], ["patch"]),
+            "resourceNames": ["meshnode"],
+        },
+    ]
+
+
+def _rule(group: str, resources: list[str], verbs: list[str]) -> Manifest:
+    return {"apiGroups": [group], "resources": resources, "verbs": verbs}
 
 
 def _read_rules() -> list[Manifest]:

@@ -23,6 +23,7 @@ from controller.kubernetes.rotate import list_cluster_roots, rotate_cluster_root
 from controller.kubernetes.run import ClusterSettings, run_cluster_controller
 from controller.lease import LeaseTiming
 from controller.run import ControllerPorts, ControllerSettings
+from controller.waypoints.manifests import WaypointSettings
 from mesh.errors import ConfigError
 from mesh.identity.ca import CaSettings
 from mesh.identity.roots import RootStage
@@ -64,24 +65,30 @@ class Stage:
         self.config = kubeconfig(tmp_path, {"server": f"http://127.0.0.1:{server.port}"}, {})
         self.replicas: list[Replica] = []
 
-    def settings(self, name: str, webhook_port: int | None) -> ClusterSettings:
+    def settings(
+        self, name: str, webhook_port: int | None = None, waypoint_image: str = ""
+    ) -> ClusterSettings:
+        waypoints = WaypointSettings(image=waypoint_image, ca_address="ca:15012")
         return ClusterSettings(
             kubeconfig=self.config,
             namespace=SYSTEM,
             identity=name,
             agents=ACCOUNT,
             webhook_port=webhook_port,
+            waypoints=waypoints if waypoint_image else None,
             lease=QUICK,
             retry_s=0.1,
         )
 
-    async def start(self, name: str, *, webhook_port: int | None = None) -> Replica:
+    async def start(
+        self, name: str, *, webhook_port: int | None = None, waypoint_image: str = ""
+    ) -> Replica:
         """Start a replica; back when it serves."""
         path, stop = self.tmp_path / name, asyncio.Event()
         ready: asyncio.Future[ControllerPorts] = asyncio.get_running_loop().create_future()
         task = self._group.create_task(
             run_cluster_controller(
-                self.settings(name, webhook_port),
+                self.settings(name, webhook_port, waypoint_image),
                 ControllerSettings(
                     state_dir=path,
                     host="127.0.0.1",
@@ -249,7 +256,7 @@ def test_keys_that_cannot_be_used_stop_the_start_and_stay(tmp_path: Path) -> Non
         on.server.store.update("secrets", (SYSTEM, SECRET), broken, status=False)
         with pytest.raises(ConfigError, match="Restore it from a backup"):
             await run_cluster_controller(
-                on.settings("two", None),
+                on.settings("two"),
                 ControllerSettings(state_dir=tmp_path / "two"),
                 stop=asyncio.Event(),
                 on_ready=lambda _: None,

@@ -203,22 +203,63 @@ def agent(
     metavar="NAMESPACE/NAME",
     help="With --source kubernetes: the service account that agents run as.",
 )
-def controller(source: str, state_dir: str, listen: str, agent_account: str) -> None:
-    """Run the certificate authority by itself, for agents started with --ca-address.
+@click.option(
+    "--namespace",
+    envvar="POD_NAMESPACE",
+    metavar="NAME",
+    help="With --source kubernetes: where the Secret with the keys and the Lease are. DIR is then "
+    "a working copy. Without it, the keys are those in DIR and nothing but the CA runs.",
+)
+@click.option(
+    "--identity",
+    envvar="POD_NAME",
+    metavar="NAME",
+    default=host_name,
+    help="With --namespace: which of several replicas this is. Default: the host's name.",
+)
+@click.option(
+    "--waypoint-image",
+    envvar="MESHNODE_IMAGE",
+    metavar="IMAGE",
+    help="With --namespace: the image of waypoints. Without it, Gateways get none.",
+)
+@click.option(
+    "--webhook-port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="With --namespace: serve the admission webhook.",
+)
+def controller(
+    source: str,
+    state_dir: str,
+    listen: str,
+    agent_account: str,
+    namespace: str | None,
+    identity: str,
+    waypoint_image: str | None,
+    webhook_port: int | None,
+) -> None:
+    """Run the control plane: certificates, and on Kubernetes waypoints, status and admission.
 
-    It signs for a node only identities that run there. An agent started with --ca does the same.
-    Ends with 0 after SIGTERM.
+    It signs for a node only identities that run there, and for a pod only its own. An agent
+    started with --ca does the same. Ends with 0 after SIGTERM.
     """
     from pathlib import Path
 
     from agent import options as parse
-    from agent.cli.serve_ca import serve_ca
+    from agent.cli.serve_ca import ReplicaOptions, serve_ca
 
     serve_ca(
         parse.parse_agent_source(source),
         Path(state_dir),
         parse.parse_listen("--listen", listen),
         parse.parse_service_account("--agent-account", agent_account),
+        ReplicaOptions(
+            namespace=namespace,
+            identity=identity,
+            waypoint_image=waypoint_image,
+            webhook_port=webhook_port,
+        ),
     )
 
 

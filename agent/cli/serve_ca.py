@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -23,15 +25,66 @@ from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import Reducer
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaOptions:
+    """What a controller in a cluster is told; without a namespace it is a CA and no more."""
+
+    namespace: str | None
+    identity: str
+    waypoint_image: str | None
+    webhook_port: int | None
+
+
 def serve_ca(
     source: SourceOption | KubernetesOption,
     state_dir: Path,
     listen: SocketAddress,
     agents: ServiceAccountName,
+    replica: ReplicaOptions,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Raises `ConfigError`."""
     settings = ControllerSettings(state_dir=state_dir, host=str(listen.ip), port=listen.port)
-    asyncio.run(_serve(source, settings, agents))
+    if isinstance(source, KubernetesOption) and replica.namespace:
+        asyncio.run(_serve_cluster(source, settings, agents, replica, replica.namespace))
+    else:
+        asyncio.run(_serve(source, settings, agents))
+
+
+def _stop_event() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _serve_cluster(
+    source: KubernetesOption,
+    settings: ControllerSettings,
+    agents: ServiceAccountName,
+    replica: ReplicaOptions,
+    namespace: str,
+) -> None:
+    from controller.kubernetes.run import ClusterSettings, run_cluster_controller
+    from controller.kubernetes.token_review import Account
+    from controller.waypoints.manifests import WaypointSettings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    waypoints = None
+    if replica.waypoint_image:
+        address = f"meshnode-controller.{namespace}.svc:{settings.port}"
+        waypoints = WaypointSettings(image=replica.waypoint_image, ca_address=address)
+    cluster = ClusterSettings(
+        kubeconfig=source.kubeconfig,
+        namespace=namespace,
+        identity=replica.identity,
+        agents=Account(namespace=agents.namespace, name=agents.name),
+        waypoints=waypoints,
+        webhook_port=replica.webhook_port,
+    )
+    # The kubelet probes the pod's address.
+    served = replace(settings, health_host=settings.host)
+    await run_cluster_controller(cluster, served, stop=_stop_event(), on_ready=_say_ready)
 
 
 async def _serve(
@@ -39,10 +92,7 @@ async def _serve(
     settings: ControllerSettings,
     agents: ServiceAccountName,
 ) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = _stop_event()
     async with AsyncExitStack() as stack:
         changes, authenticator = await _open(source, agents, stack)
         # Who runs where is known before the first request is answered.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from mesh.model.routing import SessionPersistence
 from mesh.model.workload import Service, ServiceKey
 from mesh.routing.message import RequestHead, fold_headers
 from mesh.routing.policies import places_of
 from mesh.routing.rule import Backend, CompiledRule
-from mesh.routing.session import read_session, session_name
+from mesh.routing.session import read_session
 from waypoint.protection import Protection, Protections, Way, service_places
 from waypoint.target import Group
 
@@ -93,13 +92,9 @@ class Protected:
                 service=to[0],
                 port=to[1],
                 family=family,
+                route=rule.route,
+                rule=rule.index,
                 own_session=session,
-                session_name=session_name_of(rule),
             )
             self._of_rule[key] = self._protections.find(way, group)
         return self._of_rule[key]
-
-
-def session_name_of(rule: CompiledRule) -> str:
-    """The name of cookie or header where no object gives one."""
-    return session_name(SessionPersistence(), rule.route, rule.index)

@@ -12,7 +12,7 @@ from random import Random
 from typing import TypeVar, cast
 from weakref import WeakValueDictionary
 
-from mesh.model.routing import SessionPersistence
+from mesh.model.routing import RouteKey, SessionPersistence
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.traffic import CircuitLimits, Hedging, LoadBalancing, RetryPolicy
 from mesh.model.workload import Service, ServiceKey
@@ -22,6 +22,7 @@ from mesh.resilience.cluster import Cluster, ClusterRules, Seat
 from mesh.resilience.fault import FaultInjector
 from mesh.resilience.rate_limit import RateLimiter
 from mesh.routing.policies import Place, PolicyTable, Resolved, places_of
+from mesh.routing.session import session_name
 from waypoint.locality import distance, node_zone
 from waypoint.request_gate import Limiters, NamedLimiter, RequestGate
 from waypoint.target import Group, Target
@@ -81,6 +82,7 @@ class Protection:
 
 
 State = TypeVar("State")
+_NO_ROUTE = RouteKey("")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,16 +92,29 @@ class Way:
     Attributes:
         places: where policies may hold for them, the narrowest first.
         family: IP version of the endpoints.
-        own_session: what the rule itself says of sessions; it comes before any policy.
-        session_name: of cookie or header where the object gives none.
+        route, rule: the rule, where there is one.
+        own_session: what it says of sessions itself; that comes before any policy.
     """
 
     places: tuple[Place, ...]
     service: ServiceKey
     port: int
     family: int
+    route: RouteKey = _NO_ROUTE
+    rule: int = 0
     own_session: SessionPersistence | None = None
-    session_name: str = "meshnode-session"
+
+    def holds_in(self, snapshot: MeshSnapshot) -> bool:
+        """Whether there are such requests in a snapshot."""
+        service = snapshot.services.get(self.service)
+        if service is None or all(port.port != self.port for port in service.ports):
+            return False
+        if not self.route:
+            return True
+        route = snapshot.routes.get(self.route)
+        if route is None or self.rule >= len(route.rules):
+            return False
+        return route.rules[self.rule].session == self.own_session
 
 
 class Protections:
@@ -127,8 +142,7 @@ class Protections:
             policy.session for policy in snapshot.traffic_policies.values()
         )
         for way, old in list(self._known.items()):
-            service = snapshot.services.get(way.service)
-            if service is None or all(port.port != way.port for port in service.ports):
+            if not way.holds_in(snapshot):
                 del self._known[way]
             elif (old.resolved if old else None) != self._resolve(way):
                 self._known[way] = self._make(way)
@@ -244,7 +258,7 @@ class Protections:
 
 
 def _sticky(way: Way, rules: SessionPersistence | None) -> Sticky | None:
-    return Sticky(rules=rules, name=rules.name or way.session_name) if rules else None
+    return Sticky(rules=rules, name=session_name(rules, way.route, way.rule)) if rules else None
 
 
 def service_places(service: Service | None, port: int) -> tuple[Place, ...]:

@@ -133,9 +133,20 @@ class LeastRequest(_Plain[Endpoint]):
         if self._weights.differ(now):
             weights = {item: self._weights.of(item, now) / (item.active + 1) for item in among}
             return self._turns.choose(weights) or self._random.choice(among)
+        if self._choices == 2:
+            return self._of_two(among)
         # `sample` is in random order, and `min` takes the first of equals.
         drawn = self._random.sample(among, min(self._choices, len(among)))
         return min(drawn, key=_active)
+
+    def _of_two(self, among: Sequence[Endpoint]) -> Endpoint:
+        """As below, without the cost of a general sample."""
+        random, count = self._random.random, len(among)
+        first = int(random() * count)
+        second = int(random() * (count - 1))
+        second += second >= first
+        one, other = among[first], among[second]
+        return other if other.active < one.active else one
 
 
 def _active(endpoint: Loaded) -> int:
@@ -229,9 +240,11 @@ class ByHash(_Plain[Endpoint]):
     def choose(self, among: Sequence[Endpoint], key: int | None, now: float) -> Endpoint:
         if key is None or len(among) == 1:
             return among[int(self._random.random() * len(among))]
-        usable = set(among)
-        found = (item for item in self._walk(key) if item in usable)
-        return next(found, among[key % len(among)])
+        walk = self._walk(key)
+        if len(among) < len(self._members):
+            usable = set(among)
+            walk = (item for item in walk if item in usable)
+        return next(walk, among[key % len(among)])
 
     def _walk(self, key: int) -> Iterator[Endpoint]:
         if self._table is None:

@@ -37,6 +37,8 @@ COMMANDS: Mapping[str, Lazy] = {
     ),
     "routes": Lazy("agent.cli.routes:routes", "Say which rule takes a request."),
     "analyze": Lazy("agent.cli.analyze:analyze", "Find what is wrong with objects."),
+    "enroll": Lazy("agent.cli.enroll:enroll", "Take namespaces or pods into the mesh."),
+    "unenroll": Lazy("agent.cli.enroll:unenroll", "Let namespaces or pods go from the mesh."),
     "connections": Lazy("agent.cli.connections:connections", "List open connections."),
     "certs": Lazy("agent.cli.certs:certs", "List the certificates in use."),
     "config": Lazy("agent.cli.config:config", "Show what the node works with."),
@@ -49,7 +51,7 @@ COMMANDS: Mapping[str, Lazy] = {
     "uninstall": Lazy("agent.cli.uninstall:uninstall", "Clean a node, or a whole cluster."),
     "agent": Lazy("agent.cli.daemons:agent", "Run the node agent."),
     "controller": Lazy("agent.cli.daemons:controller", "Run the certificate authority."),
-    "waypoint": Lazy("agent.cli.waypoint_daemon:waypoint", "Run an L7 proxy of the mesh."),
+    "waypoint": Lazy("agent.cli.waypoint:waypoint", "Run an L7 proxy, or look after a cluster's."),
     "holder": Lazy("agent.cli.daemons:holder", "Run the process that owns the listeners."),
 }
 

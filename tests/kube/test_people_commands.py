@@ -113,7 +113,7 @@ def test_a_waypoint_from_apply_to_delete(cluster: Cluster) -> None:
     assert (made.exit_code, "the controller has not looked" in made.stdout) == (0, True)
     assert cluster.labels("namespaces", "", "shop") == {USE_WAYPOINT: "gate"}
     assert meshnode("waypoint", "status", "gate", *to).exit_code == 1
-    item = dict(cluster.server.store.get("gateways.gateway.networking.k8s.io", ("shop", "gate")))
+    item: dict[str, object] = dict(gateway("shop", "gate", 2))
     item["status"] = {
         "conditions": [{"type": "Programmed", "status": "True"}],
         "addresses": [{"type": "IPAddress", "value": "10.96.1.1"}],

@@ -117,11 +117,11 @@ def test_stat_edges_and_routes_of_requests(scene: Shop) -> None:
     def complete() -> StatAnswer:
         text = meshnode(scene, "stat", "service", "shop/web", "--since", "5m", "-o", "json")
         found = msgspec.json.decode(text, type=StatAnswer)
-        assert found.rows[0].rps, found
+        assert found.rows[0].denied, found
         return found
 
     (row,) = eventually(complete, 10.0, "requests in stat").rows
-    assert row.denied >= 1
+    assert row.rps
     assert row.p50_ms is not None
     assert row.success is not None
     assert row.success < 1

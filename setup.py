@@ -1,4 +1,4 @@
-"""Only what pyproject.toml cannot say: the compiled HTTP/2 and tunnel engines."""
+"""Only what pyproject.toml cannot say: the compiled HTTP/2 and tunnel engines, and the lane."""
 
 from setuptools import setup
 
@@ -6,5 +6,6 @@ setup(
     cffi_modules=[
         "mesh/http2/build_nghttp2.py:ffibuilder",
         "mesh/tunnel/native/build.py:ffibuilder",
+        "waypoint/lane/build.py:ffibuilder",
     ]
 )

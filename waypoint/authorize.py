@@ -33,6 +33,7 @@ from waypoint.custom.answer import Answer, Failed, Permit, Refusal, apply_permit
 from waypoint.custom.ask import Shown
 from waypoint.endpoints import Endpoints
 from waypoint.judgement import Admitted, Judgement, Later
+from waypoint.lane.dependence import Dependence, of_policies
 from waypoint.plan import Cancellable, Marks, Reply
 
 DENIED = "RBAC: access denied"
@@ -93,6 +94,13 @@ class PolicyAuthorizer:
         self._tokens = tokens
         self._endpoints = endpoints
         self._outside = outside
+
+    def depends(self, origin: Origin) -> Dependence | None:
+        """What of a request its judgement depends on; None: on more than can be said."""
+        service = origin.service.key if origin.service else None
+        if self._tokens.authenticator(service) is not None:
+            return None
+        return of_policies(p for layer in self._policies.applicable(service) for p in layer)
 
     def judge(self, origin: Origin, head: RequestHead) -> Judgement:
         return self._judge(origin, head, may_wait=True)

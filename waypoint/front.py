@@ -10,6 +10,7 @@ from typing import Protocol
 
 from mesh.errors import MeshnodeError
 from mesh.tunnel.contract import TunnelEngine
+from waypoint.attach import attach
 from waypoint.client_hello import MAX_BYTES as HELLO_BYTES
 from waypoint.client_hello import server_name
 from waypoint.contract import Exchanges, Origin
@@ -41,6 +42,12 @@ class SocketOpener(Protocol):
     async def open_socket(self, target: Target) -> socket.socket: ...
 
 
+class Lane(Protocol):
+    """See `waypoint.lane.host`."""
+
+    def serve(self, sock: socket.socket, origin: Origin, initial: bytes) -> None: ...
+
+
 class Front:
     """Serves connections of one worker."""
 
@@ -65,6 +72,8 @@ class Front:
         self._opaque = opaque
         self._opener = opener
         self.servers: set[Http1Server | Http2Server] = set()
+        self.lane: Lane | None = None
+        """Takes HTTP/1 first, where there is one."""
 
     async def serve(self, sock: socket.socket, origin: Origin) -> None:
         """Take a connected socket; returns once its codec has it."""
@@ -77,20 +86,45 @@ class Front:
         if spoken is Spoken.OPAQUE:
             await self._relay(sock, origin, initial)
             return
-        server: Http1Server | Http2Server
-        parts = (self._loop, self._exchanges, origin, self._limits, self.servers.discard)
-        if spoken is Spoken.HTTP1:
-            server = Http1Server(*parts, self._flushes)
+        if spoken is Spoken.HTTP2:
+            limits = self._limits
+            server = Http2Server(
+                self._loop, self._exchanges, origin, limits, self.servers.discard
+            )
+            await self._attach(server, sock, origin, initial)
+        elif self.lane is not None:
+            try:
+                self.lane.serve(sock, origin, initial)
+            except OSError as error:
+                log.error("%s", error)
+                sock.close()
         else:
-            server = Http2Server(*parts)
+            await self.serve_http1(sock, origin, initial)
+
+    async def serve_http1(
+        self,
+        sock: socket.socket,
+        origin: Origin,
+        initial: bytes,
+        exchanges: Exchanges | None = None,
+    ) -> None:
+        """Serve a connection that speaks HTTP/1, of which `initial` was read."""
+        server = Http1Server(
+            self._loop,
+            exchanges or self._exchanges,
+            origin,
+            self._limits,
+            self.servers.discard,
+            self._flushes,
+        )
+        await self._attach(server, sock, origin, initial)
+
+    async def _attach(
+        self, server: Http1Server | Http2Server, sock: socket.socket, origin: Origin, initial: bytes
+    ) -> None:
         self.servers.add(server)
-        # Not after the transport is made: what the client sends next might be read first.
-        server.initial = initial
         try:
-            if sock.family == socket.AF_UNIX:
-                await self._loop.create_unix_connection(lambda: server, sock=sock)
-            else:
-                await self._loop.create_connection(lambda: server, sock=sock)
+            await attach(self._loop, sock, server, initial)
         except OSError as error:
             self.servers.discard(server)
             sock.close()

@@ -91,6 +91,14 @@ class Http1Client(asyncio.Protocol):
             sink.upstream_blocked(True)
         return self
 
+    def resume(self, head: RequestHead, sink: ResponseSink, uses: int) -> None:
+        """Take over a request that was sent on this connection already."""
+        self._reader.expect(head)
+        self._sink = sink
+        self._framing = head.framing
+        self._sent = True
+        self.uses = uses
+
     # --- UpstreamStream -------------------------------------------------------------------------
 
     def send_body(self, data: bytes) -> None:

@@ -62,10 +62,10 @@ class Http1Server(asyncio.Protocol):
         self._out: list[bytes] = []
         self._queued = False
         self._draining = False
+        self._at_end = False
+        """The client sends no more; what it sent is still to be handled."""
         self._heard_at = loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        self.initial = b""
-        """Bytes that were read before the transport was made."""
 
     # --- transport ------------------------------------------------------------------------------
 
@@ -74,9 +74,6 @@ class Http1Server(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=self._limits.high_water_bytes)
         self._timer = self._loop.call_later(self._limits.header_timeout_s, self._check_time)
-        initial, self.initial = self.initial, b""
-        if initial:
-            self.data_received(initial)
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
@@ -103,6 +100,9 @@ class Http1Server(asyncio.Protocol):
             self._exchange = None
             exchange.client_gone(RequestFlag.DOWNSTREAM_CLOSED, "client closed inside a request")
             return False
+        if self._reader.waiting_bytes:
+            self._at_end = True
+            return True
         self._keep_alive = False
         return True  # a client may half-close and still wait for its answer
 
@@ -282,8 +282,14 @@ class Http1Server(asyncio.Protocol):
             return
         self._heard_at = self._loop.time()
         self._handle(events)
-        if not (self._reader.has_ended and self._reader.waiting_bytes):
-            self._resume_transport()
+        if self._reader.has_ended and self._reader.waiting_bytes:
+            return
+        if self._at_end:
+            self.write_now()
+            if not self.eof_received() and self._transport is not None:
+                self._transport.close()
+            return
+        self._resume_transport()
 
     def reset(self) -> None:
         self._exchange = None

@@ -40,8 +40,6 @@ class Http2Link(asyncio.Protocol):
         self._write_blocked = False
         self._flush_scheduled = False
         self.heard_at = loop.time()
-        self.initial = b""
-        """Bytes that were read before the transport was made."""
 
     @abstractmethod
     def handle(self, event: Event) -> None:
@@ -64,9 +62,6 @@ class Http2Link(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=self._limits.high_water_bytes)
         self.flush_now()
-        initial, self.initial = self.initial, b""
-        if initial:
-            self.data_received(initial)
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()

@@ -66,6 +66,8 @@ class Forward:
     marks: Marks | None = None
     protection: Protection | None = None
     """What a TrafficPolicy asks for; None costs nothing."""
+    steady: bool = False
+    """The same for every request that agrees in what policy and routes look at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

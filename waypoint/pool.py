@@ -215,6 +215,11 @@ class Pool:
             )
             taker.upstream_failed(failure)
 
+    def new_http1(self, target: Target) -> Http1Client:
+        """A codec for a connection that was dialled elsewhere."""
+        self._targets.add(target)
+        return self._new_http1(target, self._slot(target, None))()
+
     def _new_http1(self, target: Target, slot: Slot) -> Callable[[], Http1Client]:
         def closed(client: Http1Client) -> None:
             if client in target.idle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from mesh.model.connection import ConnectionRecord, Party
 from mesh.model.request import RequestRecord
@@ -10,7 +11,7 @@ from mesh.model.span import Span
 from mesh.telemetry import access_log, names
 from mesh.telemetry.access_log import LogFormat
 from mesh.telemetry.request_log import format_json, format_text
-from mesh.telemetry.requests import RequestTally
+from mesh.telemetry.requests import RequestGroup, RequestTally
 from mesh.telemetry.trace_context import Trace
 from waypoint.contract import Origin
 from waypoint.feed import (
@@ -72,6 +73,11 @@ class Records:
             self._spans.append(request_span(trace, record))
         else:
             self._lost_spans += 1
+
+    def add(self, groups: Iterable[RequestGroup]) -> None:
+        """Take requests that were added up already."""
+        for group in groups:
+            self._tally.add(group)
 
     def opened(self, origin: Origin, dst: Party) -> None:
         """Take a connection that is no HTTP and was accepted."""

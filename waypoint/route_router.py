@@ -13,7 +13,7 @@ from typing import Protocol
 from mesh.errors import RemoteProtocolError
 from mesh.http1.message import Headers, RequestHead
 from mesh.model.request import RequestFlag
-from mesh.model.routing import RouteKind
+from mesh.model.routing import NO_FILTERS, RouteKind
 from mesh.model.workload import ServiceKey
 from mesh.routing import message
 from mesh.routing.path import PathRules, normalize_path
@@ -24,6 +24,7 @@ from waypoint.contract import Origin
 from waypoint.custom.answer import with_response_headers
 from waypoint.endpoints import Endpoints
 from waypoint.judgement import Judgement, Later
+from waypoint.lane.dependence import Dependence, of_rules
 from waypoint.plan import Forward, Reply, Wait
 from waypoint.protected import Protected
 from waypoint.retry import rule_of
@@ -37,6 +38,9 @@ class Authorizer(Protocol):
 
     def judge(self, origin: Origin, head: RequestHead) -> Judgement:
         """May edit the head (claims to headers)."""
+
+    def depends(self, origin: Origin) -> Dependence | None:
+        """What of a request its judgement depends on; None: on more than can be said."""
 
     def admits_opaque(self, origin: Origin) -> bool:
         """Whether a connection that is no HTTP may pass; policies that need HTTP deny it."""
@@ -77,6 +81,15 @@ class RouteRouter:
             return self._route(origin, head)
         return self._settled(self._authorizer.judge(origin, head), origin, head)
 
+    def depends(self, origin: Origin) -> Dependence | None:
+        """What of a request its plan depends on; None: on more than can be said."""
+        found = self._authorizer.depends(origin) if self._authorizer else Dependence()
+        if found is None or origin.service is None:
+            return found
+        caller = origin.principal.namespace if origin.principal else None
+        rules = self._table.rules(origin.service.key, origin.dialled.port, caller)
+        return found.joined(of_rules(rules))
+
     def _settled(
         self, judged: Judgement, origin: Origin, head: RequestHead
     ) -> Forward | Reply | Wait:
@@ -112,17 +125,18 @@ class RouteRouter:
     def _to_workload(self, origin: Origin) -> Forward | Reply:
         if origin.workload is None:
             return _no_cluster(str(origin.dialled))
-        return Forward(group=self._endpoints.workload(origin.workload, origin.dialled))
+        group = self._endpoints.workload(origin.workload, origin.dialled)
+        return Forward(group=group, steady=True)
 
     def _to_service(self, key: ServiceKey, port: int, family: int) -> Forward | Reply:
         group = self._endpoints.service(key, port, family)
         if group is None:
             return _no_cluster(f"{key}:{port}")
         if self._protected is None:
-            return Forward(group=group)
+            return Forward(group=group, steady=True)
         protection = self._protected.of_service(key, port, family, group)
         if protection is None:
-            return Forward(group=group)
+            return Forward(group=group, steady=True)
         policy = protection.retry
         return Forward(
             group=group,
@@ -165,6 +179,8 @@ class RouteRouter:
             return Forward(group=group)
         rule = plan.match.rule
         source = rule.source
+        own = plan.backend.ref.filters if plan.backend is not None else NO_FILTERS
+        plain = source.filters == NO_FILTERS == own
         protection = None
         if self._protected is not None:
             to, dialled = (plan.service, plan.port), (facts.service, facts.port)
@@ -179,9 +195,14 @@ class RouteRouter:
             request_timeout_s=source.timeouts.request_s,
             try_timeout_s=try_timeout_s,
             retry=rule_of(source.retry, policy),
-            finish=lambda status, headers: _finish(plan, status, headers),
+            finish=None if plain else lambda status, headers: _finish(plan, status, headers),
             mirrors=tuple(self._mirrors(plan, family)),
             protection=protection,
+            steady=plain
+            and len(rule.backends) == 1
+            and not rule.mirrors
+            and not source.session
+            and protection is None,
         )
 
     def _mirrors(self, plan: RoutePlan, family: int) -> list[Group]:

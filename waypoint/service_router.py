@@ -21,9 +21,10 @@ class ServiceRouter:
                 origin.service.key, origin.dialled.port, origin.dialled.ip.version
             )
             if group is not None:
-                return Forward(group=group)
+                return Forward(group=group, steady=True)
         elif origin.workload is not None:
-            return Forward(group=self._endpoints.workload(origin.workload, origin.dialled))
+            group = self._endpoints.workload(origin.workload, origin.dialled)
+            return Forward(group=group, steady=True)
         return Reply(
             status=503,
             text=f"no destination {origin.dialled}",

@@ -51,6 +51,13 @@ class Tries:
         else:
             self.passage.enter()
 
+    def resume(self, target: Target) -> None:
+        """The first try is under way at this endpoint, without a policy."""
+        self.target = target
+        self.count = 1
+        target.active += 1
+        self._counted = True
+
     def proceed(self) -> None:
         """Start a try, later than in the call that asked for it."""
         self._backoff = None

@@ -37,6 +37,8 @@ from waypoint.feed import (
 from waypoint.flush_queue import FlushQueue
 from waypoint.front import Front
 from waypoint.inbound import Inbound
+from waypoint.lane.host import Lane
+from waypoint.lane.select import build_lane, is_built
 from waypoint.limits import ProxyLimits
 from waypoint.opaque import Clocks, OpaqueConnections
 from waypoint.pool import Pool
@@ -44,6 +46,7 @@ from waypoint.protection import Vantage
 from waypoint.proxy import Proxy
 from waypoint.records import Records
 from waypoint.state import WorkerState
+from waypoint.target import Target
 from waypoint.upstream_tunnels import UpstreamTunnels
 
 log = logging.getLogger(__name__)
@@ -117,6 +120,7 @@ class Worker:
             flushes=flushes,
             relays=self._relays,
         )
+        self._lane = self._build_lane(limits, random) if self._may_have_lane() else None
         self._inbound = self._build_inbound()
         self._writer: asyncio.StreamWriter | None = None
         self._listening = False
@@ -145,6 +149,25 @@ class Worker:
                 self._options.trace_sampling, exports=self._options.trace_export, random=random
             ),
             span=self._records.span,
+        )
+
+    def _may_have_lane(self) -> bool:
+        """What looks at each request needs each of them in Python."""
+        options = self._options
+        traced = options.trace_export or options.trace_sampling is not None
+        return is_built() and options.access_log is LogFormat.OFF and not traced
+
+    def _build_lane(self, limits: ProxyLimits, random: Random) -> Lane:
+        return build_lane(
+            self._loop,
+            limits=limits,
+            decider=self._state,
+            proxy=self._proxy,
+            pool=self._pool,
+            front=self._front,
+            opener=self._upstream,
+            spawn=self._spawn,
+            random=random,
         )
 
     def _build_inbound(self) -> Inbound:
@@ -184,13 +207,22 @@ class Worker:
     async def _finish(self, timeout_s: float) -> None:
         self._inbound.drain(timeout_s)
         self._front.drain()
+        if self._lane is not None:
+            self._lane.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 # What ends last has no single event: codecs, exchanges.
-                while self._front.servers or self._proxy.active:  # noqa: ASYNC110 - see above
+                while self._is_busy():  # noqa: ASYNC110 - see above
                     await asyncio.sleep(DRAIN_POLL_S)
+        if self._lane is not None:
+            self._records.add(self._lane.take())
+            self._lane.close()
         self._pool.close_all()
         await self._engine.aclose()
+
+    def _is_busy(self) -> bool:
+        clients = self._lane.clients if self._lane is not None else 0
+        return bool(self._front.servers or self._proxy.active or clients)
 
     def _start_drain(self, timeout_s: float) -> None:
         if not self._drain_s.done():
@@ -212,11 +244,15 @@ class Worker:
                 snapshot = apply_delta(self._state.snapshot, decode_delta(message.delta))
                 self._state.replace_snapshot(snapshot)
                 self._relays.judge_again()
+                if self._lane is not None:
+                    self._lane.forget()
             case CredentialsChange():
                 self._state.change_credentials(message.valid, message.gone)
             case TapChange():
                 watched = self._records.taps.replace(message.taps)
                 self._proxy.tap = self._records.taps.offer if watched else None
+                if self._lane is not None:
+                    self._lane.pause(watched)
             case Drain():
                 self._start_drain(message.timeout_s)
         if not self._listening and self._state.snapshot.revision and self._state.own():
@@ -245,6 +281,8 @@ class Worker:
     # --- records --------------------------------------------------------------------------------
 
     def _flush_records(self) -> None:
+        if self._lane is not None:
+            self._records.add(self._lane.take())
         for message in self._records.take():
             self._send(message)
 
@@ -256,9 +294,23 @@ class Worker:
             ticks += 1
             if ticks % STATS_TICKS == 0:
                 self._policy_counters.tell(self._state.protections, self._proxy.fair)
-                self._pool.close_idle()
-                self._upstream.close_idle()
+                self._close_idle()
                 self._send(self._stats())
+
+    def _endpoint(self, target: Target) -> EndpointState:
+        active, idle = self._lane.load(target) if self._lane is not None else (0, 0)
+        return EndpointState(
+            address=str(target.key.address),
+            workload=target.dst.workload,
+            active=target.active + active,
+            idle=len(target.idle) + len(target.multiplexed) + idle,
+        )
+
+    def _close_idle(self) -> None:
+        self._pool.close_idle()
+        self._upstream.close_idle()
+        if self._lane is not None:
+            self._lane.tick()
 
     def _stats(self) -> Stats:
         return Stats(
@@ -266,14 +318,6 @@ class Worker:
             tunnels=len(self._inbound.tunnels),
             requests=self._proxy.active,
             lost_lines=self._records.lost_lines,
-            endpoints=[
-                EndpointState(
-                    address=str(target.key.address),
-                    workload=target.dst.workload,
-                    active=target.active,
-                    idle=len(target.idle) + len(target.multiplexed),
-                )
-                for target in self._state.endpoints.targets()
-            ],
+            endpoints=[self._endpoint(target) for target in self._state.endpoints.targets()],
             clusters=describe(self._state.protections, self._proxy.now()),
         )

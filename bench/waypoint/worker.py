@@ -41,10 +41,10 @@ class PlainWorker(Worker):
         ticks = 0
         while True:
             await asyncio.sleep(TICK_S)
-            self._records.take()
+            self._flush_records()
             ticks += 1
             if ticks % STATS_TICKS == 0:
-                self._pool.close_idle()
+                self._close_idle()
 
     def _accept_plain(self, listener: socket.socket, service_port: int) -> None:
         try:

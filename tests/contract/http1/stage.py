@@ -16,12 +16,14 @@ from mesh.model.identity import SpiffeId
 from mesh.model.request import RequestRecord
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort
+from tests.contract.http1.laned import USE_LANE, Behind, listening, new_lane
 from waypoint.connect_tcp import TcpConnector
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
 from waypoint.flush_queue import FlushQueue
 from waypoint.h1_server import Http1Server
 from waypoint.h2_server import Http2Server
+from waypoint.lane.host import Lane
 from waypoint.limits import ProxyLimits
 from waypoint.party import party
 from waypoint.plan import Router
@@ -42,13 +44,15 @@ class Stage:
 
     Attributes:
         port: where clients connect, port_h2: where they do with HTTP/2.
-        records: requests that ended.
+        records: requests that ended in Python.
+        lane: takes plain requests first, if the test says so.
     """
 
     proxy: Proxy
     port: int
     port_h2: int
     records: list[RequestRecord] = field(default_factory=list)
+    lane: Lane | None = None
 
     async def connect(self, port: int | None = None) -> Client:
         return Client(*await asyncio.open_connection("127.0.0.1", port or self.port))
@@ -182,10 +186,28 @@ async def stage(
             "127.0.0.1",
             0,
         )
+        lane = None
+        ports_h1 = contextlib.ExitStack()
+        if USE_LANE.get():
+            behind = Behind(
+                loop=loop,
+                proxy=proxy,
+                pool=pool,
+                origin=origin,
+                limits=limits,
+                flushes=flushes,
+                add=clients.add,
+                forget=clients.forget,
+                spawn=spawn,
+            )
+            lane = new_lane(behind)
         port, port_h2 = (each.sockets[0].getsockname()[1] for each in (listener, listener_h2))
+        if lane is not None:
+            port = ports_h1.enter_context(listening(behind, lane))
         try:
-            yield Stage(proxy=proxy, port=port, port_h2=port_h2, records=records)
+            yield Stage(proxy=proxy, port=port, port_h2=port_h2, records=records, lane=lane)
         finally:
+            ports_h1.close()
             listener.close()
             listener_h2.close()
             pool.close_all()

@@ -139,7 +139,11 @@ def test_a_body_that_is_cut_is_not_passed_on_as_complete() -> None:
             assert (await client.until(b"\r\n\r\n")).endswith(b"content-length: 10\r\n\r\n")
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
                 await client.exactly(10)
-            assert one_record(here) == (200, "UC", "http1.cut")
+            if here.lane is not None:
+                (group,) = here.lane.take()
+                assert (group.status, group.flag, group.sent) == (200, "UC", 5)
+            else:
+                assert one_record(here) == (200, "UC", "http1.cut")
 
     run(main())
 

@@ -1,0 +1,133 @@
+"""The stage's proxy behind the lane, as a worker has it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from random import Random
+
+from mesh.http1.message import RequestHead
+from mesh.telemetry.requests import BUCKETS_MS
+from waypoint.attach import attach
+from waypoint.contract import Exchanges, Origin
+from waypoint.flush_queue import FlushQueue
+from waypoint.h1_server import Http1Server
+from waypoint.lane.adopt import Adopter
+from waypoint.lane.dependence import Dependence
+from waypoint.lane.engine import Engine
+from waypoint.lane.host import Lane
+from waypoint.limits import ProxyLimits
+from waypoint.plan import Forward, Reply, Router, Wait
+from waypoint.pool import Pool
+from waypoint.proxy import Proxy
+from waypoint.target import Target
+from waypoint.upstream_tunnels import dial
+
+TICK_S = 0.05
+USE_LANE: ContextVar[bool] = ContextVar("USE_LANE", default=False)
+"""Whether stages of this test have a lane; set by a fixture."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decider:
+    router: Router
+
+    def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply | Wait:
+        return self.router.plan(origin, head)
+
+    def depends(self, origin: Origin) -> Dependence | None:
+        return Dependence(headers=frozenset(("x-key",)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    loop: asyncio.AbstractEventLoop
+
+    async def open_socket(self, target: Target) -> socket.socket:
+        return await dial(self.loop, target.key.address)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """What stands behind the lane."""
+
+    loop: asyncio.AbstractEventLoop
+    proxy: Proxy
+    pool: Pool
+    origin: Origin
+    limits: ProxyLimits
+    flushes: FlushQueue
+    add: Callable[[Http1Server], Http1Server]
+    forget: Callable[[Http1Server], None]
+    spawn: Callable[[Coroutine[None, None, None]], None]
+
+    async def serve_http1(
+        self,
+        sock: socket.socket,
+        origin: Origin,
+        initial: bytes,
+        exchanges: Exchanges | None = None,
+    ) -> None:
+        """As `waypoint.front.Front` does."""
+        parts = (self.loop, exchanges or self.proxy, origin, self.limits, self.forget)
+        server = self.add(Http1Server(*parts, self.flushes))
+        await attach(self.loop, sock, server, initial)
+
+
+def new_lane(behind: Behind) -> Lane:
+    """Put a lane before it."""
+    random = Random(7)
+    adopter = Adopter(
+        behind.loop,
+        proxy=behind.proxy,
+        pool=behind.pool,
+        serve=behind.serve_http1,
+        caller_fields=behind.proxy.fields_of,
+        random=random,
+        spawn=behind.spawn,
+    )
+    return Lane(
+        behind.loop,
+        limits=behind.limits,
+        decider=_Decider(behind.proxy.router),
+        caller_fields=behind.proxy.fields_of,
+        opener=_Opener(behind.loop),
+        fallback=behind,
+        adopter=adopter,
+        spawn=behind.spawn,
+        random=random,
+        new_engine=lambda lane: Engine(behind.limits, lane, BUCKETS_MS),
+    )
+
+
+@contextlib.contextmanager
+def listening(behind: Behind, lane: Lane) -> Iterator[int]:
+    """Accept clients into a lane, on a free port."""
+    loop = behind.loop
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+
+        def accept() -> None:
+            with contextlib.suppress(BlockingIOError):
+                sock, _ = listener.accept()
+                sock.setblocking(False)
+                lane.serve(sock, behind.origin, b"")
+
+        ticking: list[asyncio.TimerHandle] = []
+
+        def tick() -> None:
+            lane.tick()
+            ticking[:] = [loop.call_later(TICK_S, tick)]
+
+        loop.add_reader(listener, accept)
+        tick()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            loop.remove_reader(listener)
+            ticking[0].cancel()
+            lane.close()

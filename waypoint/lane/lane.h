@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Plain HTTP/1.1 requests whose decision is known, moved without the interpreter.
+ *
+ * Python judges and routes a request once; the lane repeats that for requests which agree in
+ * everything that policy and routes of the service look at. Whatever is not plain goes to Python:
+ * between requests the connection, in the midst of one both connections. One thread; every call
+ * comes from it, and the calls of struct lane_calls go to it.
+ */
+#ifndef WAYPOINT_LANE_H
+#define WAYPOINT_LANE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* cffi: begin */
+struct lane;
+struct lane_caller;
+struct lane_entry;
+struct lane_target;
+
+struct lane_limits {
+	uint32_t fields;          /* of one head */
+	uint32_t head_bytes;
+	uint32_t line_bytes;
+	uint32_t high_water_bytes; /* queued towards a client before its server is stopped */
+	uint32_t target_requests; /* at once to one endpoint */
+	uint32_t requests;        /* at once altogether; more go to Python, which is fair to callers */
+	double client_idle_s;
+	double server_idle_s;
+};
+
+/* What ended: one line of the tally. */
+struct lane_count {
+	uint64_t entry;
+	uint64_t target;
+	uint32_t status;
+	uint32_t failure; /* of enum lane_failure */
+	uint64_t count;
+	uint64_t received;
+	uint64_t sent;
+	double seconds;
+	uint64_t buckets[24];
+};
+
+enum lane_failure {
+	LANE_FINE,
+	LANE_CLIENT_GONE,
+	LANE_SERVER_CUT, /* in the midst of a body */
+};
+
+/* Why both connections of a request are given to Python. */
+enum lane_trouble {
+	LANE_UNUSUAL_ANSWER,
+	LANE_CLOSED_UNANSWERED, /* the server's is closed already */
+};
+
+/* What the lane is told by Python: the connection `id` belongs to `origin`. */
+struct lane_calls {
+	/* The caller of an origin, after the world has changed; 0: serve it in Python. */
+	struct lane_caller *(*caller)(void *owner, uint64_t origin);
+	/* Judge a request. `sent` is what would go to the server. */
+	struct lane_entry *(*decide)(void *owner, uint64_t origin, struct lane_caller *caller,
+				     const char *key, size_t key_length, const char *request,
+				     size_t length, const char *sent, size_t sent_length);
+	void (*dial)(void *owner, uint64_t target, struct lane_target *handle);
+	/* The client's connection; the bytes were read of it. The descriptor is Python's. */
+	void (*hand_over)(void *owner, uint64_t origin, int fd, const char *data,
+			  size_t length);
+	void (*adopt)(void *owner, uint64_t origin, int client, const char *request,
+		      size_t length, int server, const char *answer, size_t answer_length,
+		      uint64_t entry, uint64_t target, uint32_t uses, uint32_t trouble);
+	void (*closed)(void *owner, uint64_t origin);
+	/* Nothing more is counted for an entry. */
+	void (*gone)(void *owner, uint64_t entry);
+};
+
+struct lane *lane_new(const struct lane_limits *limits, const struct lane_calls *calls,
+		      const double *bounds_ms, size_t bound_count, void *owner);
+void lane_free(struct lane *lane);
+int lane_descriptor(const struct lane *lane);
+void lane_poll(struct lane *lane);
+void lane_tick(struct lane *lane);
+void lane_drain(struct lane *lane);
+/* From now on every request goes to Python, or no longer. */
+void lane_pause(struct lane *lane, int paused);
+size_t lane_clients(const struct lane *lane);
+uint64_t lane_taken(const struct lane *lane);
+
+/* Take a connected, non-blocking socket, and what was read of it. */
+int lane_serve(struct lane *lane, int fd, uint64_t origin, const char *data, size_t length);
+
+/* The world has changed: forget callers and entries. Targets stay until they are dropped. */
+void lane_forget(struct lane *lane);
+struct lane_caller *lane_add_caller(struct lane *lane, const char *address, size_t address_length,
+				    const char *identity, size_t identity_length);
+void lane_key_header(struct lane_caller *caller, const char *name, size_t length);
+void lane_key_query(struct lane_caller *caller);
+struct lane_entry *lane_add_entry(struct lane_caller *caller, const char *key, size_t key_length,
+				  uint64_t id, struct lane_target **targets, size_t count);
+
+struct lane_target *lane_add_target(struct lane *lane, uint64_t id);
+void lane_drop_target(struct lane_target *target);
+/* A dial has ended; fd < 0: in vain. */
+void lane_connected(struct lane_target *target, int fd);
+uint32_t lane_target_active(const struct lane_target *target);
+uint32_t lane_target_idle(const struct lane_target *target);
+int lane_target_in_use(const struct lane_target *target);
+
+/* Move up to `room` counts out; returns how many. Call it until it returns 0. */
+size_t lane_take(struct lane *lane, struct lane_count *into, size_t room);
+
+/* For tests: what the lane would make of a message; 0: it is for Python. */
+size_t lane_render_request(struct lane *lane, struct lane_caller *caller, const char *data,
+			   size_t length, char *into, size_t room);
+size_t lane_render_response(struct lane *lane, const char *data, size_t length, int is_head,
+			    char *into, size_t room, uint64_t *body);
+/* cffi: end */
+
+#endif

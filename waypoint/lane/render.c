@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Heads as they are sent on: what waypoint.forward_headers and mesh.http1.writer make of them. */
+#include "internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+bool lane_bytes_need(struct bytes *bytes, size_t more)
+{
+	size_t room = bytes->room ? bytes->room : 1024;
+	char *at;
+
+	if (bytes->length + more <= bytes->room)
+		return true;
+	while (room < bytes->length + more)
+		room *= 2;
+	at = realloc(bytes->at, room);
+	if (!at)
+		return false;
+	bytes->at = at;
+	bytes->room = room;
+	return true;
+}
+
+bool lane_bytes_add(struct bytes *bytes, const char *data, size_t length)
+{
+	if (!lane_bytes_need(bytes, length))
+		return false;
+	if (length)
+		memcpy(bytes->at + bytes->length, data, length);
+	bytes->length += length;
+	return true;
+}
+
+void lane_bytes_cut(struct bytes *bytes, size_t front)
+{
+	bytes->length -= front;
+	if (bytes->length)
+		memmove(bytes->at, bytes->at + front, bytes->length);
+}
+
+void lane_bytes_free(struct bytes *bytes)
+{
+	free(bytes->at);
+	*bytes = (struct bytes){ 0 };
+}
+
+/* Room was made for all that follows. */
+static char *put(char *at, const char *data, size_t length)
+{
+	memcpy(at, data, length);
+	return at + length;
+}
+
+#define PUT(at, text) put(at, text, sizeof(text) - 1)
+
+static char *put_name(char *at, const struct slice *name)
+{
+	for (size_t i = 0; i < name->length; i++) {
+		char byte = name->at[i];
+
+		at[i] = byte >= 'A' && byte <= 'Z' ? (char)(byte | 0x20) : byte;
+	}
+	return at + name->length;
+}
+
+static char *put_field(char *at, const struct field *field)
+{
+	at = put_name(at, &field->name);
+	at = PUT(at, ": ");
+	at = put(at, field->value.at, field->value.length);
+	return PUT(at, "\r\n");
+}
+
+static bool is_request_id(const struct slice *value)
+{
+	static const char marks[] = "._:/+=@-";
+
+	if (value->length < 1 || value->length > 128)
+		return false;
+	for (size_t i = 0; i < value->length; i++) {
+		char byte = value->at[i];
+
+		if (!(byte >= '0' && byte <= '9') && !(byte >= 'A' && byte <= 'Z') &&
+		    !(byte >= 'a' && byte <= 'z') && (!byte || !strchr(marks, byte)))
+			return false;
+	}
+	return true;
+}
+
+/* A UUID of version 4 (RFC 9562 §5.4). */
+static char *put_uuid(struct lane *lane, char *at)
+{
+	static const char digits[] = "0123456789abcdef", variants[] = "89ab";
+	uint64_t random[2] = { lane_random(lane), lane_random(lane) };
+
+	for (int i = 0; i < 32; i++) {
+		unsigned int four = (unsigned int)(random[i / 16] >> (4 * (i % 16))) & 15;
+
+		if (i == 8 || i == 12 || i == 16 || i == 20)
+			*at++ = '-';
+		*at++ = i == 12 ? '4' : i == 16 ? variants[four & 3] : digits[four];
+	}
+	return at;
+}
+
+static size_t request_room(const struct lane_caller *caller, const struct head *head)
+{
+	size_t room = head->head_bytes + caller->address.length + caller->identity.length + 512;
+
+	return room + 4 * head->field_count;
+}
+
+bool lane_write_request(struct lane *lane, const struct lane_caller *caller,
+			const struct head *head, struct bytes *out)
+{
+	const struct slice *id = NULL;
+	bool chained = false;
+	char *at;
+
+	if (!lane_bytes_need(out, request_room(caller, head)))
+		return false;
+	at = put(out->at + out->length, head->method.at, head->method.length);
+	at = PUT(at, " ");
+	at = put(at, head->target.at, head->target.length);
+	at = PUT(at, " HTTP/1.1\r\nhost: ");
+	at = put(at, head->host.at, head->host.length);
+	at = PUT(at, "\r\n");
+	for (uint32_t i = 0; i < head->field_count; i++) {
+		const struct field *field = &head->fields[i];
+
+		if (field->kind == FIELD_KEPT)
+			at = put_field(at, field);
+		else if (field->kind == FIELD_REQUEST_ID && !id && is_request_id(&field->value))
+			id = &field->value;
+	}
+	at = PUT(at, "x-forwarded-for: ");
+	for (uint32_t i = 0; i < head->field_count; i++) {
+		const struct field *field = &head->fields[i];
+
+		if (field->kind != FIELD_FORWARDED_FOR)
+			continue;
+		/* An empty first one leaves no comma, as in waypoint.forward_headers. */
+		if (chained)
+			at = PUT(at, ", ");
+		at = put(at, field->value.at, field->value.length);
+		chained = chained || field->value.length;
+	}
+	if (chained)
+		at = PUT(at, ", ");
+	at = put(at, caller->address.at, caller->address.length);
+	at = PUT(at, "\r\nx-request-id: ");
+	at = id ? put(at, id->at, id->length) : put_uuid(lane, at);
+	at = PUT(at, "\r\n");
+	if (caller->identity.length) {
+		at = PUT(at, "x-forwarded-client-cert: ");
+		at = put(at, caller->identity.at, caller->identity.length);
+		at = PUT(at, "\r\n");
+	}
+	if (head->has_length)
+		at += sprintf(at, "content-length: %llu\r\n", (unsigned long long)head->length);
+	at = PUT(at, "\r\n");
+	out->length = (size_t)(at - out->at);
+	return true;
+}
+
+/* http.HTTPStatus, from which mesh.http1.writer takes its phrases. */
+static const char *phrase(uint32_t status)
+{
+	switch (status) {
+	case 200: return "OK";
+	case 201: return "Created";
+	case 202: return "Accepted";
+	case 204: return "No Content";
+	case 206: return "Partial Content";
+	case 301: return "Moved Permanently";
+	case 302: return "Found";
+	case 303: return "See Other";
+	case 304: return "Not Modified";
+	case 307: return "Temporary Redirect";
+	case 308: return "Permanent Redirect";
+	case 400: return "Bad Request";
+	case 401: return "Unauthorized";
+	case 403: return "Forbidden";
+	case 404: return "Not Found";
+	case 409: return "Conflict";
+	case 500: return "Internal Server Error";
+	case 502: return "Bad Gateway";
+	case 503: return "Service Unavailable";
+	default: return NULL;
+	}
+}
+
+bool lane_write_response(const struct head *head, bool close, struct bytes *out)
+{
+	const char *text = phrase(head->status);
+	char *at;
+
+	if (!text || !lane_bytes_need(out, head->head_bytes + 4 * head->field_count + 256))
+		return false;
+	at = out->at + out->length;
+	at += sprintf(at, "HTTP/1.1 %u %s\r\n", head->status, text);
+	for (uint32_t i = 0; i < head->field_count; i++)
+		if (head->fields[i].kind == FIELD_KEPT)
+			at = put_field(at, &head->fields[i]);
+	if (head->has_length)
+		at += sprintf(at, "content-length: %llu\r\n", (unsigned long long)head->length);
+	if (close)
+		at = PUT(at, "connection: close\r\n");
+	at = PUT(at, "\r\n");
+	out->length = (size_t)(at - out->at);
+	return true;
+}

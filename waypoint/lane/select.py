@@ -1,0 +1,66 @@
+"""Whether a worker has a lane, and how it is put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from random import Random
+
+from mesh.telemetry.requests import BUCKETS_MS
+from waypoint.front import Front
+from waypoint.lane.adopt import Adopter
+from waypoint.lane.host import Decider, Lane, Opener
+from waypoint.limits import ProxyLimits
+from waypoint.pool import Pool
+from waypoint.proxy import Proxy
+
+try:
+    from waypoint.lane.engine import Engine
+except ImportError:  # it was not compiled here
+    Engine = None  # type: ignore[assignment,misc]
+
+
+def is_built() -> bool:
+    """Whether the compiled part is there."""
+    return Engine is not None
+
+
+def build_lane(
+    loop: asyncio.AbstractEventLoop,
+    *,
+    limits: ProxyLimits,
+    decider: Decider,
+    proxy: Proxy,
+    pool: Pool,
+    front: Front,
+    opener: Opener,
+    spawn: Callable[[Coroutine[None, None, None]], None],
+    random: Random,
+) -> Lane:
+    """Put the lane of a worker before its front. Only where it `is_built`."""
+    adopter = Adopter(
+        loop,
+        proxy=proxy,
+        pool=pool,
+        serve=front.serve_http1,
+        caller_fields=proxy.fields_of,
+        random=random,
+        spawn=spawn,
+    )
+
+    def engine(lane: Lane) -> Engine:
+        return Engine(limits, lane, BUCKETS_MS)
+
+    front.lane = lane = Lane(
+        loop,
+        limits=limits,
+        decider=decider,
+        caller_fields=proxy.fields_of,
+        opener=opener,
+        fallback=front,
+        adopter=adopter,
+        spawn=spawn,
+        random=random,
+        new_engine=engine,
+    )
+    return lane

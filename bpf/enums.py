@@ -124,6 +124,13 @@ class SockFlag(IntFlag):
     PEER_FIN = 8
 
 
+class Counted(IntFlag):
+    """`enum mn_counted`."""
+
+    OPEN = 1
+    CLOSE = 2
+
+
 class MapType(IntEnum):
     """`enum bpf_map_type` of linux/bpf.h, the ones used here."""
 

@@ -282,12 +282,14 @@ struct mn_flow {
 	__u32 dst_workload;
 	__u32 src_class;
 	__u32 dst_class;
-	__u32 pad;
+	__u32 cut; /* user space is about to end it */
 };
 
+/* vip: what was dialled, where that was a service; else zero. */
 struct mn_stats_key {
 	__u32 src_workload;
 	__u32 dst_workload;
+	struct mn_addr vip;
 	__u16 port;
 	__u8 path;
 	__u8 pad;
@@ -303,6 +305,9 @@ struct mn_stats {
 	__u64 retransmits;
 	__u64 rtt_us_sum;
 	__u64 rtt_samples;
+	__u64 untold; /* closed ones without an event */
+	__u64 told;   /* events in this period */
+	__u64 period;
 };
 
 /* mn_events (ring buffer). For MN_EVENT_DENIED the source address is unknown and zero. */
@@ -322,7 +327,13 @@ struct mn_event {
 	__u8 kind;
 	__u8 path;
 	__u32 established;
-	__u32 pad;
+	__u32 counted; /* enum mn_counted */
+};
+
+/* What of a connection mn_stats has: user space counts the rest by the event. */
+enum mn_counted {
+	MN_COUNTED_OPEN = 1,
+	MN_COUNTED_CLOSE = 2,
 };
 
 #endif

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from bpf.enums import AttachType as AttachType
 from bpf.enums import ConfigFlag as ConfigFlag
+from bpf.enums import Counted as Counted
 from bpf.enums import EventKind as EventKind
 from bpf.enums import Exclusion as Exclusion
 from bpf.enums import MapType as MapType
@@ -195,7 +196,7 @@ class Flow(ctypes.Structure):
         ("dst_workload", _u32),
         ("src_class", _u32),
         ("dst_class", _u32),
-        ("pad", _u32),
+        ("cut", _u32),
     ]
 
 
@@ -205,6 +206,7 @@ class StatsKey(ctypes.Structure):
     _fields_ = [
         ("src_workload", _u32),
         ("dst_workload", _u32),
+        ("vip", Addr),
         ("port", _u16),
         ("path", _u8),
         ("pad", _u8),
@@ -223,6 +225,9 @@ class Stats(ctypes.Structure):
         ("retransmits", _u64),
         ("rtt_us_sum", _u64),
         ("rtt_samples", _u64),
+        ("untold", _u64),
+        ("told", _u64),
+        ("period", _u64),
     ]
 
 
@@ -245,7 +250,7 @@ class Event(ctypes.Structure):
         ("kind", _u8),
         ("path", _u8),
         ("established", _u32),
-        ("pad", _u32),
+        ("counted", _u32),
     ]
 
 

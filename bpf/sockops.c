@@ -98,24 +98,33 @@ MN_INLINE __u64 mn_payload_received(struct bpf_sock_ops *ctx, const struct mn_so
 	return received && fin ? received - 1 : received;
 }
 
+/* What was never established, or is cut, is always told and counted by its event: the statistics do
+ * not say why a connection ended. Of the others only some are told. */
 MN_INLINE void mn_report_close(struct bpf_sock_ops *ctx, struct mn_sock *sock,
-			       const struct mn_tuple *tuple)
+			       const struct mn_tuple *tuple, int cut)
 {
 	__u64 sent = mn_payload_sent(ctx, sock);
 	__u64 received = mn_payload_received(ctx, sock);
 	struct mn_stats *stats = mn_get_stats(sock);
 	struct mn_event *event;
+	__u32 counted = 0;
 
 	if (stats && sock->flags & MN_SOCK_ESTABLISHED) {
-		stats->closed += 1;
-		stats->bytes_sent += sent;
-		stats->bytes_received += received;
+		counted = MN_COUNTED_OPEN;
+		if (!cut) {
+			counted |= MN_COUNTED_CLOSE;
+			stats->closed += 1;
+			stats->bytes_sent += sent;
+			stats->bytes_received += received;
+		}
 		stats->retransmits += ctx->total_retrans;
 		stats->rtt_us_sum += ctx->srtt_us >> 3;
 		stats->rtt_samples += 1;
 	} else if (stats) {
 		stats->failed += 1;
 	}
+	if (stats && counted & MN_COUNTED_CLOSE && !mn_may_tell(stats))
+		return;
 	event = mn_event_start(MN_EVENT_CLOSED, MN_R_NONE);
 	if (!event)
 		return;
@@ -130,6 +139,7 @@ MN_INLINE void mn_report_close(struct bpf_sock_ops *ctx, struct mn_sock *sock,
 	event->orig_port = sock->orig_port;
 	event->path = sock->path;
 	event->established = !!(sock->flags & MN_SOCK_ESTABLISHED);
+	event->counted = counted;
 	bpf_ringbuf_submit(event, 0);
 }
 
@@ -137,13 +147,17 @@ MN_INLINE void mn_on_close(struct bpf_sock_ops *ctx, struct mn_sock *sock)
 {
 	__u64 cookie = mn_socket_cookie(ctx);
 	struct mn_tuple tuple = {};
+	struct mn_flow *flow;
+	int cut = 0;
 
 	mn_tuple_of(ctx, &tuple);
 	if (sock->path == MN_PATH_DIRECT) {
+		flow = bpf_map_lookup_elem(MAP(mn_flow), &cookie);
+		cut = flow && flow->cut;
 		bpf_map_delete_elem(MAP(mn_flow), &cookie);
 		bpf_map_delete_elem(MAP(mn_grant), &tuple);
 	}
-	mn_report_close(ctx, sock, &tuple);
+	mn_report_close(ctx, sock, &tuple, cut);
 	sock->path = MN_PATH_NONE;
 }
 

@@ -86,6 +86,17 @@ def destroy_flow(flow: OpenFlow, src_netns_fd: int | None, dst_netns_fd: int | N
     return found
 
 
+def mark_cut(maps: PinnedMaps, flow: OpenFlow) -> None:
+    """Say that this connection is about to be ended: its end is then reported with the reason, and
+    not only counted."""
+    key = struct.pack("=Q", flow.socket_cookie)
+    raw = maps["mn_flow"].lookup(key)
+    if raw is not None:
+        marked = Flow.from_buffer_copy(raw)
+        marked.cut = 1
+        maps["mn_flow"].replace(key, bytes(marked))
+
+
 def forget_flow(maps: PinnedMaps, flow: OpenFlow) -> None:
     """Drop a list entry whose socket is gone."""
     maps["mn_flow"].delete(struct.pack("=Q", flow.socket_cookie))

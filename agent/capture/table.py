@@ -22,6 +22,10 @@ BATCH = 1024
 """Entries fetched by one system call."""
 
 
+_EXISTING = 2
+"""BPF_EXIST: update an entry only if there is one."""
+
+
 def possible_cpus() -> int:
     """Number of values in an entry of a per-CPU map: highest possible processor + 1."""
     text = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii").strip()
@@ -42,6 +46,7 @@ class Table:
         self._value = ctypes.create_string_buffer(max(self.value_size, 1))
         key_at, value_at = ctypes.addressof(self._key), ctypes.addressof(self._value)
         self._attr = syscalls.new_attr("IIQQQ", fd, 0, key_at, value_at, 0)
+        self._replace_attr = syscalls.new_attr("IIQQQ", fd, 0, key_at, value_at, _EXISTING)
         self._key_attr = syscalls.new_attr("IIQ", fd, 0, key_at)
 
     @classmethod
@@ -84,6 +89,15 @@ class Table:
             raise KernelError(
                 f"map {self.spec.name}", number, hint if number == errno.E2BIG else ""
             )
+
+    def replace(self, key: bytes, value: bytes) -> bool:
+        """Write an entry that is there already; False if there is none."""
+        self._key.raw = key
+        self._value.raw = value
+        if syscalls.bpf_call(syscalls.MAP_UPDATE, self._replace_attr) < 0:
+            self._expect_missing("update")
+            return False
+        return True
 
     def delete(self, key: bytes) -> bool:
         """Remove an entry; False if there was none."""

@@ -9,25 +9,28 @@ from operator import sub
 
 from agent.capture.pins import PinnedMaps
 from agent.capture.table import Table
-from bpf.layout import Event, EventKind, PathKind, Reason, Stats, StatsKey
-from mesh.model.address import SocketAddress
+from bpf.layout import Addr, Counted, Event, EventKind, PathKind, Reason, Stats, StatsKey
+from mesh.model.address import IPAddress, SocketAddress
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficKey:
-    """Whose traffic: workload numbers (0 = not in the mesh), port, and how it travelled."""
+    """Whose traffic: workload numbers (0 = not in the mesh), port, and how it travelled; `vip`:
+    the address that was dialled, where it was a service's."""
 
     src_workload: int
     dst_workload: int
     port: int
     path: PathKind
+    vip: IPAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """Connections and payload bytes; `bytes_sent` from source to destination.
 
-    `rtt_us_sum / rtt_samples` is the mean smoothed round-trip time at the end of connections.
+    `rtt_us_sum / rtt_samples` is the mean smoothed round-trip time at the end of connections;
+    `untold` closed ones were counted only.
     """
 
     opened: int = 0
@@ -38,6 +41,7 @@ class Traffic:
     retransmits: int = 0
     rtt_us_sum: int = 0
     rtt_samples: int = 0
+    untold: int = 0
 
     def minus(self, earlier: Traffic) -> Traffic:
         return Traffic(*map(sub, self._values(), earlier._values()))
@@ -56,15 +60,28 @@ class TrafficReader:
     def read(self) -> dict[TrafficKey, Traffic]:
         """What was added since the last call (the first call: since the entries were made)."""
         now = dict(read_traffic(self._table))
+        deltas = {key: self._difference(key, total) for key, total in now.items()}
+        self._last = now
+        return {key: change for key, change in deltas.items() if change != Traffic()}
+
+    def read_some(self, keys: Iterable[TrafficKey]) -> dict[TrafficKey, Traffic]:
+        """The same of these entries only."""
         deltas: dict[TrafficKey, Traffic] = {}
-        for key, total in now.items():
-            before = self._last.get(key, Traffic())
-            # Smaller than before: the entry was forgotten and made anew.
-            change = total.minus(before) if total.opened >= before.opened else total
+        for key in keys:
+            raw = self._table.lookup(encode_traffic_key(key))
+            if raw is None:
+                continue
+            total = sum_stats(raw)
+            change = self._difference(key, total)
+            self._last[key] = total
             if change != Traffic():
                 deltas[key] = change
-        self._last = now
         return deltas
+
+    def _difference(self, key: TrafficKey, total: Traffic) -> Traffic:
+        before = self._last.get(key, Traffic())
+        # Smaller than before: the entry was forgotten and made anew.
+        return total.minus(before) if total.opened >= before.opened else total
 
     def forget(self, keys: Iterable[TrafficKey]) -> None:
         """Remove entries, so that the map does not fill with idle ones."""
@@ -74,15 +91,17 @@ class TrafficReader:
 
 
 def encode_traffic_key(key: TrafficKey) -> bytes:
-    return bytes(StatsKey(key.src_workload, key.dst_workload, key.port, key.path))
+    vip = Addr() if key.vip is None else Addr.of(key.vip)
+    return bytes(StatsKey(key.src_workload, key.dst_workload, vip, key.port, key.path))
 
 
 def read_traffic(table: Table) -> Iterator[tuple[TrafficKey, Traffic]]:
     """Totals over all processors."""
     for raw_key, raw in table.items():
         key = StatsKey.from_buffer_copy(raw_key)
+        vip = key.vip.ip if any(bytes(key.vip)) else None
         yield (
-            TrafficKey(key.src_workload, key.dst_workload, key.port, PathKind(key.path)),
+            TrafficKey(key.src_workload, key.dst_workload, key.port, PathKind(key.path), vip),
             sum_stats(raw),
         )
 
@@ -126,7 +145,10 @@ class DeniedConnect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedConnection:
-    """A direct or passthrough connection that ended; not `established` = it never came up."""
+    """A direct or passthrough connection that ended; not `established` = it never came up.
+
+    `counted`: what of it the traffic counters have.
+    """
 
     time_ns: int
     netns_cookie: int
@@ -140,6 +162,12 @@ class ClosedConnection:
     duration_s: float
     bytes_sent: int
     bytes_received: int
+    counted: Counted
+
+    @property
+    def traffic_key(self) -> TrafficKey:
+        vip = self.dialled.ip if self.dialled.ip != self.dst.ip else None
+        return TrafficKey(self.src_workload, self.dst_workload, self.dst.port, self.path, vip)
 
 
 KernelEvent = DeniedConnect | ClosedConnection
@@ -174,4 +202,5 @@ def decode_event(raw: bytes) -> KernelEvent:
         duration_s=event.duration_ns / 1e9,
         bytes_sent=event.bytes_sent,
         bytes_received=event.bytes_received,
+        counted=Counted(event.counted),
     )

@@ -10,15 +10,17 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 
 from agent.admin.view import FlowEvent
-from agent.capture.flows import OpenFlow, destroy_flow, list_flows
+from agent.capture.flows import OpenFlow, destroy_flow, list_flows, mark_cut
 from agent.capture.ringbuf import RingReader
 from agent.capture.telemetry import (
     ClosedConnection,
     DeniedConnect,
     KernelEvent,
+    Traffic,
     TrafficKey,
     TrafficReader,
     decode_event,
@@ -28,7 +30,7 @@ from agent.netns import open_netns
 from agent.node.flow_events import flow_event
 from agent.node.kernel import KernelPlane
 from agent.ztunnel.recorder import party
-from bpf.layout import PathKind, Reason
+from bpf.layout import Counted, PathKind, Reason
 from mesh.errors import KernelError
 from mesh.model.address import SocketAddress
 from mesh.model.connection import ConnectionRecord, Path, Reporter, ResponseFlag
@@ -48,6 +50,17 @@ _FLAGS = {
 }
 MAX_CUT_REMEMBERED = 4096
 TRAFFIC_IDLE_S = 600.0
+SETTLED_S = 2.5
+"""Longer than the period for which the kernel tells of so many connections (`bpf/telemetry.h`)."""
+_NO_ADDRESS = IPv4Address(0)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectTally:
+    """Connections that the kernel counted; `record` is what they have in common."""
+
+    record: ConnectionRecord
+    traffic: Traffic
 
 
 class DirectConnections:
@@ -61,16 +74,58 @@ class DirectConnections:
         """For `meshnode bpf monitor`."""
         self._cut: dict[tuple[SocketAddress, SocketAddress], str] = {}
         self._traffic = TrafficReader(kernel.maps["mn_stats"])
-        self._active_at: dict[TrafficKey, float] = {}
+        # What an earlier agent left was its own to count.
+        left = self._traffic.read()
+        self._active_at: dict[TrafficKey, float] = dict.fromkeys(left, time.monotonic())
+        self._busy: dict[TrafficKey, float] = {}
+        """Entries that events spoke of lately: since when nothing was added to them."""
 
     def close(self) -> None:
         self._ring.close()
 
     # -- records --------------------------------------------------------------------------------
 
-    def records(self) -> Iterator[ConnectionRecord]:
-        """Everything the kernel reported since the last call. Call it before policy changes:
-        the numbers of reasons mean something else afterwards."""
+    def fileno(self) -> int:
+        """Readable while `records()` has something."""
+        return self._ring.fileno()
+
+    @property
+    def is_busy(self) -> bool:
+        """More may have been counted than events tell of: call `tallies()` soon."""
+        return bool(self._busy)
+
+    def records(self) -> Iterator[tuple[ConnectionRecord, Counted]]:
+        """Everything the kernel reported since the last call, and what of each the tallies have.
+        Call it before policy changes: the numbers of reasons mean something else afterwards."""
+        find = self._finder()
+        for raw in self._ring.read():
+            event = decode_event(raw)
+            record = self._record(event, find(event.src_workload), find(event.dst_workload))
+            if self.flows.watched:
+                lost = read_reasons(self._kernel.maps).get(Reason.EVENT_LOST, 0)
+                self.flows.publish(flow_event(event, record, lost))
+            counted = event.counted if isinstance(event, ClosedConnection) else Counted(0)
+            if counted and isinstance(event, ClosedConnection):
+                self._busy[event.traffic_key] = time.monotonic()
+            yield record, counted
+
+    def tallies(self, *, all_of_them: bool = False) -> Iterator[DirectTally]:
+        """What was counted since the last call: of the entries that `records()` met lately, or of
+        all. Call it before policy changes, too."""
+        now = time.monotonic()
+        traffic = self._traffic
+        found = traffic.read() if all_of_them else traffic.read_some(list(self._busy))
+        find = self._finder()
+        for key, change in found.items():
+            self._busy[key] = self._active_at[key] = now
+            yield DirectTally(
+                record=self._common(key, find(key.src_workload), find(key.dst_workload)),
+                traffic=change,
+            )
+        for key in [key for key, since in self._busy.items() if now - since > SETTLED_S]:
+            del self._busy[key]
+
+    def _finder(self) -> Callable[[int], Workload | None]:
         names = self._kernel.numbering.workload_names()
         workloads = self._get_snapshot().workloads
 
@@ -78,13 +133,30 @@ class DirectConnections:
             uid = names.get(number)
             return workloads.get(uid) if uid is not None else None
 
-        for raw in self._ring.read():
-            event = decode_event(raw)
-            record = self._record(event, find(event.src_workload), find(event.dst_workload))
-            if self.flows.watched:
-                lost = read_reasons(self._kernel.maps).get(Reason.EVENT_LOST, 0)
-                self.flows.publish(flow_event(event, record, lost))
-            yield record
+        return find
+
+    def _common(
+        self, key: TrafficKey, src: Workload | None, dst: Workload | None
+    ) -> ConnectionRecord:
+        """What the connections of an entry have in common."""
+        service = self._get_snapshot().by_vip.get(key.vip) if key.vip is not None else None
+        record = ConnectionRecord(
+            reporter=Reporter.SOURCE,
+            path=_PATHS[key.path],
+            flag=ResponseFlag.NONE,
+            src=party(src, src.identity if src else None),
+            dst=party(dst, dst.identity if dst and dst.enrolled else None),
+            src_addr=SocketAddress(_NO_ADDRESS, 0),
+            dst_addr=SocketAddress(_NO_ADDRESS, key.port),
+            opened_at=0.0,
+            duration_s=0.0,
+            bytes_sent=0,
+            bytes_received=0,
+            service=service.key if service else "",
+        )
+        if src is not None and dst is not None and key.path is PathKind.DIRECT:
+            return _marked(record, self._kernel.policy.reason(src.uid, dst.uid, key.port))
+        return record
 
     def _record(
         self, event: KernelEvent, src: Workload | None, dst: Workload | None
@@ -157,8 +229,7 @@ class DirectConnections:
 
     def forget_idle_traffic(self, now: float) -> None:
         """Make room in the kernel's traffic counters (`meshnode bpf stats`): entries without a
-        connection for ten minutes go. `now`: monotonic seconds."""
-        self._active_at.update(dict.fromkeys(self._traffic.read(), now))
+        connection for ten minutes go. Read all tallies first. `now`: monotonic seconds."""
         idle = [key for key, at in self._active_at.items() if now - at > TRAFFIC_IDLE_S]
         self._traffic.forget(idle)
         for key in idle:
@@ -190,6 +261,7 @@ class DirectConnections:
     ) -> None:
         if len(self._cut) < MAX_CUT_REMEMBERED:
             self._cut[flow.src, flow.dst] = f"policy changed: {verdict}"
+        mark_cut(self._kernel.maps, flow)
         src_fd, dst_fd = _open(src), _open(dst)
         try:
             destroy_flow(flow, src_fd, dst_fd)

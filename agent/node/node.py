@@ -7,6 +7,7 @@ then open direct connections are judged again (workers judge theirs).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -38,9 +39,11 @@ from mesh.telemetry.window_feed import RecentTraffic
 log = logging.getLogger(__name__)
 
 HOLDER_CHECK_S = 0.5
-KERNEL_POLL_S = 0.25
+GATHER_S = 0.1
+BUSY_POLL_S = 0.5
+ALL_TRAFFIC_S = 10.0
+"""Until open connections are counted that nobody has told of."""
 KERNEL_GUARD_S = 1.0
-TIDY_INTERVAL_S = 30.0
 
 
 class Node:
@@ -180,17 +183,30 @@ class Node:
 
     async def watch_kernel(self) -> None:
         """Collect what the kernel reports of direct and refused connections."""
-        tidied_at = time.monotonic()
+        loop = asyncio.get_running_loop()
+        reported = asyncio.Event()
+        all_at = time.monotonic()
         while True:
-            await asyncio.sleep(KERNEL_POLL_S)
-            self._take_direct_records()
-            if time.monotonic() - tidied_at > TIDY_INTERVAL_S:
-                tidied_at = time.monotonic()
-                self.direct.forget_idle_traffic(tidied_at)
+            # Readable as long as nobody reads: let it wake us once, then collect for a while.
+            loop.add_reader(self.direct.fileno(), reported.set)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BUSY_POLL_S if self.direct.is_busy else ALL_TRAFFIC_S):
+                    await reported.wait()
+            loop.remove_reader(self.direct.fileno())
+            reported.clear()
+            await asyncio.sleep(GATHER_S)
+            now = time.monotonic()
+            every_entry = now - all_at >= ALL_TRAFFIC_S
+            self._take_direct_records(every_entry=every_entry)
+            if every_entry:
+                all_at = now
+                self.direct.forget_idle_traffic(now)
 
-    def _take_direct_records(self) -> None:
-        for record in self.direct.records():
-            self._records.direct(record)
+    def _take_direct_records(self, *, every_entry: bool = False) -> None:
+        for record, counted in self.direct.records():
+            self._records.direct(record, counted)
+        for tally in self.direct.tallies(all_of_them=every_entry):
+            self._records.direct_tally(tally)
 
 
 def _in_trust_domain(snapshot: MeshSnapshot, trust_domain: str) -> MeshSnapshot:

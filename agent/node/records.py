@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent.feed.records import Tally, from_wire
-from mesh.model.connection import ConnectionRecord, Path, Reporter
+from agent.node.direct import DirectTally
+from bpf.layout import Counted
+from mesh.model.connection import ConnectionRecord, Path, Reporter, ResponseFlag
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.tap import Tap
@@ -46,16 +48,37 @@ class Records:
             if tally.untold:
                 self.access_log.skip(tally.untold)
 
-    def direct(self, record: ConnectionRecord) -> None:
-        """A connection of which only the kernel knew; it was opened and ended."""
-        self.metrics.record(record, also_opened=True)
+    def direct(self, record: ConnectionRecord, counted: Counted) -> None:
+        """A connection of which only the kernel knew, at its end; `counted`: what of it comes with
+        a tally."""
         self.show(record)
-        if record.path is Path.DIRECT:
-            # The kernel watched both ends: the destination's share of the metrics is known.
-            reported = replace(record, reporter=Reporter.DESTINATION)
-            self.metrics.record(reported, also_opened=True)
+        if Counted.CLOSE in counted:
+            return
+        for reported in _reported(record):
+            self.metrics.record(reported, also_opened=Counted.OPEN not in counted)
+
+    def direct_tally(self, tally: DirectTally) -> None:
+        """Connections that the kernel counted; some of them are told of as well."""
+        traffic = tally.traffic
+        for reported in _reported(tally.record):
+            self.metrics.tally(
+                reported,
+                opened=traffic.opened,
+                ended={ResponseFlag.NONE: traffic.closed} if traffic.closed else {},
+                sent=traffic.bytes_sent,
+                received=traffic.bytes_received,
+            )
+        if traffic.untold:
+            self.access_log.skip(traffic.untold)
 
     def show(self, record: ConnectionRecord) -> None:
         """Log it, and publish it to whoever watches."""
         self.access_log.record(record)
         self.tap.publish(record)
+
+
+def _reported(record: ConnectionRecord) -> Iterator[ConnectionRecord]:
+    yield record
+    if record.path is Path.DIRECT:
+        # The kernel watched both ends: the destination's share of the metrics is known.
+        yield replace(record, reporter=Reporter.DESTINATION)

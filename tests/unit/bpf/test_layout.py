@@ -24,6 +24,7 @@ ENUMS: dict[str, type[IntEnum] | type[IntFlag]] = {
     "MN_WORKLOAD_": layout.WorkloadFlag,
     "MN_SERVICE_": layout.ServiceFlag,
     "MN_SOCK_": layout.SockFlag,
+    "MN_COUNTED_": layout.Counted,
 }
 
 

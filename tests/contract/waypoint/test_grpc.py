@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager
 
@@ -48,7 +49,7 @@ def hang(request: bytes, context: grpc.ServicerContext) -> bytes:
 
 
 @contextmanager
-def grpc_server() -> Iterator[SocketAddress]:
+def grpc_server(more: Mapping[str, grpc.RpcMethodHandler]) -> Iterator[SocketAddress]:
     server = grpc.server(futures.ThreadPoolExecutor(4))
     handlers = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
@@ -57,6 +58,7 @@ def grpc_server() -> Iterator[SocketAddress]:
         "Count": grpc.unary_stream_rpc_method_handler(count),
         "Total": grpc.stream_unary_rpc_method_handler(total),
         "Chat": grpc.stream_stream_rpc_method_handler(chat),
+        **more,
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -67,7 +69,12 @@ def grpc_server() -> Iterator[SocketAddress]:
         server.stop(None).wait()
 
 
-def through(client: Callable[[grpc.Channel], None], *, with_server: bool = True) -> list[Stage]:
+def through(
+    client: Callable[[grpc.Channel], None],
+    *,
+    with_server: bool = True,
+    **methods: grpc.RpcMethodHandler,
+) -> list[Stage]:
     """Run a blocking gRPC client against the proxy; the stage is returned for its records."""
     stages: list[Stage] = []
 
@@ -83,7 +90,7 @@ def through(client: Callable[[grpc.Channel], None], *, with_server: bool = True)
             await asyncio.to_thread(work)
 
     if with_server:
-        with grpc_server() as address:
+        with grpc_server(methods) as address:
             run(main((address,)))
     else:
         run(main(()))
@@ -147,3 +154,44 @@ def test_a_deadline_cancels_the_call_at_the_server() -> None:
 
     (here,) = through(client)
     assert here.proxy.active == 0
+
+
+def test_a_client_that_cancels_ends_the_call_at_the_server() -> None:
+    begun, cancelled = threading.Event(), threading.Event()
+
+    def wait(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        context.add_callback(cancelled.set)
+        yield b"first"
+        begun.set()
+        assert cancelled.wait(20)
+
+    def client(channel: grpc.Channel) -> None:
+        stream = channel.unary_stream("/t.T/Wait")(b"")
+        assert next(stream) == b"first"
+        assert begun.wait(20)
+        stream.cancel()
+        assert cancelled.wait(20)
+
+    (here,) = through(client, Wait=grpc.unary_stream_rpc_method_handler(wait))
+    assert here.proxy.active == 0
+
+
+def test_metadata_of_every_kind_passes() -> None:
+    seen: list[tuple[str, str | bytes]] = []
+
+    def note(request: bytes, context: grpc.ServicerContext) -> bytes:
+        seen.extend(context.invocation_metadata())
+        context.send_initial_metadata((("x-early", "1"), ("x-bytes-bin", b"\0\xff")))
+        context.set_trailing_metadata((("x-late-bin", b"\xfe\0"),))
+        return b""
+
+    def client(channel: grpc.Channel) -> None:
+        call = channel.unary_unary("/t.T/Note")
+        sent = (("x-a", "1"), ("x-a", "2"), ("x-b-bin", b"\0\x01\xff"))
+        _, outcome = call.with_call(b"", timeout=10, metadata=sent)
+        assert ("x-early", "1") in outcome.initial_metadata()
+        assert ("x-bytes-bin", b"\0\xff") in outcome.initial_metadata()
+        assert ("x-late-bin", b"\xfe\0") in outcome.trailing_metadata()
+
+    through(client, Note=grpc.unary_unary_rpc_method_handler(note))
+    assert {("x-a", "1"), ("x-a", "2"), ("x-b-bin", b"\0\x01\xff")} <= set(seen)

@@ -7,6 +7,7 @@ from installer.parts import (
     CA_PORT,
     CONTROLLER,
     CONTROLLER_HEALTH_PORT,
+    WEBHOOK_PORT,
     field_of_pod,
     http_probe,
     image,
@@ -80,14 +81,21 @@ def _container(values: Values) -> Manifest:
             "--ca=/run/meshnode/ca",
             f"--listen=0.0.0.0:{CA_PORT}",
             values.text(f"--agent-account={{namespace}}/{AGENT}"),
+            f"--webhook-port={WEBHOOK_PORT}",
         ],
         "env": [
             field_of_pod("POD_NAME", "metadata.name"),
             field_of_pod("POD_NAMESPACE", "metadata.namespace"),
+            # Waypoints are made of the same image.
+            {
+                "name": "MESHNODE_IMAGE",
+                "value": values.text("{image.repository}:{image.tag}"),
+            },
         ],
         "ports": [
             {"name": "ca", "containerPort": CA_PORT},
             {"name": "http", "containerPort": port},
+            {"name": "webhook", "containerPort": WEBHOOK_PORT},
         ],
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -110,6 +118,7 @@ def service(values: Values) -> Manifest:
             "ports": [
                 {"name": "ca", "port": CA_PORT, "targetPort": "ca", "appProtocol": "https"},
                 {"name": "http", "port": CONTROLLER_HEALTH_PORT, "targetPort": "http"},
+                {"name": "webhook", "port": 443, "targetPort": "webhook"},
             ],
         },
     }
@@ -139,6 +148,7 @@ def network_policy(values: Values) -> Manifest:
                     "ports": [
                         {"protocol": "TCP", "port": CA_PORT},
                         {"protocol": "TCP", "port": CONTROLLER_HEALTH_PORT},
+                        {"protocol": "TCP", "port": WEBHOOK_PORT},
                     ]
                 }
             ],

@@ -12,6 +12,7 @@ CA_ROOT = "meshnode-ca-root"
 """ConfigMap with the root of the CA's server, `root.pem`; the controller keeps it."""
 CA_PORT = 15012
 CONTROLLER_HEALTH_PORT = 15014
+WEBHOOK_PORT = 15017
 PART_OF = "app.kubernetes.io/part-of"
 LABELS = {PART_OF: "meshnode"}
 

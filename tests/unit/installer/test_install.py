@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
 import installer
+from agent.cli.main import cli
 from bpf.layout import MAPS, MapType
 from installer.agent import CAPABILITIES
 from installer.alerts import ALWAYS_FULL
@@ -111,6 +113,20 @@ def test_the_controller_has_no_rights_at_all() -> None:
     assert at(security, "allowPrivilegeEscalation") is False
     budget = at(named("PodDisruptionBudget", CONTROLLER), "spec", "maxUnavailable")
     assert budget == 1
+
+
+@pytest.mark.parametrize("kind", ["DaemonSet", "Deployment"])
+def test_the_command_line_takes_what_the_manifests_say(kind: str) -> None:
+    """Parsed, not run: an unknown option or a missing one would end the pod at once."""
+    [manifest] = [one for one in rendered() if one["kind"] == kind]
+    container = at(manifest, "spec", "template", "spec", "containers", 0)
+    arguments = at(container, "args")
+    assert isinstance(arguments, list)
+    name, *rest = arguments
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    with command.make_context(name, rest) as context:
+        assert not context.args
 
 
 def test_volumes_and_mounts_fit() -> None:

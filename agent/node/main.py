@@ -21,6 +21,7 @@ from agent.admin.view import LogLevel
 from agent.capture.cgroup import agent_cgroup_path, make_agent_cgroup
 from agent.capture.pins import refuse_other_schemas
 from agent.cni.sandboxes import Sandboxes
+from agent.kubernetes.container import open_sysctls
 from agent.node.certificates import open_source
 from agent.node.changes import first_set, open_changes
 from agent.node.cni import keep_plugin, serve_plugin
@@ -52,6 +53,8 @@ def run_agent(options: AgentOptions) -> None:
     # They write several kilobytes for every netlink message, and a line for every file event.
     for library in ("pyroute2", "watchfiles"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    if open_sysctls():
+        log.info("made /proc/sys writable for this container")
     paths = NodePaths(options.node)
     with ExitStack() as stack:
         stack.enter_context(node_lock(paths, wait=options.hand_over))

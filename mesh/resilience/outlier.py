@@ -96,11 +96,12 @@ class OutlierDetector(Generic[Endpoint]):
         self._out = sum(item.ejected_until is not None for item in self._health.values())
 
     def admitted(self, endpoints: Sequence[Endpoint], now: float) -> Sequence[Endpoint]:
-        """Those that may get a request now; all of them in a panic."""
+        """Those that may get a request now; all of them in a panic, and where nobody is left:
+        others may have disappeared since the last one was ejected."""
         if not self._out:
             return endpoints
         left = [item for item in endpoints if self.is_admitted(item, now)]
-        if 100 * len(left) < self._rules.panic_percent * len(endpoints):
+        if not left or 100 * len(left) < self._rules.panic_percent * len(endpoints):
             return endpoints
         return left
 

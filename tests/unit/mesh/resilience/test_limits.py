@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.model.routing import Retry, ValueMatch
+from mesh.model.routing import ValueMatch
 from mesh.model.traffic import CircuitLimits, Fault, RateLimit, RateLimitKey, RetryBudget
 from mesh.resilience.circuit import CircuitBreaker, Resource
 from mesh.resilience.fault import NO_FAULT, FaultInjector
 from mesh.resilience.rate_limit import RateLimiter, TokenBucket
-from mesh.resilience.retry import FailedTry, TryEnd, backoff_s, may_retry
 from mesh.resilience.retry_budget import RetryBudgetMeter
 
 
@@ -139,51 +138,3 @@ def test_faults_by_percentage_and_header() -> None:
     assert 330 < sum(item.aborts for item in drawn) < 470
     assert FaultInjector([]).decide({}, random) is NO_FAULT
     assert FaultInjector([Fault(delay_s=1.0)]).decide({}, random) is NO_FAULT
-
-
-STANZA = Retry(codes=(500,), attempts=3)
-
-
-@pytest.mark.parametrize(
-    ("end", "method", "retry", "more", "expected"),
-    [
-        (TryEnd.NOT_SENT, "POST", None, {}, True),
-        (TryEnd.NOT_SENT, "POST", None, {"retries": 1}, False),
-        (TryEnd.NOT_SENT, "POST", STANZA, {"retries": 2}, True),
-        (TryEnd.NOT_SENT, "POST", STANZA, {"retries": 3}, False),
-        (TryEnd.RESET, "POST", STANZA, {"reused": True}, False),
-        (TryEnd.RESET, "GET", None, {"reused": True}, True),
-        (TryEnd.RESET, "GET", None, {}, False),
-        (TryEnd.RESET, "GET", STANZA, {}, True),
-        (TryEnd.TIMED_OUT, "GET", STANZA, {}, True),
-        (TryEnd.TIMED_OUT, "GET", None, {}, False),
-        (TryEnd.TIMED_OUT, "PATCH", STANZA, {}, False),
-        (TryEnd.STATUS, "GET", STANZA, {"status": 500}, True),
-        (TryEnd.STATUS, "GET", STANZA, {"status": 503}, False),
-        (TryEnd.STATUS, "POST", STANZA, {"status": 500}, False),
-        (TryEnd.STATUS, "GET", STANZA, {"status": 500, "response_started": True}, False),
-        (TryEnd.NOT_SENT, "GET", STANZA, {"replayable": False}, False),
-    ],
-)
-def test_what_is_tried_again(
-    end: TryEnd, method: str, retry: Retry | None, more: dict[str, int], expected: bool
-) -> None:
-    failed = FailedTry(
-        end=end,
-        method=method,
-        retries=more.get("retries", 0),
-        status=more.get("status", 0),
-        response_started=bool(more.get("response_started")),
-        replayable=bool(more.get("replayable", True)),
-        reused=bool(more.get("reused")),
-    )
-    assert may_retry(failed, retry) is expected
-
-
-def test_waits_grow_are_jittered_and_never_below_the_routes() -> None:
-    random = Random(1)
-    waits = [max(backoff_s(None, number, random) for _ in range(200)) for number in (1, 2, 3, 9)]
-    assert waits == sorted(waits)
-    assert waits[-1] <= 0.25
-    slow = Retry(backoff_s=0.1)
-    assert min(backoff_s(slow, 1, random) for _ in range(200)) >= 0.1

@@ -8,15 +8,15 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from mesh.errors import ConfigError
-from mesh.identity.client import CaClient
+from mesh.errors import ConfigError, MeshnodeError
+from mesh.identity.client import CaClient, TokenFile
 from mesh.identity.directory import SnapshotDirectory
 from mesh.identity.host import CaHost
 from mesh.identity.rotation import Priority
@@ -35,7 +35,7 @@ from mesh.telemetry.names import WAYPOINT_COUNTERS
 from mesh.telemetry.requests import RequestMetrics
 from mesh.telemetry.window_feed import RecentTraffic
 from waypoint.admin import serve_admin
-from waypoint.options import CaAddress, CaDirectory, WaypointOptions
+from waypoint.options import CaAddress, CaDirectory, ClusterSource, WaypointOptions
 from waypoint.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -55,9 +55,54 @@ async def _serve(options: WaypointOptions) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    changes = FileSource(options.source).watch()
+    async with AsyncExitStack() as stack:
+        changes = await _open_changes(options, stack)
+        await _run(options, changes, stop)
+
+
+async def _open_changes(
+    options: WaypointOptions, stack: AsyncExitStack
+) -> AsyncGenerator[ObjectSet, None]:
+    if not isinstance(options.source, ClusterSource):
+        return FileSource(options.source).watch()
+    # Standalone there is no use for the client library, which takes 40 MB.
+    from mesh.sources.kubernetes.config import load_configuration
+    from mesh.sources.kubernetes.source import open_kubernetes
+
+    configuration = await load_configuration(options.source.kubeconfig)
+    source = await stack.enter_async_context(open_kubernetes(configuration))
+    return source.watch()
+
+
+async def _first(changes: AsyncGenerator[ObjectSet, None], stop: asyncio.Event) -> ObjectSet | None:
+    """The first set, which an API server may keep from us for long; None after a stop."""
+
+    async def read() -> ObjectSet | MeshnodeError:
+        try:
+            return await anext(changes)
+        except MeshnodeError as error:
+            # Raised below: the task group would wrap it.
+            return error
+
+    async with asyncio.TaskGroup() as group:
+        reading, stopping = group.create_task(read()), group.create_task(stop.wait())
+        await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        reading.cancel()
+        stopping.cancel()
+    found = None if reading.cancelled() else reading.result()
+    if isinstance(found, MeshnodeError):
+        raise found
+    return found
+
+
+async def _run(
+    options: WaypointOptions, changes: AsyncGenerator[ObjectSet, None], stop: asyncio.Event
+) -> None:
     reducer = Reducer()
-    snapshot = reducer.reduce(await anext(changes))
+    objects = await _first(changes, stop)
+    if objects is None:
+        return
+    snapshot = reducer.reduce(objects)
     namespace = options.name.partition("/")[0]
     identity = SpiffeId(
         trust_domain=snapshot.settings.trust_domain,
@@ -127,7 +172,7 @@ async def _open_source(
                 token = ca.token_file.read_text().strip()
             except OSError as error:
                 raise ConfigError(f"{ca.token_file} cannot be read: {error.strerror}") from error
-            client = CaClient(host=ca.host, port=ca.port, token=token)
+            client = CaClient(host=ca.host, port=ca.port, token=_token(ca, token))
             return await stack.enter_async_context(client)
         case CaDirectory() as directory:
 
@@ -142,6 +187,16 @@ async def _open_source(
             )
             stack.push_async_callback(host.stop)
             return host.source(options.node)
+
+
+def _token(ca: CaAddress, token: str) -> str | TokenFile:
+    if ca.root_file is None:
+        return token
+    try:
+        root_pem = ca.root_file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{ca.root_file} cannot be read: {error.strerror}") from error
+    return TokenFile(path=ca.token_file, server_root_pem=root_pem)
 
 
 async def _follow_certificates(store: CertificateStore, supervisor: Supervisor) -> None:

@@ -19,11 +19,24 @@ class CaDirectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaAddress:
-    """`--ca-address HOST:PORT --join-token-file FILE`."""
+    """`--ca-address HOST:PORT --join-token-file FILE [--ca-root-file FILE]`.
+
+    Attributes:
+        root_file: the root of the CA's server, where the token is a service account's and says
+            nothing about it.
+    """
 
     host: str
     port: int
     token_file: Path
+    root_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSource:
+    """`--source kubernetes[:KUBECONFIG]`; None = the service account of our pod."""
+
+    kubeconfig: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +55,7 @@ class WaypointOptions:
     name: str
     service_account: str
     node: str
-    source: Path
+    source: Path | ClusterSource
     ca: CaDirectory | CaAddress
     listen: SocketAddress
     admin: SocketAddress

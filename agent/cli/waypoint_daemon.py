@@ -11,7 +11,9 @@ from mesh.telemetry.access_log import LogFormat
 from mesh.telemetry.trace_settings import DEFAULT_SAMPLING, parse_endpoint, parse_sampling
 
 if TYPE_CHECKING:
-    from waypoint.options import CaAddress, CaDirectory
+    from pathlib import Path
+
+    from waypoint.options import CaAddress, CaDirectory, ClusterSource
 
 DEFAULT_LISTEN = "0.0.0.0:15008"
 DEFAULT_ADMIN = "127.0.0.1:15021"
@@ -19,7 +21,12 @@ DEFAULT_ADMIN = "127.0.0.1:15021"
 
 @click.command()
 @click.option("--name", required=True, metavar="NS/NAME", help="Namespace and name of its Gateway.")
-@click.option("--source", required=True, metavar="file:DIR", help="Where the mesh's objects are.")
+@click.option(
+    "--source",
+    required=True,
+    metavar="file:DIR|kubernetes[:KUBECONFIG]",
+    help="Where the mesh's objects are.",
+)
 @click.option(
     "--service-account",
     metavar="NAME",
@@ -35,6 +42,11 @@ DEFAULT_ADMIN = "127.0.0.1:15021"
 @click.option("--ca", metavar="DIR", help="Sign with the certificate authority in DIR.")
 @click.option("--ca-address", metavar="HOST:PORT", help="Get certificates from this agent.")
 @click.option("--join-token-file", metavar="FILE", help="With --ca-address: proves the node.")
+@click.option(
+    "--ca-root-file",
+    metavar="FILE",
+    help="With --ca-address: the root of its server, where the token is a service account's.",
+)
 @click.option(
     "--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT", help="HBONE port."
 )
@@ -82,6 +94,7 @@ def waypoint(
     ca: str | None,
     ca_address: str | None,
     join_token_file: str | None,
+    ca_root_file: str | None,
     listen: str,
     admin: str,
     workers: int | None,
@@ -104,8 +117,8 @@ def waypoint(
             name=checked_name,
             service_account=service_account or checked_name.partition("/")[2],
             node=node,
-            source=parse.parse_source(source).directory,
-            ca=_certificates(ca, ca_address, join_token_file),
+            source=_source(source),
+            ca=_certificates(ca, ca_address, join_token_file, ca_root_file),
             listen=parse.parse_listen("--listen", listen),
             admin=parse.parse_listen("--admin", admin),
             workers=parse.parse_workers(workers),
@@ -118,12 +131,27 @@ def waypoint(
 
 
 def _certificates(
-    ca: str | None, ca_address: str | None, token_file: str | None
+    ca: str | None, ca_address: str | None, token_file: str | None, root_file: str | None
 ) -> CaAddress | CaDirectory:
     from agent.options import CaServe, parse_ca
     from waypoint.options import CaAddress, CaDirectory
 
-    parsed = parse_ca(ca, None, ca_address, token_file)
+    parsed = parse_ca(ca, None, ca_address, token_file, root_file)
     if isinstance(parsed, CaServe):
         return CaDirectory(state_dir=parsed.state_dir)
-    return CaAddress(host=parsed.host, port=parsed.port, token_file=parsed.token_file)
+    return CaAddress(
+        host=parsed.host,
+        port=parsed.port,
+        token_file=parsed.token_file,
+        root_file=parsed.root_file,
+    )
+
+
+def _source(text: str) -> Path | ClusterSource:
+    from agent.options import KubernetesOption, parse_agent_source
+    from waypoint.options import ClusterSource
+
+    parsed = parse_agent_source(text)
+    if isinstance(parsed, KubernetesOption):
+        return ClusterSource(kubeconfig=parsed.kubeconfig)
+    return parsed.directory

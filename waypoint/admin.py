@@ -87,7 +87,7 @@ def _app(supervisor: Supervisor, registry: CollectorRegistry, *, with_tap: bool)
 
     async def ready(_: web.Request) -> web.Response:
         is_ready = supervisor.is_ready
-        text = "ready\n" if is_ready else "not every worker serves yet\n"
+        text = "ready\n" if is_ready else "not every worker serves with a certificate yet\n"
         return web.Response(status=200 if is_ready else 503, text=text)
 
     async def metrics(_: web.Request) -> web.Response:

@@ -105,9 +105,10 @@ class Supervisor:
 
     @property
     def is_ready(self) -> bool:
-        """Every worker serves."""
+        """Every worker serves, with a certificate to show."""
         ready = [worker for worker in self.workers.values() if worker.ready]
-        return len(ready) == self.options.workers and not self.stopping
+        everybody = len(ready) == self.options.workers
+        return everybody and bool(self.credentials) and not self.stopping
 
     def replace_snapshot(self, snapshot: MeshSnapshot) -> None:
         """Tell every worker what changed."""

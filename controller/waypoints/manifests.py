@@ -139,7 +139,8 @@ def _pod(request: WaypointRequest, settings: WaypointSettings) -> Manifest:
 
 
 def _container(request: WaypointRequest, settings: WaypointSettings) -> Manifest:
-    probe = {"httpGet": {"path": "/healthz", "port": "admin"}, "timeoutSeconds": 5}
+    ready = {"httpGet": {"path": "/healthz/ready", "port": "admin"}, "timeoutSeconds": 5}
+    live = {"httpGet": {"path": "/healthz/live", "port": "admin"}, "timeoutSeconds": 5}
     return {
         "name": "waypoint",
         "image": settings.image,
@@ -165,8 +166,8 @@ def _container(request: WaypointRequest, settings: WaypointSettings) -> Manifest
             {"name": "hbone", "containerPort": HBONE_PORT},
             {"name": "admin", "containerPort": ADMIN_PORT},
         ],
-        "readinessProbe": {**probe, "periodSeconds": 2},
-        "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
+        "readinessProbe": {**ready, "periodSeconds": 2},
+        "livenessProbe": {**live, "periodSeconds": 10, "failureThreshold": 6},
         "resources": {"requests": {"cpu": settings.cpu, "memory": settings.memory}},
         "securityContext": {
             "allowPrivilegeEscalation": False,

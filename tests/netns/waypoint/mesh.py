@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +94,9 @@ def service(
 
 
 @contextmanager
-def shop(purpose: str) -> Iterator[Shop]:
-    """Build the scene; everything is gone at the end."""
+def shop(purpose: str, options: Callable[[Lab], Sequence[str]] = lambda _: ()) -> Iterator[Shop]:
+    """Build the scene; everything is gone at the end. `options` gives those of the waypoint, and
+    may add to the lab."""
     with Lab(purpose) as lab:
         a, b = lab.node("node-a"), lab.node("node-b")
         lab.namespace(NAMESPACE, enrolled=True)
@@ -115,7 +116,7 @@ def shop(purpose: str) -> Iterator[Shop]:
             version = pod.labels["version"]
             argv = [sys.executable, str(SERVER), str(APP_PORT), version]
             pod.start(argv).wait_listening(APP_PORT)
-        process = start_waypoint(gate, f"{NAMESPACE}/gate", ca_node=a)
+        process = start_waypoint(gate, f"{NAMESPACE}/gate", *options(lab), ca_node=a)
         scene = Shop(lab, client, v1, v2, gate, process)
         try:
             wait_ready(gate)

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from agent.capture.cgroup import agent_cgroup_path
 from agent.capture.numbering import dump_numbering, numbering_file
+from agent.kubernetes.probes import own_addresses
 from agent.node.canary import Canary
 from agent.node.direct import DirectConnections
 from agent.node.holder import HolderKeeper
@@ -22,7 +23,7 @@ from agent.node.pods import LocalPods
 from agent.node.records import Records
 from agent.node.strangers import drain_strangers
 from agent.node.workers import WorkerOptions, WorkerSupervisor
-from agent.options import AgentOptions
+from agent.options import AgentOptions, KubernetesOption
 from agent.paths import NodePaths
 from mesh.errors import MeshnodeError
 from mesh.identity.rotation import Priority
@@ -106,6 +107,8 @@ class Node:
         self._reduced = snapshot = reduced
         if self.options.trust_domain is not None:
             snapshot = _in_trust_domain(reduced, self.options.trust_domain)
+        if isinstance(self.options.source, KubernetesOption):
+            snapshot = _with_probes_of(snapshot, own_addresses())
         for problem in set(snapshot.problems) - set(self.snapshot.problems):
             log.warning("%s: %s %s", problem.where, problem.subject, problem.message)
         self._policies = PolicyIndex.compile(snapshot, self._policies)
@@ -207,6 +210,12 @@ class Node:
             self._records.direct(record, counted)
         for tally in self.direct.tallies(all_of_them=every_entry):
             self._records.direct_tally(tally)
+
+
+def _with_probes_of(snapshot: MeshSnapshot, node: Sequence[IPAddress]) -> MeshSnapshot:
+    """The snapshot with this node's own addresses as sources of health probes."""
+    sources = tuple(dict.fromkeys((*snapshot.settings.probe_sources, *node)))
+    return replace(snapshot, settings=replace(snapshot.settings, probe_sources=sources))
 
 
 def _in_trust_domain(snapshot: MeshSnapshot, trust_domain: str) -> MeshSnapshot:

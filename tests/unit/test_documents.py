@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,8 @@ def test_links_between_documents_lead_somewhere() -> None:
         for part in document.read_text().split("](")[1:]:
             target = part.split(")")[0]
             assert "://" in target or (document.parent / target).exists(), (document, target)
+
+
+@pytest.mark.parametrize("script", [".ci/run", "scripts/sanitize", "scripts/setup"])
+def test_scripts_that_are_run_by_path_are_executable(script: str) -> None:
+    assert os.access(ROOT / script, os.X_OK)

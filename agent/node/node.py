@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from agent.capture.cgroup import agent_cgroup_path
@@ -212,7 +213,7 @@ class Node:
             self._records.direct_tally(tally)
 
 
-def _with_probes_of(snapshot: MeshSnapshot, node: Sequence[IPAddress]) -> MeshSnapshot:
+def _with_probes_of(snapshot: MeshSnapshot, node: Iterable[IPAddress]) -> MeshSnapshot:
     """The snapshot with this node's own addresses as sources of health probes."""
     sources = tuple(dict.fromkeys((*snapshot.settings.probe_sources, *node)))
     return replace(snapshot, settings=replace(snapshot.settings, probe_sources=sources))

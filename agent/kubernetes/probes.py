@@ -12,7 +12,8 @@ from pyroute2 import IPRoute
 
 from mesh.model.address import IPAddress, parse_ip
 
-_SCOPE_HOST = 254
+_SCOPE_LINK = 253
+"""From here on an address is known on one link only, or to the node alone (rtnetlink(7))."""
 
 
 def own_addresses() -> tuple[IPAddress, ...]:
@@ -26,10 +27,10 @@ def own_addresses() -> tuple[IPAddress, ...]:
 def visible_addresses(
     found: Iterable[tuple[Mapping[str, object], int]],
 ) -> tuple[IPAddress, ...]:
-    """Of attributes and scope of each address: those that are not of the host alone."""
+    """Of attributes and scope of each address: those that no other node or link can have."""
     texts = {
         str(attributes.get("IFA_LOCAL", attributes.get("IFA_ADDRESS")))
         for attributes, scope in found
-        if scope != _SCOPE_HOST
+        if scope < _SCOPE_LINK
     }
     return tuple(sorted(map(parse_ip, texts), key=lambda ip: (ip.version, int(ip))))

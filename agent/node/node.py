@@ -29,6 +29,7 @@ from agent.paths import NodePaths
 from mesh.errors import MeshnodeError
 from mesh.identity.rotation import Priority
 from mesh.identity.store import CertificateStore
+from mesh.model.address import IPAddress
 from mesh.model.snapshot import MeshSnapshot
 from mesh.policy.engine import PolicyIndex
 from mesh.privilege import worker_ids

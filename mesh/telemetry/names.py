@@ -11,6 +11,7 @@ class Kind(StrEnum):
 
     COUNTER = "counter"
     GAUGE = "gauge"
+    HISTOGRAM = "histogram"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,10 @@ def _counter(name: str, text: str, *labels: str) -> MetricSpec:
 
 def _gauge(name: str, text: str, *labels: str) -> MetricSpec:
     return MetricSpec(name=name, kind=Kind.GAUGE, help=text, labels=labels)
+
+
+def _histogram(name: str, text: str, *labels: str) -> MetricSpec:
+    return MetricSpec(name=name, kind=Kind.HISTOGRAM, help=text, labels=labels)
 
 
 OPENED = _counter("istio_tcp_connections_opened_total", "Connections opened.", *TCP_LABELS)
@@ -125,6 +130,26 @@ LOG_DROPPED = _counter(
 MAP_ENTRIES = _gauge("meshnode_map_entries", "Entries of a BPF map.", "map")
 MAP_CAPACITY = _gauge("meshnode_map_capacity", "Most entries a BPF map can hold.", "map")
 
+REQUEST_LABELS = (*TCP_LABELS[:-1], "response_code", "grpc_response_status", TCP_LABELS[-1])
+"""Istio's standard labels of HTTP metrics."""
+
+REQUESTS = _counter("istio_requests_total", "Requests.", *REQUEST_LABELS)
+REQUEST_DURATION = _histogram(
+    "istio_request_duration_milliseconds", "Duration of requests.", *REQUEST_LABELS
+)
+REQUEST_BYTES = _histogram("istio_request_bytes", "Size of request bodies.", *REQUEST_LABELS)
+RESPONSE_BYTES = _histogram("istio_response_bytes", "Size of response bodies.", *REQUEST_LABELS)
+REQUEST_BYTES_SUM = _counter(
+    "meshnode_waypoint_request_bytes_total", "Bytes of request bodies.", *REQUEST_LABELS
+)
+RESPONSE_BYTES_SUM = _counter(
+    "meshnode_waypoint_response_bytes_total", "Bytes of response bodies.", *REQUEST_LABELS
+)
+REQUEST_METRICS = (
+    REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, REQUEST_BYTES_SUM,
+    RESPONSE_BYTES_SUM,
+)  # fmt: skip
+
 AUTHORIZER = _counter(
     "meshnode_waypoint_authorizer_requests_total",
     "Questions to external authorizers. Outcomes: allowed, denied, failed_open, failed_closed.",
@@ -163,6 +188,37 @@ REQUESTS_DENIED = _counter(
     "Requests that policy refused, by the rule that decided.",
     "policy",
 )
+WAYPOINT_WORKERS = _gauge("meshnode_waypoint_workers", "Worker processes by state.", "state")
+WAYPOINT_RESTARTS = _counter(
+    "meshnode_waypoint_worker_restarts_total", "Workers started in place of a dead one."
+)
+WAYPOINT_TUNNELS = _gauge("meshnode_waypoint_tunnels", "Open HBONE tunnels of clients.")
+WAYPOINT_ACTIVE = _gauge("meshnode_waypoint_requests_active", "Requests under way.")
+WAYPOINT_REVISION = _gauge(
+    "meshnode_waypoint_snapshot_revision_min", "Oldest revision any worker still serves."
+)
+WAYPOINT_LOG_DROPPED = _gauge(
+    "meshnode_waypoint_access_log_lost_lines", "Lines that the living workers had no room for."
+)
+ISSUER_KEYS = _gauge(
+    "meshnode_waypoint_issuer_keys",
+    "Usable keys of a token issuer, by where they come from; 0: its tokens are refused.",
+    "source",
+)
+ISSUER_FAILURES = _gauge(
+    "meshnode_waypoint_issuer_fetch_failures",
+    "Fetches of an issuer's keys that failed since the last that did not.",
+    "source",
+)
+TRACE_SPANS = _counter(
+    "meshnode_trace_spans_total",
+    "Spans by outcome: exported, failed (the collector did not take them), dropped (no room).",
+    "outcome",
+)
+WAYPOINT_STATE = (
+    WAYPOINT_WORKERS, WAYPOINT_RESTARTS, WAYPOINT_TUNNELS, WAYPOINT_ACTIVE, WAYPOINT_REVISION,
+    WAYPOINT_LOG_DROPPED, ISSUER_KEYS, ISSUER_FAILURES, TRACE_SPANS,
+)  # fmt: skip
 WAYPOINT_COUNTERS = (AUTHORIZER, EJECTIONS, CIRCUIT_REFUSALS, RETRIES, RATE_LIMITED, UNFAIR)
 
 CONNECTION_METRICS = (

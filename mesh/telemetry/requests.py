@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -18,7 +19,7 @@ from mesh.telemetry import names
 from mesh.telemetry.denials import MAX_EXAMPLE, Denial
 from mesh.telemetry.families import family
 from mesh.telemetry.metrics import MAX_POLICIES, OVERFLOWED
-from mesh.telemetry.names import TCP_LABELS
+from mesh.telemetry.names import REQUEST_LABELS
 from mesh.telemetry.window import Edge
 from mesh.telemetry.window_feed import RecentTraffic, workload_name
 
@@ -28,24 +29,30 @@ BUCKETS_MS = (
 )
 """Istio's and Envoy's, so that quantiles of dashboards agree."""
 
-REQUEST_LABELS = (*TCP_LABELS[:-1], "response_code", "grpc_response_status", TCP_LABELS[-1])
 UNKNOWN = "unknown"
 IDLE_S = 600.0
 MAX_SERIES = 10_000
 
-Series = tuple[tuple[str, ...], int, float, int, int, list[int], Edge, str, str]
+Buckets = tuple[list[int], list[int], list[int]]
+"""Counts per bucket of duration, of request bytes and of response bytes."""
+Series = tuple[tuple[str, ...], int, float, int, int, Buckets, Edge, str, str]
 """Label values, count, sum of seconds, bytes of requests, bytes of responses, buckets; then what
 the last minutes are made of: edge, the rule that refused (or empty), and the last such request."""
 
 
 class _Sum:
-    __slots__ = ("buckets", "count", "example", "received", "seconds", "sent", "touched_at")
+    __slots__ = (
+        "buckets", "count", "example", "received", "received_buckets", "seconds", "sent",
+        "sent_buckets", "touched_at",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.count = 0
         self.seconds = 0.0
         self.received = self.sent = 0
         self.buckets = [0] * (len(BUCKETS_MS) + 1)
+        self.received_buckets = [0] * (len(BUCKETS_MS) + 1)
+        self.sent_buckets = [0] * (len(BUCKETS_MS) + 1)
         self.example = ""
         self.touched_at = 0.0
 
@@ -89,6 +96,9 @@ class RequestTally:
         found.received += record.bytes_received
         found.sent += record.bytes_sent
         found.buckets[bisect_left(BUCKETS_MS, record.duration_s * 1000.0)] += 1
+        received, sent = record.bytes_received, record.bytes_sent
+        found.received_buckets[bisect_left(BUCKETS_MS, received) if received else 0] += 1
+        found.sent_buckets[bisect_left(BUCKETS_MS, sent) if sent else 0] += 1
         if record.policy:
             found.example = f"{record.method} {record.path.partition('?')[0]}"[:MAX_EXAMPLE]
 
@@ -106,6 +116,10 @@ class RequestTally:
         found.received += group.received
         found.sent += group.sent
         found.buckets = [a + b for a, b in zip(found.buckets, group.buckets, strict=True)]
+        # Only their sum is known, so that they count as if they were alike.
+        received, sent = group.received / group.count, group.sent / group.count
+        found.received_buckets[bisect_left(BUCKETS_MS, received)] += group.count
+        found.sent_buckets[bisect_left(BUCKETS_MS, sent)] += group.count
 
     def take(self) -> list[Series]:
         """Hand over what was counted and begin anew."""
@@ -117,7 +131,7 @@ class RequestTally:
                 s.seconds,
                 s.received,
                 s.sent,
-                s.buckets,
+                (s.buckets, s.received_buckets, s.sent_buckets),
                 _edge_of(key),
                 str(key[-1]),
                 s.example,
@@ -238,7 +252,8 @@ class RequestMetrics(Collector):
     def add(self, series: list[Series]) -> None:
         """Add one worker's tally."""
         for labels, count, seconds, received, sent, buckets, edge, policy, example in series:
-            self._remember(tuple(labels), (count, received, sent, buckets), edge, policy, example)
+            durations, received_buckets, sent_buckets = buckets
+            self._remember(tuple(labels), (count, received, sent, durations), edge, policy, example)
             key = tuple(labels)
             found = self._sums.get(key)
             if found is None:
@@ -249,7 +264,9 @@ class RequestMetrics(Collector):
             found.seconds += seconds
             found.received += received
             found.sent += sent
-            found.buckets = [a + b for a, b in zip(found.buckets, buckets, strict=True)]
+            found.buckets = _summed(found.buckets, durations)
+            found.received_buckets = _summed(found.received_buckets, received_buckets)
+            found.sent_buckets = _summed(found.sent_buckets, sent_buckets)
             found.touched_at = self._now()
 
     def _remember(
@@ -277,42 +294,43 @@ class RequestMetrics(Collector):
             self.recent.denials.add(request_denial(edge, policy, example, count))
 
     def describe(self) -> list[Metric]:
-        return list(self._families())
+        counters, histograms = _families()
+        return [*counters, *histograms, family(names.REQUESTS_DENIED, ())]
 
     def collect(self) -> Iterator[Metric]:
         oldest = self._now() - IDLE_S
         for key in [key for key, found in self._sums.items() if found.touched_at < oldest]:
             del self._sums[key]
-        total, duration, received, sent = self._families()
-        bounds = [*(str(float(bound)) for bound in BUCKETS_MS), "+Inf"]
+        (total, received, sent), (durations, received_sizes, sent_sizes) = _families()
         for labels, found in self._sums.items():
             total.add_metric(labels, found.count)
             received.add_metric(labels, found.received)
             sent.add_metric(labels, found.sent)
-            running, counts = 0, []
-            for count in found.buckets:
-                running += count
-                counts.append(float(running))
-            buckets = list(zip(bounds, counts, strict=True))
-            duration.add_metric(labels, buckets, sum_value=found.seconds * 1000.0)
-        yield from (total, duration, received, sent)
+            _add(durations, labels, found.buckets, found.seconds * 1000.0)
+            _add(received_sizes, labels, found.received_buckets, found.received)
+            _add(sent_sizes, labels, found.sent_buckets, found.sent)
+        yield from (total, durations, received_sizes, sent_sizes, received, sent)
         yield family(names.REQUESTS_DENIED, self._denied.items())
 
-    def _families(
-        self,
-    ) -> tuple[
-        CounterMetricFamily, HistogramMetricFamily, CounterMetricFamily, CounterMetricFamily
-    ]:
-        labels = REQUEST_LABELS
-        return (
-            CounterMetricFamily("istio_requests_total", "Requests.", labels=labels),
-            HistogramMetricFamily(
-                "istio_request_duration_milliseconds", "Duration of requests.", labels=labels
-            ),
-            CounterMetricFamily(
-                "meshnode_waypoint_request_bytes_total", "Bytes of request bodies.", labels=labels
-            ),
-            CounterMetricFamily(
-                "meshnode_waypoint_response_bytes_total", "Bytes of response bodies.", labels=labels
-            ),
-        )
+
+_BOUNDS = (*(str(float(bound)) for bound in BUCKETS_MS), "+Inf")
+
+
+def _add(
+    metric: HistogramMetricFamily, labels: tuple[str, ...], counts: Sequence[int], total: float
+) -> None:
+    """Prometheus wants each bucket with all that is below it."""
+    metric.add_metric(labels, list(zip(_BOUNDS, accumulate(counts), strict=True)), sum_value=total)
+
+
+def _summed(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    return [a + b for a, b in zip(one, other, strict=True)]
+
+
+def _families() -> tuple[list[CounterMetricFamily], list[HistogramMetricFamily]]:
+    counters = (names.REQUESTS, names.REQUEST_BYTES_SUM, names.RESPONSE_BYTES_SUM)
+    histograms = (names.REQUEST_DURATION, names.REQUEST_BYTES, names.RESPONSE_BYTES)
+    return (
+        [CounterMetricFamily(spec.name, spec.help, labels=spec.labels) for spec in counters],
+        [HistogramMetricFamily(spec.name, spec.help, labels=spec.labels) for spec in histograms],
+    )

@@ -1,13 +1,54 @@
-"""`meshnode config dump`."""
+"""`meshnode config`: what nodes work with, and how it differs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 
 import click
 
+from agent.admin.codec import to_plain
+from agent.cli.exits import Exit
 from agent.cli.live import admin
-from agent.cli.shared import JSON_MODE, node_option, paths_of
+from agent.cli.observers import ask, observers, tell_missing
+from agent.cli.offline import load_snapshot, source_option
+from agent.cli.shared import JSON_MODE, Output, answer, node_option, output_option, paths_of
+from agent.cli.table import columns, counted, table
+from mesh.errors import ConfigError
+
+SCHEMA_VERSION = 1
+_KEYS = ("uid", "key")
+
+
+class Difference(StrEnum):
+    """How an object of the second side differs from the first."""
+
+    MISSING = "missing"
+    EXTRA = "extra"
+    DIFFERENT = "different"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigDifference:
+    """One object. `fields` differ, where both sides have it."""
+
+    kind: str
+    key: str
+    difference: Difference
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigDiff:
+    """`meshnode config diff -o json`."""
+
+    schema_version: int = SCHEMA_VERSION
+    first: str
+    second: str
+    compared: int
+    entries: tuple[ConfigDifference, ...]
 
 
 @click.group()
@@ -25,3 +66,105 @@ def dump(context: click.Context, node: str | None) -> None:
     """
     context.meta[JSON_MODE] = True
     click.echo(json.dumps(admin(paths_of(node)).config(), indent=2))
+
+
+@config.command(name="diff")
+@click.argument("nodes", nargs=-1)
+@source_option
+@node_option
+@output_option()
+@click.pass_context
+def diff_command(
+    context: click.Context,
+    nodes: tuple[str, ...],
+    source: str | None,
+    node: str | None,
+    output: Output,
+) -> None:
+    """Compare what two NODES of this machine work with, or a node with the objects of --source.
+
+    Without NODES: the only two. Ends with 5 if they differ.
+    """
+    if source is not None:
+        sides = [(source, _of_source(source)), _of_node(nodes[0] if nodes else node)]
+    elif nodes:
+        sides = [_of_node(name) for name in nodes]
+    else:
+        answers = ask([one for one in observers(None) if one.is_node], lambda c: c.config())
+        tell_missing(answers)
+        sides = list(answers.found.items())
+    if len(sides) != 2:
+        raise ConfigError("name two nodes, or one with --source")
+    (first, before), (second, after) = sides
+    found = ConfigDiff(
+        first=first,
+        second=second,
+        compared=len({*_objects(before), *_objects(after)}),
+        entries=tuple(compare(before, after)),
+    )
+    answer(output, found, lambda: format_diff(found))
+    if found.entries:
+        context.exit(Exit.DIFFERENT)
+
+
+def _of_node(name: str | None) -> tuple[str, Mapping[str, object]]:
+    paths = paths_of(name)
+    return f"node/{paths.node}", admin(paths).config()
+
+
+def _of_source(source: str) -> Mapping[str, object]:
+    from agent.admin.config import config_dump
+
+    found = to_plain(config_dump(source, load_snapshot(source)))
+    assert isinstance(found, dict)
+    return found
+
+
+def compare(first: Mapping[str, object], second: Mapping[str, object]) -> list[ConfigDifference]:
+    """Differences of two dumps, by kind and key."""
+    before, after = _objects(first), _objects(second)
+    found = []
+    for name in sorted({*before, *after}):
+        kind, key = name
+        if name not in after:
+            found.append(ConfigDifference(kind=kind, key=key, difference=Difference.MISSING))
+        elif name not in before:
+            found.append(ConfigDifference(kind=kind, key=key, difference=Difference.EXTRA))
+        elif before[name] != after[name]:
+            found.append(
+                ConfigDifference(
+                    kind=kind,
+                    key=key,
+                    difference=Difference.DIFFERENT,
+                    fields=_fields(before[name], after[name]),
+                )
+            )
+    return found
+
+
+def _objects(dump: Mapping[str, object]) -> dict[tuple[str, str], object]:
+    """Every object of a dump; settings are one too."""
+    found: dict[tuple[str, str], object] = {("settings", ""): dump.get("settings")}
+    for kind, items in dump.items():
+        for item in items if isinstance(items, list) else ():
+            key = next((item[name] for name in _KEYS if name in item), None)
+            if isinstance(key, str):
+                found[kind, key] = item
+    return found
+
+
+def _fields(before: object, after: object) -> tuple[str, ...]:
+    if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
+        return ()
+    names = {*before, *after}
+    return tuple(sorted(str(name) for name in names if before.get(name) != after.get(name)))
+
+
+def format_diff(found: ConfigDiff) -> str:
+    """The table of differences."""
+    rows = [(one.kind, one.key, one.difference, ", ".join(one.fields)) for one in found.entries]
+    footer = (
+        f"{counted(len(rows), 'difference')} in {counted(found.compared, 'object')}: "
+        f"{found.first} against {found.second}"
+    )
+    return table(columns("KIND OBJECT DIFFERENCE FIELDS"), rows, footer)

@@ -44,6 +44,8 @@ COMMANDS: Mapping[str, Lazy] = {
     "config": Lazy("agent.cli.config:config", "Show what the node works with."),
     "bpf": Lazy("agent.cli.bpf_commands:bpf", "Look into the kernel's maps, programs and links."),
     "log": Lazy("agent.cli.log:log", "Show or change the log level."),
+    "bug-report": Lazy("agent.cli.bug_report:bug_report", "Pack what helps to find a fault."),
+    "completion": Lazy("agent.cli.completion:completion", "Complete commands in a shell."),
     "token": Lazy("agent.cli.tokens:token", "Make, list and revoke join tokens."),
     "ca": Lazy("agent.cli.authority:ca", "Look after the certificate authority."),
     "install": Lazy("agent.cli.install:install", "Print the manifests of an installation."),

@@ -60,7 +60,7 @@ that failed.
 
 def cli_reference() -> str:
     """The text of docs/cli.md."""
-    return "\n".join([_CLI_HEAD, *(_section(command, path) for command, path in _commands())])
+    return "\n".join([_CLI_HEAD, *(_section(command, path) for command, path in commands_below())])
 
 
 def metrics_reference() -> str:
@@ -79,7 +79,8 @@ def metrics_reference() -> str:
     return "\n".join(parts)
 
 
-def _commands() -> Iterator[tuple[click.Command, tuple[str, ...]]]:
+def commands_below() -> Iterator[tuple[click.Command, tuple[str, ...]]]:
+    """Every command under the root, with its words."""
     yield from _below(cli, ("meshnode",))
 
 

@@ -72,8 +72,8 @@ def bug_report(file: str | None, node: str | None, output: Output) -> None:
     """Pack what helps to find a fault: state, configuration, kernel tables, the last minutes.
 
     Of every node on this machine, or of --node alone. Keys are never read; tokens, key sets and
-    credentials in configuration are replaced. Names and addresses of your workloads are in it: look through it
-    before you give it away. The file is for its owner alone (mode 0600).
+    credentials in configuration are replaced. Names and addresses of your workloads are in it:
+    look through it before you give it away. The file is for its owner alone (mode 0600).
     """
     name = file or time.strftime("meshnode-report-%Y%m%d-%H%M%S.tar.gz")
     if Path(name).exists():

@@ -221,6 +221,21 @@ WAYPOINT_STATE = (
 )  # fmt: skip
 WAYPOINT_COUNTERS = (AUTHORIZER, EJECTIONS, CIRCUIT_REFUSALS, RETRIES, RATE_LIMITED, UNFAIR)
 
+CERTIFICATES = _counter(
+    "meshnode_ca_certificates_total",
+    "Requests for certificates by result: `issued`, `refused`.",
+    "result",
+)
+CA_PROBLEM = _gauge("meshnode_ca_problem", "1 while the certificate authority cannot sign.")
+CA_ROOT_EXPIRY = _gauge(
+    "meshnode_ca_root_expiry_timestamp_seconds",
+    "End of validity of each root of the trust bundle.",
+    "fingerprint",
+)
+
+CONTROLLER_METRICS = (CERTIFICATES, CA_PROBLEM, CA_ROOT_EXPIRY)
+"""At the controller's health port, with the process metrics of Prometheus' client."""
+
 CONNECTION_METRICS = (
     OPENED, CLOSED, FAILED, SENT, RECEIVED, CONNECTIONS, SERIES, OVERFLOW, AUDITED, DRY_RUN,
     DENIED,

@@ -128,6 +128,8 @@ class CaServer:
         self._poll_timeouts: set[asyncio.Timeout] = set()
         self._stopping = False
         self._runner: web.AppRunner | None = None
+        self.answers: Counter[str] = Counter()
+        """Requests for certificates by result: `issued`, `refused`."""
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port, which the kernel chose if 0 was given."""
@@ -173,7 +175,9 @@ class CaServer:
             issued = self._authority.sign(csr_pem, node=caller.node)
         except RefusedError as error:
             _log.warning("refused %s: %s", caller.name, error)
+            self.answers["refused"] += 1
             raise
+        self.answers["issued"] += 1
         _log.info("issued %s serial %s to %s", identity, issued.serial, caller.name)
         answer = wire.CertificateAnswer(
             chain=issued.chain_pem.decode(), bundle=wire.bundle_answer(self._authority.bundle())

@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from typing import NoReturn, TextIO
 
@@ -30,7 +30,7 @@ from agent.node.kernel import KernelPlane, run_loader
 from agent.node.lock import node_lock
 from agent.node.node import Node
 from agent.node.view import View
-from agent.options import AgentOptions
+from agent.options import AgentOptions, KubernetesOption
 from agent.paths import NodePaths
 from mesh.errors import ConfigError, KernelError
 from mesh.identity.store import CertificateStore
@@ -151,6 +151,7 @@ async def _run(
                 node.guard_kernel(),
                 _follow(node, changes),
                 *([ca.run()] if ca is not None else []),
+                *await _observers(node, stack),
                 *([keep_plugin(options.cni, paths)] if options.cni is not None else []),
             )
         ]
@@ -162,6 +163,18 @@ async def _run(
         await node.workers.drain(node.options.drain_timeout_s)
         for task in background:
             task.cancel()
+
+
+async def _observers(node: Node, stack: AsyncExitStack) -> Sequence[Coroutine[None, None, None]]:
+    """Whoever is told what became of each pod: on Kubernetes, the pod."""
+    source = node.options.source
+    if not isinstance(source, KubernetesOption):
+        return ()
+    # A standalone agent has no use for the client library, which takes 40 MB.
+    from agent.kubernetes.observed import open_observed_state
+
+    observed = await open_observed_state(source.kubeconfig, node.pods.statuses, stack)
+    return (observed.run(),)
 
 
 def _leave_to_the_next(node: Node) -> NoReturn:

@@ -100,9 +100,7 @@ def test_the_controller_may_do_what_it_does(tmp_path: Path) -> None:
             ):
                 await on.until(lambda path=path: bool(on.server.asked(path)))  # type: ignore[misc]
             await on.server.apply(gateway(class_name="other"))
-            await on.until(
-                lambda: on.server.asked("DELETE /api/v1/namespaces/shop/services/wp") > 0
-            )
+            await on.until(lambda: on.server.asked("DELETE /api/v1/namespaces/shop/servicea") > 0)
             requests.extend(requests_of)
 
     asyncio.run(run())

@@ -139,7 +139,13 @@ class KubeStore:
             raise StatusError(409, "Conflict", message)
         new: Object = json.loads(json.dumps(manifest))
         if status:
-            new = {**old, "status": new.get("status")}
+            sent_meta = metadata(new)
+            new = {**old, "status": new.get("status", old.get("status"))}
+            if name == "pods":
+                # Labels and annotations go through this door too (registry/core/pod strategy).
+                kept = {"labels", "annotations"} & sent_meta.keys()
+                meta = {**metadata(old), **{field: sent_meta[field] for field in kept}}
+                new["metadata"] = meta
         elif "status" in old and name in self.with_status:
             new["status"] = old["status"]
         meta, before = metadata(new), metadata(old)

@@ -29,6 +29,10 @@ MAX_PARTS = 100_000
 """Then everything is forgotten and sharing begins anew: labels of jobs never come back."""
 
 NETNS_ANNOTATION = "meshnode.io/netns"
+ENROLMENT_ANNOTATION = "meshnode.io/enrolment"
+ENROLMENT_REASON_ANNOTATION = "meshnode.io/enrolment-reason"
+_NOT_READ = frozenset({NETNS_ANNOTATION, ENROLMENT_ANNOTATION, ENROLMENT_REASON_ANNOTATION})
+"""What agents write is not for them to read: it would make every step of a pod a change."""
 _NO_TEXTS: Mapping[str, str] = {}
 
 
@@ -140,5 +144,5 @@ def _needed(annotations: Mapping[str, str]) -> Mapping[str, str]:
     return {
         name: text
         for name, text in annotations.items()
-        if name.partition("/")[0].endswith(("meshnode.io", "istio.io")) and name != NETNS_ANNOTATION
+        if name.partition("/")[0].endswith(("meshnode.io", "istio.io")) and name not in _NOT_READ
     }

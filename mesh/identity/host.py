@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 from mesh.errors import ConfigError, IdentityError
@@ -78,6 +78,11 @@ class CaHost:
     def problem(self) -> str:
         """What keeps the CA from its newest state; empty if nothing does."""
         return self.authority.problem
+
+    @property
+    def answers(self) -> Mapping[str, int]:
+        """Requests for certificates so far, by result."""
+        return self._server.answers
 
     def source(self, node: str) -> LocalCa:
         """The CA as certificate source of the node it is embedded in."""

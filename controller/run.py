@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from controller.health import health_endpoint
+from controller.metrics import controller_registry
 from mesh.identity.ca import CaSettings
 from mesh.identity.directory import IdentityDirectory
 from mesh.identity.host import CaHost
@@ -77,7 +78,12 @@ async def run_controller(
         health_port = None
         if settings.health_port is not None:
             health_port = await stack.enter_async_context(
-                health_endpoint(settings.health_host, settings.health_port, lambda: host.problem)
+                health_endpoint(
+                    settings.health_host,
+                    settings.health_port,
+                    lambda: host.problem,
+                    controller_registry(host),
+                )
             )
         async with asyncio.TaskGroup() as group:
             running = group.create_task(host.run())

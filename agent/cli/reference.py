@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from agent.cli.main import cli
-from mesh.telemetry.names import CONNECTION_METRICS, NODE_METRICS, TCP_LABELS, MetricSpec
+from mesh.telemetry.names import CONNECTION_METRICS, CONTROLLER_METRICS, NODE_METRICS, TCP_LABELS, MetricSpec
 
 _CLI_HEAD = """\
 # The `meshnode` command
@@ -55,6 +55,13 @@ have Istio's direction: sent is what the destination answered.
 `connection_security_policy` is `mutual_tls` for a tunnel, `none` for bytes that travelled as they
 were (also inside a node, where the kernel vouches for the identities), and `unknown` for a tunnel
 that failed.
+"""
+
+
+_CONTROLLER_TEXT = """\
+## Controller
+
+Served at `/metrics` of its health port, 15014.
 """
 
 

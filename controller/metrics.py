@@ -46,4 +46,3 @@ class CaCollector(Collector):
         for root in x509.load_pem_x509_certificates(pem):
             digest = root.fingerprint(SHA256()).hex()[: 2 * _FINGERPRINT_BYTES]
             yield (digest,), root.not_valid_after_utc.timestamp()
-

@@ -161,6 +161,17 @@ class ClusterState(msgspec.Struct, frozen=True):
     rate_limits: list[RateState]
 
 
+class IssuerKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """One place that keys of token issuers are fetched from; `age_s` None: there never were any."""
+
+    source: str
+    keys: int
+    age_s: float | None
+    failures: int
+    error: str
+    problems: list[str]
+
+
 class Stats(msgspec.Struct, frozen=True, tag="stats"):
     """Sent every second."""
 
@@ -170,6 +181,7 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
     lost_lines: int
     endpoints: list[EndpointState]
     clusters: list[ClusterState]
+    issuers: list[IssuerKeys] = []
 
 
 ToWorker = SnapshotChange | CredentialsChange | TapChange | Drain

@@ -35,6 +35,7 @@ from mesh.telemetry.names import WAYPOINT_COUNTERS
 from mesh.telemetry.requests import RequestMetrics
 from mesh.telemetry.window_feed import RecentTraffic
 from waypoint.admin import serve_admin
+from waypoint.gauges import WaypointState
 from waypoint.options import CaAddress, CaDirectory, ClusterSource, WaypointOptions
 from waypoint.supervisor import Supervisor
 
@@ -124,6 +125,7 @@ async def _run(
         source = await _open_source(options, supervisor, stack)
         store = CertificateStore(source, clock=time.time, random=random.random)
         store.set_wanted({identity: Priority.NOW})
+        WaypointState(registry, supervisor)
         if options.otlp_endpoint:
             supervisor.spans = _open_export(options, stack)
         await stack.enter_async_context(serve_admin(supervisor, registry, options.admin, WAYPOINTS))

@@ -17,7 +17,7 @@ from mesh.model.address import SocketAddress
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
-from mesh.model.span import Span
+from mesh.model.span import Span, SpanCounts
 from mesh.state.delta import diff, encode_delta
 from mesh.telemetry.event_counts import EventCounts
 from mesh.telemetry.metrics import MeshMetrics
@@ -57,6 +57,8 @@ class SpanSink(Protocol):
 
     def offer(self, span: Span) -> None: ...
     def add_dropped(self, count: int) -> None: ...
+    @property
+    def counts(self) -> SpanCounts: ...
 
 
 @dataclass(slots=True, eq=False)

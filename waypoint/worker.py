@@ -37,6 +37,7 @@ from waypoint.feed import (
 from waypoint.flush_queue import FlushQueue
 from waypoint.front import Front
 from waypoint.inbound import Inbound
+from waypoint.issuers import issuer_states
 from waypoint.lane.host import Lane
 from waypoint.lane.select import build_lane, is_built
 from waypoint.limits import ProxyLimits
@@ -320,4 +321,5 @@ class Worker:
             lost_lines=self._records.lost_lines,
             endpoints=[self._endpoint(target) for target in self._state.endpoints.targets()],
             clusters=describe(self._state.protections, self._proxy.now()),
+            issuers=issuer_states(self._keys.status().values()),
         )

@@ -13,7 +13,16 @@ from pathlib import Path
 import click
 
 from agent.cli.main import cli
-from mesh.telemetry.names import CONNECTION_METRICS, CONTROLLER_METRICS, NODE_METRICS, TCP_LABELS, MetricSpec
+from mesh.telemetry.names import (
+    CONNECTION_METRICS,
+    CONTROLLER_METRICS,
+    NODE_METRICS,
+    REQUEST_LABELS,
+    REQUEST_METRICS,
+    TCP_LABELS,
+    WAYPOINT_METRICS,
+    MetricSpec,
+)
 
 _CLI_HEAD = """\
 # The `meshnode` command
@@ -58,6 +67,15 @@ that failed.
 """
 
 
+_WAYPOINT_TEXT = """\
+## Waypoints
+
+Served at `http://127.0.0.1:15021/metrics` (`meshnode waypoint --admin HOST:PORT`). Requests have
+Istio's names with `reporter="waypoint"`; connections that are no HTTP are counted as above, with
+the same reporter. Sizes are of bodies.
+"""
+
+
 _CONTROLLER_TEXT = """\
 ## Controller
 
@@ -82,6 +100,13 @@ def metrics_reference() -> str:
         f"Labels: {labels}.\n",
         "## The node itself\n",
         _metric_table(ours, with_labels=True),
+        _WAYPOINT_TEXT,
+        _metric_table(REQUEST_METRICS, with_labels=False),
+        f"Labels: {', '.join(f'`{name}`' for name in REQUEST_LABELS)}.\n",
+        "The waypoint itself:\n",
+        _metric_table(WAYPOINT_METRICS, with_labels=True),
+        _CONTROLLER_TEXT,
+        _metric_table(CONTROLLER_METRICS, with_labels=True),
     ]
     return "\n".join(parts)
 

@@ -16,6 +16,15 @@ class SpanKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpanCounts:
+    """What became of spans since the start."""
+
+    exported: int
+    failed: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
     """A finished span.
 

@@ -13,7 +13,6 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -41,15 +40,6 @@ class Exporter(Protocol):
     def shutdown(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpanCounts:
-    """What became of spans since the start."""
-
-    exported: int
-    failed: int
-    dropped: int
-
-
 class SpanExport:
     """The queue and its thread. Whoever makes it closes it.
 
@@ -75,8 +65,8 @@ class SpanExport:
         self._thread.start()
 
     @property
-    def counts(self) -> SpanCounts:
-        return SpanCounts(exported=self._exported, failed=self._failed, dropped=self._dropped)
+    def counts(self) -> model.SpanCounts:
+        return model.SpanCounts(exported=self._exported, failed=self._failed, dropped=self._dropped)
 
     def offer(self, span: model.Span) -> None:
         """Take a span, or count it as dropped. Never waits."""

@@ -11,8 +11,8 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from mesh.model.span import Span, SpanKind
-from mesh.telemetry.otlp import SpanCounts, SpanExport, open_export
+from mesh.model.span import Span, SpanCounts, SpanKind
+from mesh.telemetry.otlp import SpanExport, open_export
 from mesh.telemetry.trace_settings import parse_endpoint
 from tests.support.otlp import attributes, collector
 

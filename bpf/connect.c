@@ -12,6 +12,7 @@
  */
 #include "addr.h"
 #include "config.h"
+#include "pacing.h"
 #include "telemetry.h"
 
 enum mn_step {
@@ -268,6 +269,7 @@ MN_INLINE int mn_decide_pod(struct bpf_sock_addr *ctx, struct mn_conn *conn,
 			return mn_deny(conn, pod, MN_R_DENY_CAPTURE_PORT, 0);
 		return mn_pass(MN_R_PASS_LOOPBACK);
 	}
+	mn_pace(ctx, pod->pacing);
 	step = mn_is_excluded(conn, pod);
 	if (step)
 		return mn_pass(step);

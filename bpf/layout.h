@@ -166,7 +166,7 @@ struct mn_pod {
 	__u32 workload;
 	__u32 src_class;
 	__u32 flags;
-	__u32 pad;
+	__u32 pacing; /* bytes per second of each connection; 0 = no limit */
 };
 
 /* mn_workload: address -> workload. netns_cookie is 0 unless it is enrolled on this node. */

@@ -78,7 +78,7 @@ class Meta(ctypes.Structure):
 class Pod(ctypes.Structure):
     """`struct mn_pod`."""
 
-    _fields_ = [("workload", _u32), ("src_class", _u32), ("flags", _u32), ("pad", _u32)]
+    _fields_ = [("workload", _u32), ("src_class", _u32), ("flags", _u32), ("pacing", _u32)]
 
 
 class WorkloadValue(ctypes.Structure):

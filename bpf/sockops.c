@@ -8,6 +8,7 @@
  * mn_flow a connection could not be found again when policy changes, so it gets no grant and ends
  * at ztunnel's plaintext listener; without an original destination ztunnel refuses.
  */
+#include "pacing.h"
 #include "telemetry.h"
 #include "tuple.h"
 
@@ -177,11 +178,31 @@ MN_INLINE void mn_on_state(struct bpf_sock_ops *ctx, struct mn_sock *sock)
 		sock->received_at_fin = ctx->bytes_received;
 }
 
+/* What the pod answers is paced like what it asks. Its own loopback is left alone. */
+MN_INLINE void mn_on_accept(struct bpf_sock_ops *ctx)
+{
+	struct mn_tuple tuple = {};
+	const struct mn_pod *pod;
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+
+	pod = bpf_map_lookup_elem(MAP(mn_enrolled), &cookie);
+	if (!pod || !pod->pacing)
+		return;
+	mn_tuple_of(ctx, &tuple);
+	if (!mn_addr_is_loopback(&tuple.dst))
+		mn_pace(ctx, pod->pacing);
+}
+
 MN_PROG(mn_sockops)(struct bpf_sock_ops *ctx)
 {
 	__u32 op = ctx->op;
 	struct bpf_sock *sk;
 	struct mn_sock *sock;
+
+	if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+		mn_on_accept(ctx);
+		return 1;
+	}
 
 	if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB &&
 	    op != BPF_SOCK_OPS_STATE_CB)

@@ -49,6 +49,10 @@ class ConfigEntry:
     grant_ttl_ns: int = GRANT_TTL_NS
 
 
+MAX_PACING = 2**32 - 2
+"""Bytes per second; one more means no limit to the kernel (socket(7), SO_MAX_PACING_RATE)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodEntry:
     """Value of `mn_enrolled`. Class 0 = unknown to policy: every local pair goes to ztunnel."""
@@ -56,6 +60,7 @@ class PodEntry:
     workload: int
     src_class: int = 0
     flags: PodFlag = _NO_POD_FLAGS
+    pacing: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +170,7 @@ def _pod_entry(workload: Workload, policy: KernelPolicy, numbering: Numbering) -
         workload=numbering.workloads[workload.uid],
         src_class=policy.src_class.get(workload.uid, 0),
         flags=_pod_flags(workload.exclusions),
+        pacing=min(workload.egress_bytes_per_s or 0, MAX_PACING),
     )
 
 

@@ -111,12 +111,24 @@ def decode_config(raw: bytes) -> ConfigEntry:
 
 
 def encode_pod(entry: PodEntry) -> bytes:
-    return bytes(Pod(workload=entry.workload, src_class=entry.src_class, flags=entry.flags))
+    return bytes(
+        Pod(
+            workload=entry.workload,
+            src_class=entry.src_class,
+            flags=entry.flags,
+            pacing=entry.pacing,
+        )
+    )
 
 
 def decode_pod(raw: bytes) -> PodEntry:
     pod = Pod.from_buffer_copy(raw)
-    return PodEntry(workload=pod.workload, src_class=pod.src_class, flags=PodFlag(pod.flags))
+    return PodEntry(
+        workload=pod.workload,
+        src_class=pod.src_class,
+        flags=PodFlag(pod.flags),
+        pacing=pod.pacing,
+    )
 
 
 def encode_workload(entry: WorkloadEntry) -> bytes:

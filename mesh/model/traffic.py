@@ -131,7 +131,7 @@ class CircuitLimits:
 
 
 class RetryOn(StrEnum):
-    """Ways in which a try fails, for `RetryPolicy.on`. One that was never sent is always repeated."""
+    """Ways in which a try fails, for `RetryPolicy.on`; what was never sent is always repeated."""
 
     RESET = "Reset"
     """The connection or stream ended before a response."""

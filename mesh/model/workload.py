@@ -42,6 +42,7 @@ class Workload:
         app_name: name of the owning application (Deployment, or the `app` label): metric label
             `workload`; `canonical_service` and `canonical_revision` follow Istio's label rules.
         waypoint: `<namespace>/<name>` of the waypoint that traffic to it must pass, or None.
+        egress_bytes_per_s: most that each of its connections sends; None = no limit.
         ready: only of a waypoint's own pods: whether it takes traffic. Readiness of others is
             their endpoints' matter.
     """
@@ -62,6 +63,7 @@ class Workload:
     canonical_revision: str = "latest"
     exclusions: Exclusions = Exclusions()
     waypoint: str | None = None
+    egress_bytes_per_s: int | None = None
     ready: bool = True
 
     @property

@@ -106,3 +106,16 @@ def parse_positive(value: float, path: FieldPath) -> float:
     if not 0 < value < 1e9:
         raise FieldError(path, f"{value} is not a positive number")
     return value
+
+
+_QUANTITY = re.compile(r"([0-9]{1,15})(k|M|G|Ki|Mi|Gi)?")
+_UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+
+
+def parse_byte_rate(value: int | str, path: FieldPath) -> int:
+    """Parse bytes per second: a number or a quantity such as 512Ki."""
+    found = _QUANTITY.fullmatch(str(value))
+    amount = int(found[1]) * _UNITS.get(found[2], 1) if found else 0
+    if not amount:
+        raise FieldError(path, f"{value!r} is not bytes per second, such as 512Ki")
+    return amount

@@ -27,6 +27,7 @@ from mesh.sources.gateway_timing import read_session
 from mesh.sources.http_fields import (
     check_count,
     parse_between,
+    parse_byte_rate,
     parse_header_name,
     parse_percent,
     parse_positive,
@@ -239,10 +240,6 @@ def _header_match(spec: ValueMatchSpec, at: FieldPath) -> ValueMatch:
     return ValueMatch(name=name, value=spec.value, kind=kind)
 
 
-_QUANTITY = re.compile(r"([0-9]{1,15})(k|M|G|Ki|Mi|Gi)?")
-_UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
-
-
 def _bandwidth(spec: BandwidthSpec | None, at: FieldPath) -> Bandwidth | None:
     if spec is None:
         return None
@@ -250,11 +247,7 @@ def _bandwidth(spec: BandwidthSpec | None, at: FieldPath) -> Bandwidth | None:
     def read(value: int | str | None, name: str) -> int | None:
         if value is None:
             return None
-        found = _QUANTITY.fullmatch(str(value))
-        amount = int(found[1]) * _UNITS.get(found[2], 1) if found else 0
-        if not amount:
-            raise FieldError((*at, name), f"{value!r} is not bytes per second, such as 512Ki")
-        return amount
+        return parse_byte_rate(value, (*at, name))
 
     return Bandwidth(
         request_bytes_per_s=read(spec.request, "request"),

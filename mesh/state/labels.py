@@ -10,6 +10,7 @@ from typing import TypeVar
 from mesh.errors import ConfigError
 from mesh.model.workload import WAYPOINT_LABEL, Exclusions
 from mesh.sources.fields import FieldPath, parse_network, parse_port, split_list
+from mesh.sources.http_fields import parse_byte_rate
 from mesh.sources.objects import Metadata
 
 Labels = Mapping[str, str]
@@ -74,6 +75,21 @@ def exclusions_of(annotations: Labels, problems: list[str]) -> Exclusions:
         outbound_uids=frozenset(read("outbound-uids", _parse_uid)),
         inbound_ports=frozenset(read("inbound-ports", parse_port)),
     )
+
+
+EGRESS_ANNOTATION = "meshnode.io/egress-bandwidth"
+
+
+def egress_of(annotations: Labels, problems: list[str]) -> int | None:
+    """Read how many bytes per second a connection may send; what makes no sense is no limit."""
+    text = annotations.get(EGRESS_ANNOTATION)
+    if text is None:
+        return None
+    try:
+        return parse_byte_rate(text, ())
+    except ConfigError as error:
+        problems.append(f"annotation {EGRESS_ANNOTATION}: {error}")
+        return None
 
 
 def _parse_uid(text: str, _: FieldPath) -> int:

@@ -14,6 +14,7 @@ from mesh.state.context import Context
 from mesh.state.labels import (
     NETNS_ANNOTATION,
     app_names,
+    egress_of,
     exclusions_of,
     is_enrolled,
     is_waypoint,
@@ -118,6 +119,7 @@ def _workload(
     enrolled = is_enrolled(meta.labels, namespace, messages)
     names = app_names(meta)
     exclusions = exclusions_of(meta.annotations, messages)
+    egress = egress_of(meta.annotations, messages)
     waypoint = None if is_proxy else waypoint_of(meta.labels, meta.namespace, namespace)
     for message in messages:
         context.report(source, Code.BAD_LABEL, message)
@@ -137,6 +139,7 @@ def _workload(
         canonical_service=share(names.service),
         canonical_revision=share(names.revision),
         exclusions=exclusions,
+        egress_bytes_per_s=egress,
         waypoint=waypoint and share(waypoint),
         ready=place.ready,
     )

@@ -40,7 +40,7 @@ def test_addresses(ip: IPAddress, port: int, cookie: int) -> None:
 
 @given(U32, U32, U64)
 def test_entries(number: int, policy_class: int, cookie: int) -> None:
-    pod = PodEntry(workload=number, src_class=policy_class, flags=PodFlag.EXCLUDES_UID)
+    pod = PodEntry(workload=number, src_class=policy_class, flags=PodFlag.EXCLUDES_UID, pacing=9)
     assert maps.decode_pod(maps.encode_pod(pod)) == pod
     workload = WorkloadEntry(
         workload=number,

@@ -38,6 +38,7 @@ metadata:
     meshnode.io/exclude-outbound-cidrs: 169.254.0.0/16
     meshnode.io/exclude-outbound-uids: "101"
     meshnode.io/exclude-inbound-ports: "9090"
+    meshnode.io/egress-bandwidth: 10Mi
     meshnode.io/netns: /run/netns/api
   ownerReferences: [{kind: ReplicaSet, name: api-7d4, controller: true}]
 spec:
@@ -89,6 +90,7 @@ def test_a_pod_becomes_a_workload() -> None:
     assert api.exclusions.outbound_ports == {53, 9000}
     assert [str(network) for network in api.exclusions.outbound_cidrs] == ["169.254.0.0/16"]
     assert api.exclusions.outbound_uids == {101}
+    assert api.egress_bytes_per_s == 10 << 20
     assert api.exclusions.inbound_ports == {9090}
 
 
@@ -181,11 +183,13 @@ spec: {}
 
 def test_bad_labels_and_annotations_are_named_and_the_pod_stays() -> None:
     text = API.replace('"101"', '"root"').replace("app: api,", "meshnode.io/dataplane: on1,")
+    text = text.replace("10Mi", "fast")
     snapshot = build_from(SHOP + text)
     assert pod(snapshot).enrolled
     assert [problem.message for problem in snapshot.problems] == [
         "label meshnode.io/dataplane: 'on1' is not 'enabled' or 'disabled'; it is ignored",
         "annotation meshnode.io/exclude-outbound-uids: 'root' is not a user id",
+        "annotation meshnode.io/egress-bandwidth: 'fast' is not bytes per second, such as 512Ki",
     ]
 
 

@@ -74,10 +74,8 @@ DEFAULT_ADMIN = "127.0.0.1:15021"
 @click.option(
     "--trace-sampling",
     metavar="PERCENT",
-    default=DEFAULT_SAMPLING,
-    show_default=True,
-    help="Share of new traces that are sampled; `none` begins no traces. A caller's own decision "
-    "is kept.",
+    help="Share of new traces that are sampled; `none` begins no traces. Default: "
+    f"{DEFAULT_SAMPLING} with a collector, else none. A caller's own decision is kept.",
 )
 @click.option(
     "--drain-timeout",
@@ -100,7 +98,7 @@ def waypoint(
     workers: int | None,
     access_log: str,
     otlp_endpoint: str,
-    trace_sampling: str,
+    trace_sampling: str | None,
     drain_timeout: str,
 ) -> None:
     """Run a waypoint: routing, resilience and L7 policy for services that name it.
@@ -125,7 +123,9 @@ def waypoint(
             access_log=LogFormat(access_log),
             drain_timeout_s=parse.parse_duration(drain_timeout),
             otlp_endpoint=parse_endpoint(otlp_endpoint) if otlp_endpoint else "",
-            trace_sampling=parse_sampling(trace_sampling),
+            trace_sampling=parse_sampling(
+                trace_sampling or (DEFAULT_SAMPLING if otlp_endpoint else "none")
+            ),
         )
     )
 

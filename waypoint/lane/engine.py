@@ -20,6 +20,7 @@ _FLAGS = {
     lib.LANE_SERVER_CUT: RequestFlag.UPSTREAM_CLOSED,
 }
 _TAKE = 64
+_RENDERED = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +184,20 @@ class Engine:
                 lib.lane_key_query(found)
             self._callers[key] = found
         return found
+
+    def render_request(self, caller: object, data: bytes) -> bytes:
+        """For tests: the head that would be sent on; empty: the request is not plain."""
+        room = ffi.new("char[]", _RENDERED)
+        length = lib.lane_render_request(self.lane, caller, data, len(data), room, _RENDERED)
+        return bytes(ffi.buffer(room, length))
+
+    def render_response(self, data: bytes, *, is_head: bool) -> tuple[bytes, int]:
+        """For tests: the same of an answer, and the length that it says."""
+        room, body = ffi.new("char[]", _RENDERED), ffi.new("uint64_t *")
+        length = lib.lane_render_response(
+            self.lane, data, len(data), is_head, room, _RENDERED, body
+        )
+        return bytes(ffi.buffer(room, length)), int(body[0])
 
     def target(self, number: int) -> Target:
         return Target(self, number)

@@ -280,11 +280,14 @@ void lane_free(struct lane *lane)
 {
 	while (lane->links) {
 		struct link *link = lane->links;
+		struct server *server = (struct server *)link;
 
 		if (link->kind == CLIENT)
 			lane_client_abandon(lane, (struct client *)link, LANE_CLIENT_GONE);
+		else if (server->client)
+			lane_client_abandon(lane, server->client, LANE_CLIENT_GONE);
 		else
-			lane_server_close(lane, (struct server *)link);
+			lane_server_close(lane, server);
 	}
 	lane_settle(lane);
 	lane_forget(lane);

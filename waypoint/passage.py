@@ -18,7 +18,7 @@ from waypoint.affinity import Affinity
 from waypoint.hedge import Race
 from waypoint.pacing import Pacing
 from waypoint.request_gate import HeaderView, grpc_fields, limited_fields
-from waypoint.retry import IDEMPOTENT
+from waypoint.retry import IDEMPOTENT, grpc_status
 from waypoint.target import Speaks, Target
 
 if TYPE_CHECKING:
@@ -212,6 +212,10 @@ class Passage:
             return
         if not self._exchange.seen.is_grpc or head.status != 200:
             self._lease.judge(outcome_of(head.status), self.now())
+            return
+        status = grpc_status(head)
+        if status >= 0:
+            self._lease.judge(_GRPC_FAILED.get(status, Outcome.OK), self.now())
 
     def over(self, stream: UpstreamStream | None) -> None:
         """The response is complete."""

@@ -40,10 +40,10 @@ def retries_response(head: ResponseHead, method: bytes, tries: int, rule: RetryR
         return False
     if head.status in rule.codes and method in IDEMPOTENT:
         return True
-    return bool(rule.grpc_codes) and _grpc_status(head) in rule.grpc_codes
+    return bool(rule.grpc_codes) and grpc_status(head) in rule.grpc_codes
 
 
-def _grpc_status(head: ResponseHead) -> int:
+def grpc_status(head: ResponseHead) -> int:
     """The status of a call that was answered without a message (trailers only); -1 of others."""
     value = next((value for name, value in head.headers if name == b"grpc-status"), b"")
     return int(value) if value.isdigit() and len(value) < 3 else -1

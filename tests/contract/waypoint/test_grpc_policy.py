@@ -94,6 +94,18 @@ def test_without_that_a_call_is_never_repeated() -> None:
     assert bad.calls == 4
 
 
+def test_a_server_whose_answers_are_tried_again_is_judged_too() -> None:
+    bad, good = Counted(grpc.StatusCode.UNAVAILABLE), Counted()
+    policy = replace(
+        POLICY,
+        retry=RetryPolicy(attempts=2, grpc_codes=frozenset({14})),
+        outlier_detection=OutlierDetection(consecutive_failures=2, base_ejection_s=60),
+    )
+    statuses, _ = calls(policy, 20, bad, good)
+    assert statuses == ["OK"] * 20
+    assert bad.calls == 2
+
+
 @pytest.mark.parametrize(
     ("code", "ejected"),
     [(grpc.StatusCode.INTERNAL, True), (grpc.StatusCode.INVALID_ARGUMENT, False)],

@@ -31,6 +31,7 @@ class HolderKeeper:
         self._client: HolderClient | None = None
         self._turn = asyncio.Lock()
         self._pods: dict[WorkloadUid, tuple[str, PodSockets]] = {}
+        self._revivals = 0
         self.pid = 0
 
     async def ensure(self) -> bool:
@@ -60,11 +61,16 @@ class HolderKeeper:
 
     def revive(self) -> list[str]:
         """Make listeners listen again that were shut down (SOCK_DESTROY inside the pod); what.
+        Two calls look at all of them.
 
         All copies are of one socket, so the holder's and the workers' come back with ours.
         """
         revived = []
-        for uid, (_, sockets) in self._pods.items():
+        # Half of the pods at a time: with hundreds of them it is work.
+        self._revivals += 1
+        for index, (uid, (_, sockets)) in enumerate(self._pods.items()):
+            if index % 2 == self._revivals % 2:
+                continue
             for name, listener in sockets.listeners.items():
                 if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     listener.listen(BACKLOG)

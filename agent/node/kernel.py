@@ -16,7 +16,7 @@ from agent.capture import inspect, links
 from agent.capture.cgroup import agent_cgroup_path, cgroup_mount, make_agent_cgroup
 from agent.capture.desired import AgentCgroup, KernelState, desired_state, number_snapshot
 from agent.capture.enrolment import Enrolment, PodCapture
-from agent.capture.guard import PinGuard, is_attached
+from agent.capture.guard import PinGuard
 from agent.capture.numbering import Numbering
 from agent.capture.pins import PinnedMaps, open_maps
 from agent.capture.reconcile import reconcile
@@ -72,6 +72,7 @@ class KernelPlane:
         links.update_lookups(paths)
         links.collect_defunct(paths)
         self._guard = PinGuard(paths)
+        self._repairs = 0
         self._guard.hold()
         self.pods_cgroup = pods_cgroup or cgroup_mount()
         self._attached = False
@@ -174,11 +175,17 @@ class KernelPlane:
     def repair(self, sockets: Mapping[WorkloadUid, PodSockets]) -> list[str]:
         """Put back pins, attachments, captured pods and listeners that are gone; their names.
 
+        Every other call looks at the same pods' entries; at pins and attachments each of them.
+
         Raises `KernelError` for the first that cannot be put back.
         """
         repaired = [f"pin {name}" for name in self._guard.restore()]
         repaired += self._attach_again()
-        for uid, (cookie, workload) in self._captured.items():
+        # Half of the pods at a time: with hundreds of them it is work.
+        self._repairs += 1
+        for index, (uid, (cookie, workload)) in enumerate(self._captured.items()):
+            if index % 2 == self._repairs % 2:
+                continue
             if self.state is not None and cookie in self.state.pods and uid in sockets:
                 listener = sockets[uid].listeners[ListenerName.PLAINTEXT]
                 entry = self.state.pods[cookie]
@@ -195,13 +202,13 @@ class KernelPlane:
             cgroups[Target.PODS_CGROUP] = self.pods_cgroup
         for target, cgroup in cgroups.items():
             names = [spec.name for spec in PROGRAMS if spec.target is target]
-            lost = [name for name in names if not is_attached(self._paths, name)]
+            lost = [name for name in names if not self._guard.has_attached(name)]
             if lost:
                 links.attach_cgroup(self._paths, target, cgroup)
                 repaired += [f"link {name}" for name in lost]
         for cookie, workload in self._captured.values():
             name = f"{links.LOOKUP_PREFIX}{cookie}"
-            if not is_attached(self._paths, name) and self._attach_lookup(cookie, workload):
+            if not self._guard.has_attached(name) and self._attach_lookup(cookie, workload):
                 repaired.append(f"link {name}")
         return repaired
 

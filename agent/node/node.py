@@ -41,7 +41,7 @@ from mesh.telemetry.window_feed import RecentTraffic
 
 log = logging.getLogger(__name__)
 
-HOLDER_CHECK_S = 0.5
+HOLDER_CHECK_S = 1.0
 GATHER_S = 0.1
 BUSY_POLL_S = 0.5
 ALL_TRAFFIC_S = 10.0

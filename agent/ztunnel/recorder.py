@@ -49,12 +49,16 @@ class OpenRecord:
 
 
 class Recorder:
-    """Collects records of one worker. `emit(opened, closed)` gets them in batches."""
+    """Collects records of one worker. `emit(opened, closed)` gets them in batches; `pending` is
+    called when there is something to flush that was not before."""
 
     def __init__(
-        self, emit: Callable[[list[ConnectionRecord], list[ConnectionRecord]], None]
+        self,
+        emit: Callable[[list[ConnectionRecord], list[ConnectionRecord]], None],
+        pending: Callable[[], object],
     ) -> None:
         self._emit = emit
+        self._pending = pending
         self.under_way = 0
         """Connections that began and have not ended; those that wait for a tunnel included."""
         self._open: dict[int, OpenRecord] = {}
@@ -101,15 +105,18 @@ class Recorder:
     def opened(self, connection: OpenRecord) -> None:
         """The connection is established end to end."""
         self._open[id(connection)] = connection
+        self._notice()
         self._opened.append(connection.record)
 
     def failed(self, connection: OpenRecord, flag: ResponseFlag, detail: str) -> None:
         """The connection was refused or could not be made: begun and ended at once."""
+        self._notice()
         self._opened.append(connection.record)
         self._close(connection, flag, detail, 0, 0)
 
     def refused(self, record: ConnectionRecord) -> None:
         """A connection that somebody else began (the engine) came to nothing."""
+        self._notice()
         self._opened.append(record)
         self._closed.append(record)
 
@@ -133,6 +140,7 @@ class Recorder:
         self, connection: OpenRecord, flag: ResponseFlag, detail: str, sent: int, received: int
     ) -> None:
         self.under_way -= 1
+        self._notice()
         self._closed.append(
             replace(
                 connection.record,
@@ -143,6 +151,10 @@ class Recorder:
                 bytes_received=received,
             )
         )
+
+    def _notice(self) -> None:
+        if not (self._opened or self._closed):
+            self._pending()
 
     def open_records(self) -> list[ConnectionRecord]:
         """Connections that are open now; byte counts are zero until they end."""

@@ -50,8 +50,8 @@ from mesh.tunnel.contract import TunnelEngine
 log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.1
-STATS_EVERY_FLUSHES = 20
-EXPIRY_EVERY_FLUSHES = 5
+EXPIRY_INTERVAL_S = 1.0
+TURNS_PER_STATS = 2
 DRAIN_POLL_S = 0.05
 ORPHAN_DRAIN_S = 30.0
 """Drain time when SIGTERM comes from a new node process, which has no channel to us."""
@@ -76,7 +76,7 @@ class Worker:
         self._engine = engine
         self._tasks = tasks
         self._state = WorkerState()
-        self._recorder = Recorder(self._emit)
+        self._recorder = Recorder(self._emit, self._flush_soon)
         self._live = LiveConnections()
         self._lane_records = LaneRecords(self._recorder, self._tell, self._loop.call_soon)
         context = WorkerContext(
@@ -204,6 +204,9 @@ class Worker:
         if closed:
             self._tell(Closed(records=[to_wire(r) for r in closed]), len(closed))
 
+    def _flush_soon(self) -> None:
+        self._loop.call_later(FLUSH_INTERVAL_S, self._recorder.flush)
+
     def _tell(self, message: ToNode, records: int = 0) -> None:
         if self._writer is None or self._writer.is_closing():
             return
@@ -215,13 +218,11 @@ class Worker:
     async def _keep_reporting(self) -> None:
         turn = 0
         while True:
-            await asyncio.sleep(FLUSH_INTERVAL_S)
-            self._recorder.flush()
+            await asyncio.sleep(EXPIRY_INTERVAL_S)
             turn += 1
-            if turn % EXPIRY_EVERY_FLUSHES == 0:
-                self._outbound.retire_expired()
-                self._inbound.retire_expired()
-            if turn % STATS_EVERY_FLUSHES == 0:
+            self._outbound.retire_expired()
+            self._inbound.retire_expired()
+            if turn % TURNS_PER_STATS == 0:
                 self._outbound.close_idle()
                 self._inbound.lanes.tidy()
                 self._tell(self._stats())

@@ -19,7 +19,11 @@ class Sink:
     def __init__(self) -> None:
         self.opened: list[ConnectionRecord] = []
         self.closed: list[ConnectionRecord] = []
-        self.recorder = Recorder(self._take)
+        self.pending = 0
+        self.recorder = Recorder(self._take, self._notice)
+
+    def _notice(self) -> None:
+        self.pending += 1
 
     def _take(self, opened: list[ConnectionRecord], closed: list[ConnectionRecord]) -> None:
         self.opened += opened

@@ -25,19 +25,17 @@ from installer.parts import (
 from installer.values import Manifest, Values
 
 CAPABILITIES: Sequence[str] = (
-    "BPF",  # maps, programs and links
-    "DAC_OVERRIDE",  # files of pods' processes in /proc, run-time files of other versions
+    "DAC_OVERRIDE",  # the root of cgroup v2 is mode 0555: nobody else makes a cgroup there
     "KILL",  # workers have another user id
     "NET_ADMIN",  # cgroup and sk_lookup hooks, marks, transparent sockets, routes in pods
-    "NET_RAW",  # SOCK_DESTROY's dump and binding to a client's address in old kernels
-    "PERFMON",  # the verifier's full pointer arithmetic
     "SETGID",
     "SETPCAP",
     "SETUID",  # workers give up everything
-    "SYS_ADMIN",  # setns(2) into pods, writable sysctls of their namespaces
+    "SYS_ADMIN",  # bpf(2), setns(2) into pods, writable sysctls of their namespaces
     "SYS_PTRACE",  # /proc/PID/ns/net of other users' processes
-    "SYS_RESOURCE",  # locked memory of maps before Linux 5.11, limits of descriptors
+    "SYS_RESOURCE",  # limits of descriptors, and of locked memory before Linux 5.11
 )
+"""SYS_ADMIN holds what BPF and PERFMON would give. A test runs an agent with exactly these."""
 
 TOKEN_AUDIENCE = "meshnode-ca"
 TOKEN_DIR = "/var/run/secrets/meshnode"

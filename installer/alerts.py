@@ -59,6 +59,22 @@ ALERTS: Sequence[Alert] = (
         action="Its connections are refused. See `meshnode certs` and the controller's log.",
     ),
     Alert(
+        name="MeshnodeCaCannotSign",
+        expr="max by (instance) (meshnode_ca_problem) > 0",
+        hold="5m",
+        urgency=Urgency.CRITICAL,
+        summary="The certificate authority at {{ $labels.instance }} cannot sign.",
+        action="Certificates in use last for hours. The controller's log names the reason.",
+    ),
+    Alert(
+        name="MeshnodeRootExpiring",
+        expr=f"min(meshnode_ca_root_expiry_timestamp_seconds) - time() < {30 * 24 * _HOUR}",
+        hold="1h",
+        urgency=Urgency.WARNING,
+        summary="A root of the mesh ends within 30 days.",
+        action="`meshnode ca rotate-root` overlaps the old root and a new one.",
+    ),
+    Alert(
         name="MeshnodeEnrolmentFailed",
         expr='sum by (instance) (meshnode_pods{state="failed"}) > 0',
         hold="5m",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from installer.alerts import rule_groups
 from installer.grafana import to_grafana
-from installer.pages import DASHBOARDS
-from installer.parts import AGENT, labels_of, namespaced
+from installer.pages_all import DASHBOARDS
+from installer.parts import AGENT, CONTROLLER, labels_of, namespaced
 from installer.values import NAMESPACE, Manifest, Values
 
 _OPERATOR = "monitoring.coreos.com/v1"
@@ -13,7 +13,7 @@ WAYPOINT_LABEL = "gateway.networking.k8s.io/gateway-name"
 
 
 def monitors(values: Values) -> list[Manifest]:
-    """Agents by their node's address, waypoints by their pods."""
+    """Agents by their node's address, the others by their pods."""
     return [
         {
             **namespaced(_OPERATOR, "PodMonitor", AGENT, values),
@@ -40,11 +40,19 @@ def monitors(values: Values) -> list[Manifest]:
             },
         },
         {
+            **namespaced(_OPERATOR, "PodMonitor", CONTROLLER, values),
+            "spec": {
+                "jobLabel": "app.kubernetes.io/name",
+                "selector": {"matchLabels": labels_of(CONTROLLER)},
+                "podMetricsEndpoints": [{"port": "http", "path": "/metrics"}],
+            },
+        },
+        {
             **namespaced(_OPERATOR, "PodMonitor", "meshnode-waypoint", values),
             "spec": {
                 "namespaceSelector": {"any": True},
                 "selector": {"matchExpressions": [{"key": WAYPOINT_LABEL, "operator": "Exists"}]},
-                "podMetricsEndpoints": [{"port": "http", "path": "/metrics"}],
+                "podMetricsEndpoints": [{"port": "admin", "path": "/metrics"}],
             },
         },
     ]

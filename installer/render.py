@@ -10,7 +10,7 @@ from installer import cluster, crds, rbac
 from installer.alerts import rule_groups
 from installer.chart import chart_files
 from installer.grafana import to_grafana
-from installer.pages import DASHBOARDS
+from installer.pages_all import DASHBOARDS
 from installer.text import to_yaml
 from installer.values import Given, Manifest
 

@@ -14,10 +14,12 @@ import pytest
 
 import installer
 from installer.alerts import ALERTS, rule_groups
-from installer.pages import DASHBOARDS
+from installer.pages_all import DASHBOARDS
 from installer.panels import Dashboard
-from tests.lab import Lab, Pod, eventually
+from tests.lab import Lab, Node, Pod, eventually
+from tests.lab.agent import MESHNODE, MESHNODE_ENVIRONMENT
 from tests.lab.objects import KubeObject, authorization_policy, kube_object, pod_object
+from tests.lab.process import run
 from tests.lab.waypoint import start_waypoint, wait_ready, waypoint_labels
 from tests.netns.monitoring.prometheus import Prometheus, start_prometheus
 from tests.netns.waypoint.mesh import APP_PORT, NAMESPACE, SERVER, VIP, service
@@ -85,6 +87,7 @@ def world() -> Iterator[World]:
             node.agent(f"--metrics={address}", "--workers=1")
             jobs["meshnode-agent"].append(address)
         waypoint = start_waypoint(gate, f"{NAMESPACE}/gate", "--admin=0.0.0.0:15021", ca_node=a)
+        jobs["meshnode-controller"] = [start_controller(lab, a)]
         try:
             wait_ready(gate)
             prometheus = start_prometheus(a, lab.directory / "prometheus", jobs, _hasty_rules())
@@ -94,6 +97,17 @@ def world() -> Iterator[World]:
             yield made
         finally:
             waypoint.stop()
+
+
+def start_controller(lab: Lab, node: Node) -> str:
+    """A certificate authority that nobody asks; where its metrics are."""
+    state = str(lab.directory / "authority")
+    argv = [*MESHNODE, "ca", "init", "--ca", state]
+    run(node.place, argv, env=MESHNODE_ENVIRONMENT).check()
+    listen = f"--listen={node.addresses.underlay4}:15112"
+    source = f"--source=file:{lab.objects.path}"
+    lab.start_meshnode(node.place, "controller", "controller", source, "--ca", state, listen)
+    return "127.0.0.1:15014"
 
 
 def _tcp_service() -> KubeObject:

@@ -7,6 +7,7 @@ the uplink's, a tunnel's), so all of them may reach a pod; nobody but the node i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from pyroute2 import IPRoute
 
@@ -18,6 +19,12 @@ _SCOPE_LINK = 253
 
 def own_addresses() -> tuple[IPAddress, ...]:
     """Every address of this network namespace that others can see, in a steady order."""
+    # pyroute2 runs an event loop of its own, which it cannot where one is running already.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(_read_addresses).result()
+
+
+def _read_addresses() -> tuple[IPAddress, ...]:
     with IPRoute() as route:
         return visible_addresses(
             (dict(message["attrs"]), message["scope"]) for message in route.get_addr()

@@ -17,7 +17,7 @@ define need_root
 	@[ "$$(id -u)" -eq 0 ] || { echo "needs root: run \`sudo make $@\`" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo test test-slow test-unit test-netns conformance sanitize check fmt lint types layers c-check bench bench-quick bench-waypoint bench-scale test-kernels e2e clean
+.PHONY: help setup demo test test-slow test-unit test-netns conformance sanitize check docs reference man fmt lint types layers c-check bench bench-quick bench-waypoint bench-scale test-kernels e2e clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ conformance: $(READY) ## the Gateway API's cases with real bytes; writes docs/co
 sanitize: $(READY) ## the native tunnel engine under AddressSanitizer and UBSan
 	@VENV=$(abspath $(VENV)) scripts/sanitize $(PYTEST_ARGS)
 
-check: lint types layers c-check ## what CI gates on besides the tests; under two minutes
+check: lint types layers c-check docs ## what CI gates on besides the tests; under two minutes
 
 fmt: $(READY) ## format the Python
 	$(PY) -m ruff format $(ROOMS)
@@ -70,6 +70,16 @@ layers: $(READY) ## imports go one way
 
 c-check: $(READY) ## the shared C header compiles by itself without a warning
 	$(PY) scripts/c_check.py
+
+docs: $(READY) ## the documentation as a site in build/site; a broken link fails it
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
+reference: $(READY) ## write the reference pages of docs/ from the code
+	$(PY) -m agent.cli.reference docs
+	$(PY) -m agent.cli.reference_pages docs/reference
+
+man: $(READY) ## manual pages of every command in build/man
+	$(PY) -m agent.cli.manpages build/man
 
 bench: $(READY) ## every benchmark beside its peers, 15 minutes; writes docs/benchmarks.md
 	$(need_root)

@@ -20,6 +20,7 @@ from waypoint.authorize import Outside, PolicyAuthorizer
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
 from waypoint.lane.dependence import Dependence
+from waypoint.memo import PlanMemo
 from waypoint.plan import Forward, Reply, Wait
 from waypoint.protected import Protected
 from waypoint.protection import Protections, Vantage
@@ -54,6 +55,7 @@ class WorkerState:
         self.protections = Protections(random, time.monotonic, vantage)
         self._policies = RequestIndex.compile(self.snapshot, waypoint)
         self._router = self._compile()
+        self._memo = PlanMemo(self._router)
 
     def replace_snapshot(self, snapshot: MeshSnapshot) -> None:
         """Take a new snapshot; routes, policies and endpoints change together."""
@@ -61,6 +63,7 @@ class WorkerState:
         self.endpoints = Endpoints(snapshot, self.endpoints)
         self._policies = RequestIndex.compile(snapshot, self._waypoint, self._policies)
         self._router = self._compile()
+        self._memo = PlanMemo(self._router)
 
     def _compile(self) -> RouteRouter:
         table = RouteTable.compile(self.snapshot)
@@ -92,7 +95,7 @@ class WorkerState:
 
     def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply | Wait:
         """`waypoint.plan.Router`, by the newest snapshot."""
-        return self._router.plan(origin, head)
+        return self._memo.plan(origin, head)
 
     def depends(self, origin: Origin) -> Dependence | None:
         """What of a request its plan depends on; None: on more than can be said."""

@@ -8,7 +8,6 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from mesh.routing.status import route_statuses
 from mesh.run_files import waypoint_socket
 from mesh.telemetry.window import WINDOW_S
 from mesh.telemetry.window_feed import RecentTraffic
+from waypoint.in_force import config_dump as dump_config
 from waypoint.supervisor import Supervisor
 from waypoint.tap_stream import stream_tap
 
@@ -95,8 +95,7 @@ def _app(supervisor: Supervisor, registry: CollectorRegistry, *, with_tap: bool)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def config_dump(_: web.Request) -> web.Response:
-        # A fresh copy: without the indexes that were cached beside the fields.
-        return _json(replace(supervisor.snapshot))
+        return _json(dump_config(supervisor.snapshot, supervisor.options.name))
 
     async def problems(_: web.Request) -> web.Response:
         """What is wrong with the objects, and the conditions of every route."""

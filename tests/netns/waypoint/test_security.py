@@ -193,5 +193,6 @@ def test_requests_are_seen_live(scene: Scene) -> None:
 def test_what_is_in_force_is_shown(scene: Scene) -> None:
     assert scene.shop.get("/", host=VIP).startswith("200 ")
     dump = scene.shop.waypoint_pod.run(["curl", "-sS", "http://127.0.0.1:15021/config_dump"])
-    settings = json.loads(dump.stdout)["settings"]
-    assert settings["providers"][0]["name"] == "guard"
+    found = json.loads(dump.stdout)
+    assert found["settings"]["providers"][0]["name"] == "guard"
+    assert found["in_force"]["shop/web"]["policies"] == []

@@ -87,7 +87,7 @@ class Faults:
 
 
 class KubeApiServer:
-    """One server on a port of 127.0.0.1 that the kernel chooses."""
+    """One server on a port that the kernel chooses, of 127.0.0.1 unless told otherwise."""
 
     def __init__(self, *, token: str = "", has_gateway_api: bool = False) -> None:
         self.store = KubeStore()
@@ -115,14 +115,16 @@ class KubeApiServer:
         return made
 
     @asynccontextmanager
-    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[KubeApiServer]:
+    async def running(
+        self, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1"
+    ) -> AsyncIterator[KubeApiServer]:
         """Serve until the block is left."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_route("*", "/{path:.*}", self._answer)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         try:
-            await web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=tls).start()
+            await web.TCPSite(runner, host, self.port, ssl_context=tls).start()
             self.port = int(runner.addresses[0][1])
             yield self
         finally:

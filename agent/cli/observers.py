@@ -46,7 +46,8 @@ def observers(node: str | None) -> list[Observer]:
 def find_observers(node: str | None, elsewhere: SocketAt | None) -> list[Observer]:
     """The same outside of click; `elsewhere` is one admin socket to ask instead."""
     if elsewhere is not None:
-        return [Observer(f"node/{node}", AdminClient(node or "", elsewhere.path))]
+        name = node or "here"
+        return [Observer(f"node/{name}", AdminClient(name, elsewhere.path))]
     names = [node] if node is not None else known_nodes()
     found = [
         Observer(f"node/{name}", AdminClient(name, NodePaths(name).admin_socket)) for name in names

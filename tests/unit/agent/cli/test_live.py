@@ -194,3 +194,24 @@ def test_status_survives_an_empty_node(node: FakeNode, socket: Path) -> None:
     )
     result = meshnode("status", socket=socket)
     assert (result.exit_code, "0 pods" in result.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("stat",),
+        ("edges",),
+        ("top", "--once"),
+        ("tap",),
+        ("describe", "pod", "shop/cart"),
+        ("routes", "shop/payments"),
+        ("analyze",),
+        ("bpf", "monitor"),
+        ("config", "diff"),
+    ],
+    ids=" ".join,
+)
+def test_watching_without_an_agent(command: tuple[str, ...], tmp_path: Path) -> None:
+    result = meshnode(*command, socket=tmp_path / "admin.sock")
+    assert result.exit_code == 2, result.stderr
+    assert "no agent is running for node" in result.stderr

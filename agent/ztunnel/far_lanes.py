@@ -179,8 +179,8 @@ class FarLanes:
                 cut += 1
         return cut
 
-    def tunnel_lost(self, tunnel: Tunnel) -> None:
-        """Its lanes have ended with it."""
+    def leave_tunnel(self, tunnel: Tunnel) -> None:
+        """Admit nothing by a tunnel that has ended, or whose proof of identity has."""
         self._retire([lane for (owner, _), lane in self._open.items() if owner is tunnel])
 
     def pod_closed(self, uid: WorkloadUid) -> None:

@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 CREDENTIALS_WAIT_S = 5.0
 SEND_AWAY_S = 3600.0
 """Time that open streams have left on a tunnel that takes no new ones: without a holder, or past
-the end of its certificate. Nothing is gained by cutting them."""
+the end of a certificate. Nothing is gained by cutting them: they proved themselves when they were
+opened."""
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +102,7 @@ class InboundTunnel:
 
     def tunnel_lost(self, tunnel: Tunnel, loss: Loss) -> None:
         self.owner.tunnels.pop(tunnel, None)
-        self.owner.lanes.tunnel_lost(tunnel)
+        self.owner.lanes.leave_tunnel(tunnel)
         if loss.reason in (LossReason.TLS, LossReason.IDENTITY, LossReason.HANDSHAKE_TIMEOUT):
             self.owner.refused_handshake(self, loss)
 
@@ -163,10 +164,11 @@ class Inbound:
             tunnel.drain(SEND_AWAY_S)
 
     def retire_expired(self) -> None:
-        """Let clients dial again where the certificate they were shown has ended."""
+        """Let clients dial again where the certificate they were shown, or showed, has ended."""
         now = self.context.epoch_s()
         for tunnel, events in list(self.tunnels.items()):
-            if events.expires_at <= now:
+            if min(events.expires_at, tunnel.peer_expires_at) <= now:
+                self.lanes.leave_tunnel(tunnel)
                 tunnel.drain(SEND_AWAY_S)
 
     def refused_handshake(self, tunnel: InboundTunnel, loss: Loss) -> None:
@@ -190,6 +192,10 @@ class Inbound:
 
     def requested(self, events: InboundTunnel, tunnel: Tunnel, request: StreamRequest) -> None:
         """Judge one CONNECT."""
+        if tunnel.peer_expires_at <= self.context.epoch_s():
+            # A client that does not heed GOAWAY could go on for ever with what it proved once.
+            request.decline()
+            return
         try:
             connect = parse_connect(request.headers)
         except MeshnodeError as error:

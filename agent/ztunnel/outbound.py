@@ -262,7 +262,7 @@ class Outbound:
 
     def tunnel_up(self, key: PoolKey, tunnel: Tunnel, expires_at: float) -> None:
         """A dialled tunnel is ready: let the waiting connections in."""
-        self.pool.dialled(key, tunnel, expires_at)
+        self.pool.dialled(key, tunnel, min(expires_at, tunnel.peer_expires_at))
         self.serve_waiting(key)
 
     def serve_waiting(self, key: PoolKey) -> None:

@@ -39,6 +39,7 @@ from mesh.tunnel.guards import (
     TokenBucket,
 )
 from mesh.tunnel.link import ReadBuffers, TlsLink
+from mesh.tunnel.peer import VerifiedPeer
 from mesh.tunnel.request import PendingRequest
 from mesh.tunnel.stream import NO_ERROR, TunnelStream, describe_error_code
 from mesh.tunnel.tls import TlsChannel
@@ -61,7 +62,7 @@ class ConnectionParts:
     settings: TunnelSettings
     client: bool
     channel: TlsChannel
-    verify: Callable[[bytes | None], SpiffeId]
+    verify: Callable[[bytes | None], VerifiedPeer]
     new_session: Callable[[], Http2Session]
     buffers: ReadBuffers
     on_closed: Callable[[TunnelConnection], None]
@@ -75,7 +76,7 @@ class TunnelConnection:
         self._events = events
         self.loop = parts.loop
         self._session: Http2Session | None = None
-        self._verified: SpiffeId | None = None
+        self._verified: VerifiedPeer | None = None
         self._streams: dict[int, TunnelStream] = {}
         self._to_reset: list[int] = []
         self._up = False
@@ -99,7 +100,11 @@ class TunnelConnection:
 
     @property
     def peer(self) -> SpiffeId | None:
-        return self._verified if self._up else None
+        return self._verified.identity if self._verified and self._up else None
+
+    @property
+    def peer_expires_at(self) -> float:
+        return self._verified.expires_at if self._verified and self._up else 0.0
 
     @property
     def active_streams(self) -> int:
@@ -183,7 +188,7 @@ class TunnelConnection:
 
     # --- events of the link -------------------------------------------------------------------
 
-    def link_up(self, peer: SpiffeId) -> None:
+    def link_up(self, peer: VerifiedPeer) -> None:
         self._verified = peer
         self._session = self._parts.new_session()
         self._flush()

@@ -149,6 +149,11 @@ class Tunnel(Protocol):
         """Verified identity of the peer; None before `tunnel_up`."""
 
     @property
+    def peer_expires_at(self) -> float:
+        """When the peer's proof of it ends, epoch seconds; 0 before `tunnel_up`. Whoever holds the
+        tunnel ends it then: the engine knows no wall clock."""
+
+    @property
     def active_streams(self) -> int: ...
 
     @property

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mesh.errors import IdentityError
-from mesh.model.identity import SpiffeId
 from mesh.tunnel.contract import Loss, LossReason
+from mesh.tunnel.peer import VerifiedPeer
 from mesh.tunnel.port import Port, describe_os_error
 from mesh.tunnel.tls import MAX_RECORD_BYTES, TlsChannel, TlsFailure
 
@@ -36,7 +36,7 @@ def make_read_buffers() -> ReadBuffers:
 
 
 class LinkOwner(Protocol):
-    def link_up(self, peer: SpiffeId) -> None:
+    def link_up(self, peer: VerifiedPeer) -> None:
         """The peer is verified; writing is allowed from now on."""
 
     def link_data(self, data: memoryview) -> None:
@@ -71,7 +71,7 @@ class TlsLink:
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
         channel: TlsChannel,
-        verify: Callable[[bytes | None], SpiffeId],
+        verify: Callable[[bytes | None], VerifiedPeer],
         buffers: ReadBuffers,
         owner: LinkOwner,
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from cryptography import x509
 
@@ -10,17 +11,26 @@ from mesh.errors import IdentityError
 from mesh.model.identity import SpiffeId, parse_spiffe_id
 
 
+@dataclass(frozen=True, slots=True)
+class VerifiedPeer:
+    """What a certificate proves, and until when (epoch seconds)."""
+
+    identity: SpiffeId
+    expires_at: float
+
+
 def verify_peer(
     der: bytes | None, trust_domains: Collection[str], expected: Collection[SpiffeId]
-) -> SpiffeId:
-    """Return the SPIFFE ID of a leaf certificate (X509-SVID §2, §5.2).
+) -> VerifiedPeer:
+    """Return the SPIFFE ID of a leaf certificate (X509-SVID §2, §5.2) and its end.
 
     `expected` empty means any identity of the trust domains. Raises `IdentityError`, whose text
     says which check failed.
     """
     if der is None:
         raise IdentityError("peer sent no certificate")
-    identity = parse_spiffe_id(_uri_san(der))
+    certificate = _load(der)
+    identity = parse_spiffe_id(_uri_san(certificate))
     if identity.trust_domain not in trust_domains:
         raise IdentityError(
             f"trust domain {identity.trust_domain} of {identity} is not trusted,"
@@ -29,12 +39,19 @@ def verify_peer(
     if expected and identity not in expected:
         wanted = ", ".join(sorted(map(str, expected)))
         raise IdentityError(f"expected one of {wanted}; got {identity}")
-    return identity
+    return VerifiedPeer(identity, certificate.not_valid_after_utc.timestamp())
 
 
-def _uri_san(der: bytes) -> str:
+def _load(der: bytes) -> x509.Certificate:
     try:
-        extensions = x509.load_der_x509_certificate(der).extensions
+        return x509.load_der_x509_certificate(der)
+    except (ValueError, TypeError) as error:
+        raise IdentityError(f"peer certificate cannot be read: {error}") from error
+
+
+def _uri_san(certificate: x509.Certificate) -> str:
+    try:
+        extensions = certificate.extensions
         constraints = _basic_constraints(extensions)
         names = _alternative_names(extensions)
     except (ValueError, TypeError, x509.DuplicateExtension) as error:

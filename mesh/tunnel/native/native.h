@@ -72,7 +72,9 @@ enum mt_lane_end {
     MT_LANE_FAILED = 7,  /* never established: the application cannot be reached */
     MT_LANE_DENIED = 8   /* never established: cut before it was */
 };
-#define MT_TALLIED_ENDS 6
+
+/* Those that a tally counts. */
+enum { MT_TALLIED_ENDS = 6 };
 
 /* Established connections of a lane; `sent` is from source to destination. */
 typedef struct {

@@ -24,7 +24,7 @@ from mesh.tunnel.contract import (
 )
 from mesh.tunnel.native import core
 from mesh.tunnel.native.core import Core, Handle, Record
-from mesh.tunnel.peer import verify_peer
+from mesh.tunnel.peer import VerifiedPeer, verify_peer
 from mesh.tunnel.port import close_with_reset
 
 
@@ -237,7 +237,7 @@ class NativeTunnel:
         self._max_streams = max_streams
         self._limit = 0
         self._open = 0
-        self._peer: SpiffeId | None = None
+        self._peer: VerifiedPeer | None = None
         self._up = self._draining = self._full = self._aborted = self._over = False
         host.register(handle, self)
 
@@ -250,7 +250,11 @@ class NativeTunnel:
 
     @property
     def peer(self) -> SpiffeId | None:
-        return self._peer if self._up else None
+        return self._peer.identity if self._peer and self._up else None
+
+    @property
+    def peer_expires_at(self) -> float:
+        return self._peer.expires_at if self._peer and self._up else 0.0
 
     @property
     def active_streams(self) -> int:

@@ -302,3 +302,17 @@ def test_keys_load_after_privileges_were_dropped() -> None:
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_both_sides_know_until_when_the_peer_has_proved_itself(factory: EngineFactory) -> None:
+    async def main() -> None:
+        async with tunnel_pair(factory) as pair:
+            credentials = pair.ca.issue(CLIENT), pair.ca.issue(SERVER)
+            tunnel = pair.connect(client=credentials[0], server=credentials[1])
+            assert tunnel.peer_expires_at == 0
+            # A certificate's dates have whole seconds.
+            ends = [int(c.svid.not_after) for c in credentials]
+            assert int((await pair.server.up).peer_expires_at) == ends[0]
+            assert int((await pair.client.up).peer_expires_at) == ends[1]
+
+    run(main())

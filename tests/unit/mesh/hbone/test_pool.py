@@ -22,6 +22,7 @@ class LoadedTunnel:
     active_streams: int = 0
     can_open: bool = True
     peer: SpiffeId | None = None
+    peer_expires_at: float = 0.0
 
     def open_stream(self, headers: Headers, sock: socket.socket, events: StreamEvents) -> Stream:
         raise AssertionError("the pool opens no streams")

@@ -47,6 +47,7 @@ class Records:
             )
             if tally.untold:
                 self.access_log.skip(tally.untold)
+                self.tap.lose(tally.untold)
 
     def direct(self, record: ConnectionRecord, counted: Counted) -> None:
         """A connection of which only the kernel knew, at its end; `counted`: what of it comes with
@@ -70,6 +71,7 @@ class Records:
             )
         if traffic.untold:
             self.access_log.skip(traffic.untold)
+            self.tap.lose(traffic.untold)
 
     def show(self, record: ConnectionRecord) -> None:
         """Log it, and publish it to whoever watches."""

@@ -34,6 +34,10 @@ class Watcher(Generic[Event]):
         """Wait for an event."""
         return await self._queue.get()
 
+    def lose(self, count: int) -> None:
+        """Events happened that nobody told of."""
+        self._lost += count
+
     def take_lost(self) -> int:
         """How many were lost since the last call."""
         lost, self._lost = self._lost, 0
@@ -55,6 +59,11 @@ class Tap(Generic[Event]):
         """Offer an event to every watcher."""
         for watcher in self._watchers:
             watcher.offer(event)
+
+    def lose(self, count: int) -> None:
+        """Tell every watcher that so many events were only counted, not told of."""
+        for watcher in self._watchers:
+            watcher.lose(count)
 
     @contextmanager
     def watch(

@@ -49,7 +49,7 @@ test-netns: $(READY) ## real kernel, real sockets, own namespaces
 conformance: $(READY) ## the Gateway API's cases with real bytes; writes docs/conformance.md
 	$(PY) -m tests.contract.conformance
 
-sanitize: $(READY) ## the native tunnel engine under AddressSanitizer and UBSan
+sanitize: $(READY) ## the native engines under AddressSanitizer and UBSan
 	@VENV=$(abspath $(VENV)) scripts/sanitize $(PYTEST_ARGS)
 
 check: lint types layers c-check docs ## what CI gates on besides the tests; under two minutes

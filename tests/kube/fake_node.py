@@ -76,6 +76,9 @@ class ControlPlane:
     def apply(self, *manifests: Mapping[str, object]) -> None:
         self.call(self.server.apply(*manifests))
 
+    def delete(self, manifest: Mapping[str, object]) -> None:
+        self.call(self.server.delete(manifest))
+
     def get(self, collection: str, namespace: str, name: str) -> Mapping[str, object]:
         async def read() -> Mapping[str, object]:
             return self.server.store.get(collection, (namespace, name))
@@ -133,7 +136,7 @@ class FakeNode:
         (host / "net").symlink_to(NETNS_ROOT / node.netns)
         self._numbers = iter(range(1, 250))
 
-    def pod(self, namespace: str, name: str, **labels: str) -> KubePod:
+    def pod(self, namespace: str, name: str, *, account: str = "default") -> KubePod:
         """Schedule a pod here and start it: object, namespace, process, status."""
         uid = str(uuid.uuid4())
         number = next(self._numbers)
@@ -150,9 +153,9 @@ class FakeNode:
                 "name": name,
                 "namespace": namespace,
                 "uid": uid,
-                "labels": {"app": name, **labels},
+                "labels": {"app": name},
             },
-            "spec": {"nodeName": self.node.name, "serviceAccountName": "default"},
+            "spec": {"nodeName": self.node.name, "serviceAccountName": account},
             "status": {
                 "phase": "Running",
                 "podIP": four,
@@ -163,6 +166,12 @@ class FakeNode:
         pod = KubePod(self._lab, place, pause, manifest, four, self._proc)
         self._plane.apply(manifest)
         return pod
+
+    def remove(self, pod: KubePod) -> None:
+        """End a pod: its process, then its object."""
+        pod.pause.kill()
+        (self._proc / str(pod.pause.pid)).unlink(missing_ok=True)
+        self._plane.delete(pod.manifest)
 
     def agent(self) -> Agent:
         """Start the node's agent, with the token of its own pod."""

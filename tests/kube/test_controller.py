@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from mesh.identity.bootstrap import init_ca
@@ -29,12 +30,12 @@ TIMEOUT_S = 30.0
 
 
 @asynccontextmanager
-async def controller(config: Path, state_dir: Path) -> AsyncIterator[Process]:
+async def controller(config: Path, state_dir: Path, *options: str) -> AsyncIterator[Process]:
     """The process, ended when the block is left."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "agent.cli", "controller"),
         *("--source", f"kubernetes:{config}"),
-        *("--ca", str(state_dir), "--listen", f"127.0.0.1:{free_port()}"),
+        *("--ca", str(state_dir), "--listen", f"127.0.0.1:{free_port()}", *options),
         stderr=PIPE,
     )
     try:
@@ -136,5 +137,56 @@ def test_it_ends_when_told_to_while_the_api_server_keeps_it_waiting(tmp_path: Pa
                 await server.wait_asked("/api/v1/pods", 1)
                 process.send_signal(signal.SIGTERM)
                 assert await process.wait() == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_killed_while_it_signs_nothing_is_lost(tmp_path: Path) -> None:
+    """The next one goes on with the keys of the Secret; who waited asks again."""
+
+    async def one_controller(config: Path, name: str, server: KubeApiServer) -> bytes:
+        state_dir, asked = tmp_path / name, server.asked("tokenreviews")
+        async with controller(config, state_dir, "--namespace=meshnode-system") as process:
+            port = await port_of(process)
+            root = StateDir(state_dir).load_server_root().roots_pem
+            waiting = [f"token {name} {number}" for number in range(8)]
+            for token in waiting:
+                server.reviews[token] = review()
+            async with asyncio.TaskGroup() as group:
+                for token in waiting:
+                    group.create_task(tolerant(state_dir, port, token))
+                await server.wait_asked("tokenreviews", asked + 1)
+                process.kill()
+            await process.wait()
+        return root
+
+    async def tolerant(state_dir: Path, port: int, token: str) -> None:
+        try:
+            await ask(state_dir, port, "here", token)
+        except aiohttp.ClientError:
+            return  # Cut off in the middle: that is what this is about.
+
+    async def run() -> None:
+        server = KubeApiServer(has_gateway_api=True)
+        server.reviews[TOKEN] = review()
+        async with asyncio.timeout(2 * TIMEOUT_S), server.running():
+            await server.apply(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Namespace",
+                    "metadata": {"name": "shop", "labels": {"meshnode.io/dataplane": "enabled"}},
+                },
+                agent_pod(),
+                workload("here", "one", "10.0.0.1"),
+            )
+            config = kubeconfig(tmp_path, {"server": f"http://127.0.0.1:{server.port}"}, {})
+            roots = {await one_controller(config, name, server) for name in ("first", "second")}
+            assert len(roots) == 1
+            async with controller(
+                config, tmp_path / "third", "--namespace=meshnode-system"
+            ) as last:
+                port = await port_of(last)
+                assert await ask(tmp_path / "third", port, "here", TOKEN) == 200
 
     asyncio.run(run())

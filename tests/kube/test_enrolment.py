@@ -67,6 +67,13 @@ class Cluster:
         argv = [sys.executable, "-c", ASK, self.server.address, str(PORT), text]
         return (by or self.client).run(argv).check().stdout
 
+    def remove(self, pod: KubePod) -> None:
+        """End a pod of either node."""
+        spec = pod.manifest["spec"]
+        assert isinstance(spec, dict)
+        node = self.a if spec["nodeName"] == self.a.node.name else self.b
+        node.remove(pod)
+
     def state(self, name: str) -> str:
         """What the pod's annotation says of it."""
         meta = self.plane.get("pods", "shop", name)["metadata"]

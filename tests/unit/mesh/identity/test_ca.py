@@ -158,3 +158,8 @@ def test_given_files_that_do_not_fit_are_refused() -> None:
             profiles.given_root(
                 cert_chain_pem=cert_chain, key_pem=key_pem, root_pem=root_pem, now=now
             )
+
+
+def test_a_certificate_is_good_for_a_clock_that_is_five_minutes_behind() -> None:
+    leaf = leaf_of(ca_state(), CaSettings())
+    assert leaf.not_valid_before_utc.timestamp() <= NOW - 300

@@ -1,0 +1,137 @@
+"""Pods that come and go all the time: nothing is left over, nobody gets what is not his."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import aclosing
+
+import pytest
+
+from mesh.identity.directory import SnapshotDirectory
+from mesh.model.identity import SpiffeId
+from mesh.sources.kubernetes.source import open_kubernetes
+from mesh.sources.kubernetes.watcher import WatchSettings
+from mesh.state.reducer import Reducer, reduce
+from tests.kube.fake_node import KubePod
+from tests.kube.test_enrolment import ASK, PORT, STAY, cluster, namespace
+from tests.lab import eventually
+from tests.lab.agent import Agent
+from tests.support.kube_api import KubeApiServer
+
+PODS = 200
+ROUNDS = 12
+CHURN_S = 25.0
+TIMEOUT_S = 120.0
+
+
+def pod(number: int, node: int, generation: int) -> Mapping[str, object]:
+    address = f"10.{node}.{generation % 250}.{number + 1}"
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"p{number}", "namespace": "shop"},
+        "spec": {"nodeName": f"n{node}", "serviceAccountName": f"a{number}"},
+        "status": {"phase": "Running", "podIP": address},
+    }
+
+
+def test_after_two_hundred_pods_moved_about_the_mesh_is_what_the_cluster_is() -> None:
+    """Watches break and lag meanwhile; certificates follow the pods."""
+    dice = random.Random(7)
+
+    async def run() -> None:
+        server = KubeApiServer()
+        await server.apply(namespace("shop", dataplane="enabled"))
+        nodes = {number: number % 2 for number in range(PODS)}
+        await server.apply(*(pod(number, node, 0) for number, node in nodes.items()))
+        settings = WatchSettings(first_backoff_s=0.01, missing_s=0.05, page=50)
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            server.running(),
+            open_kubernetes(server.configuration, node="n0", settings=settings) as source,
+            aclosing(source.watch()) as changes,
+        ):
+            reducer = Reducer()
+            snapshot = reducer.reduce(await anext(changes))
+            directory = SnapshotDirectory(lambda: snapshot)
+            for generation in range(1, ROUNDS):
+                for number in dice.sample(range(PODS), 40):
+                    await server.delete(pod(number, nodes[number], 0))
+                    nodes[number] = dice.randrange(2)
+                    await server.apply(pod(number, nodes[number], generation))
+                if generation % 3 == 0:
+                    server.store.forget_history()
+                    await server.drop_watches()
+                await server.apply(pod(0, nodes[0], 200 + generation))
+                expected = {f"p{number}": f"n{node}" for number, node in nodes.items()}
+                while {w.name: w.node for w in snapshot.workloads.values()} != expected:
+                    objects = await anext(changes)
+                    snapshot = reducer.reduce(objects)
+                for number, node in nodes.items():
+                    identity = SpiffeId(
+                        trust_domain="cluster.local",
+                        namespace="shop",
+                        service_account=f"a{number}",
+                    )
+                    assert directory.runs_on(identity, f"n{node}")
+                    assert not directory.runs_on(identity, f"n{1 - node}")
+            anew = reduce(objects, None)
+            assert dict(snapshot.workloads) == dict(anew.workloads)
+            assert len(snapshot.by_address) == PODS
+
+    asyncio.run(run())
+
+
+DENY = {
+    "apiVersion": "meshnode.io/v1alpha1",
+    "kind": "AuthorizationPolicy",
+    "metadata": {"name": "no-bad", "namespace": "shop"},
+    "spec": {
+        "action": "DENY",
+        "selector": {"matchLabels": {"app": "server"}},
+        "rules": [{"from": [{"source": {"principals": ["*/sa/bad"]}}]}],
+    },
+}
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_pods_that_come_and_go_are_in_the_mesh_when_they_say_so() -> None:
+    with cluster() as on:
+        on.plane.apply(namespace("shop", dataplane="enabled"), DENY)
+        on.wait_states("active")
+        staying = on.client.start([sys.executable, "-c", STAY, on.server.address, str(PORT)])
+        living: list[KubePod] = []
+        end, number = time.monotonic() + CHURN_S, 0
+        while time.monotonic() < end:
+            number += 1
+            account = "bad" if number % 3 == 0 else "default"
+            node = (on.a, on.b)[number % 2]
+            name = f"pod-{number}"
+            made = node.pod("shop", name, account=account)
+            living.append(made)
+            eventually(lambda name=name: on.state(name) == "active", 60.0, f"{name} is active")  # type: ignore[misc]
+            argv = [sys.executable, "-c", ASK, on.server.address, str(PORT), name]
+            answer = made.run(argv)
+            # Whoever says that it is in the mesh is judged by it, from its first connection on.
+            assert (answer.status == 0 and answer.stdout == name) is (account != "bad")
+            if len(living) > 4:
+                on.remove(living.pop(0))
+        for left in living:
+            on.remove(left)
+        assert staying.running
+        for fake in (on.a, on.b):
+            agent = fake.node.running_agent
+            assert agent is not None
+
+            def only_who_stays(agent: Agent = agent) -> bool:
+                status = agent.status()
+                return status is not None and len(status.pods) == 1
+
+            eventually(only_who_stays, 30.0, "the pods that went are forgotten")
+            fake.node.meshnode("bpf", "diff").check()
+        assert number > 5

@@ -107,6 +107,13 @@ class AdminClient:
         """The kernel's maps against the snapshot."""
         return self._get("/v1/bpf/diff", BpfDiff)
 
+    def ask_ready(self) -> None:
+        """Return if a waypoint serves."""
+        try:
+            self._exchange("GET", "/healthz/ready", None)
+        except AgentRefused as error:
+            raise AgentRefused("not_ready", "not every worker serves yet") from error
+
     def traffic(self, seconds: float, *, points: bool = False, about: str = "") -> Traffic:
         """The last `seconds` of traffic."""
         query = urlencode({"seconds": f"{seconds:g}", "points": int(points), "about": about})

@@ -45,11 +45,13 @@ def check(context: click.Context, node: str | None, output: Output) -> None:
     from agent.cli.checks.facts import machine_facts, node_facts
     from agent.cli.checks.machine import machine_checks
     from agent.cli.checks.node import node_checks
+    from agent.cli.checks.waypoints import waypoint_checks, waypoint_facts
 
     facts = node_facts(paths_of(node))
     checks = (
         *machine_checks(machine_facts(), agent_runs=facts.status is not None),
         *node_checks(facts, time.time()),
+        *waypoint_checks(waypoint_facts()),
     )
     passed = all(one.state is not State.FAILED for one in checks)
     report = Report(node=facts.node, passed=passed, checks=checks)

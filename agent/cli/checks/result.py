@@ -41,6 +41,7 @@ class Anchor(StrEnum):
     PODS = "enrolment"
     SOURCE = "source-problems"
     REVISION = "revision"
+    WAYPOINTS = "waypoints"
 
 
 DOCUMENT = "docs/troubleshooting.md"

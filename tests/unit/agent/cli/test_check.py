@@ -22,6 +22,7 @@ from agent.cli.checks.facts import MachineFacts, NodeFacts
 from agent.cli.checks.machine import machine_checks
 from agent.cli.checks.node import node_checks
 from agent.cli.checks.result import Anchor, Check, State
+from agent.cli.checks.waypoints import waypoint_checks
 from mesh.model.snapshot import Problem, Severity
 from tests.unit.agent.admin.fake import STATUS
 from tests.unit.agent.cli.invoke import meshnode
@@ -49,6 +50,13 @@ def feature(*, present: bool = True, required: bool = True) -> Feature:
 
 def bad(checks: Iterable[Check]) -> dict[str, State]:
     return {one.name: one.state for one in checks if one.state not in (State.OK, State.SKIPPED)}
+
+
+def test_waypoints_and_what_traces_need() -> None:
+    assert list(waypoint_checks({})) == []
+    checks = list(waypoint_checks({"shop/gate": "", "shop/other": "not every worker serves yet"}))
+    assert bad(checks) == {"shop/other": State.WARNING}
+    assert "traceparent" in checks[-1].detail
 
 
 def test_all_is_well() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from mesh.errors import ConfigError
 from mesh.model.address import SocketAddress
+from mesh.model.snapshot import MeshSnapshot
 from mesh.routing.problems import routing_problems
 from mesh.routing.status import route_statuses
 from mesh.run_files import waypoint_socket
@@ -98,10 +99,7 @@ def _app(supervisor: Supervisor, registry: CollectorRegistry, *, with_tap: bool)
         return _json(dump_config(supervisor.snapshot, supervisor.options.name))
 
     async def problems(_: web.Request) -> web.Response:
-        """What is wrong with the objects, and the conditions of every route."""
-        snapshot = supervisor.snapshot
-        found = (*snapshot.problems, *routing_problems(snapshot))
-        return _json({"problems": found, "routes": route_statuses(snapshot)})
+        return _json(_problems(supervisor.snapshot))
 
     async def clusters(_: web.Request) -> web.Response:
         workers = sorted(supervisor.workers.items())
@@ -122,6 +120,12 @@ def _app(supervisor: Supervisor, registry: CollectorRegistry, *, with_tap: bool)
     app.router.add_get("/problems", problems)
     app.router.add_get("/clusters", clusters)
     return app
+
+
+def _problems(snapshot: MeshSnapshot) -> Mapping[str, object]:
+    """What is wrong with the objects, and the conditions of every route."""
+    found = (*snapshot.problems, *routing_problems(snapshot))
+    return {"problems": found, "routes": route_statuses(snapshot)}
 
 
 async def _traffic(recent: RecentTraffic | None, request: web.Request) -> web.Response:

@@ -19,7 +19,26 @@ def request_span(trace: Trace, record: RequestRecord) -> Span:
     method = record.method if record.method in _METHODS else "_OTHER"
     start_ns = int(record.started_at * 1e9)
     named = "HTTP" if method == "_OTHER" else method
-    attributes: dict[str, SpanValue] = {
+    error = _error(record)
+    attributes = _always(method, record) | _texts(record) | _sometimes(method, record)
+    if error:
+        attributes["error.type"] = error
+    return Span(
+        trace_id=trace.trace_id,
+        span_id=trace.span_id,
+        parent_id=trace.parent_id,
+        state=trace.state,
+        name=f"{named} {record.route}" if record.route else named,
+        kind=SpanKind.SERVER,
+        start_ns=start_ns,
+        end_ns=start_ns + int(record.duration_s * 1e9),
+        attributes=tuple(attributes.items()),
+        error=record.details if error else "",
+    )
+
+
+def _always(method: str, record: RequestRecord) -> dict[str, SpanValue]:
+    return {
         "http.request.method": method,
         "url.scheme": "http",
         "url.path": record.path.partition("?")[0][:_MAX_TEXT],
@@ -33,6 +52,10 @@ def request_span(trace: Trace, record: RequestRecord) -> Span:
         "meshnode.response_details": record.details,
         "meshnode.request_id": record.request_id,
     }
+
+
+def _sometimes(method: str, record: RequestRecord) -> dict[str, SpanValue]:
+    attributes: dict[str, SpanValue] = {}
     if method == "_OTHER":
         attributes["http.request.method_original"] = record.method[:_MAX_TEXT]
     if record.status:
@@ -44,22 +67,7 @@ def request_span(trace: Trace, record: RequestRecord) -> Span:
         attributes["http.request.resend_count"] = record.tries - 1
     if record.upstream_addr is not None:
         attributes["meshnode.upstream.address"] = str(record.upstream_addr)
-    error = _error(record)
-    if error:
-        attributes["error.type"] = error
-    attributes |= _texts(record)
-    return Span(
-        trace_id=trace.trace_id,
-        span_id=trace.span_id,
-        parent_id=trace.parent_id,
-        state=trace.state,
-        name=f"{named} {record.route}" if record.route else named,
-        kind=SpanKind.SERVER,
-        start_ns=start_ns,
-        end_ns=start_ns + int(record.duration_s * 1e9),
-        attributes=tuple(attributes.items()),
-        error=record.details if error else "",
-    )
+    return attributes
 
 
 def _texts(record: RequestRecord) -> dict[str, SpanValue]:

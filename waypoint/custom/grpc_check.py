@@ -54,6 +54,25 @@ def check_head(timeout_s: float) -> RequestHead:
 
 def check_body(origin: Origin, head: RequestHead, body: bytes | None, epoch_s: float) -> bytes:
     """The question about a request; `body` None: it is not to be shown."""
+    seconds = int(epoch_s)
+    time: Tree = {"seconds": seconds, "nanos": int((epoch_s - seconds) * 1e9)}
+    source: dict[str, Tree | list[Tree] | str | bytes | int] = {"address": _address(origin.client)}
+    if origin.principal is not None:
+        source["principal"] = str(origin.principal)
+    destination: Tree = {
+        "address": _address(origin.dialled),
+        "service": origin.service.hostname if origin.service else "",
+    }
+    attributes: Tree = {
+        "source": source,
+        "destination": destination,
+        "request": {"time": time, "http": _http(head, body)},
+    }
+    message = encode_check(attributes)
+    return _PREFIX.pack(0, len(message)) + message
+
+
+def _http(head: RequestHead, body: bytes | None) -> Tree:
     http: dict[str, Tree | list[Tree] | str | bytes | int] = {
         "id": _first(head, b"x-request-id"),
         "method": _text(head.method),
@@ -79,22 +98,7 @@ def check_body(origin: Origin, head: RequestHead, body: bytes | None, epoch_s: f
         http["raw_body"] = body
         if body.isascii():
             http["body"] = body.decode("ascii")
-    seconds = int(epoch_s)
-    time: Tree = {"seconds": seconds, "nanos": int((epoch_s - seconds) * 1e9)}
-    source: dict[str, Tree | list[Tree] | str | bytes | int] = {"address": _address(origin.client)}
-    if origin.principal is not None:
-        source["principal"] = str(origin.principal)
-    destination: Tree = {
-        "address": _address(origin.dialled),
-        "service": origin.service.hostname if origin.service else "",
-    }
-    attributes: Tree = {
-        "source": source,
-        "destination": destination,
-        "request": {"time": time, "http": http},
-    }
-    message = encode_check(attributes)
-    return _PREFIX.pack(0, len(message)) + message
+    return http
 
 
 def _text(data: bytes) -> str:

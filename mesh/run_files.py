@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 WAYPOINTS = Path("/run/meshnode-waypoints")
@@ -17,16 +18,25 @@ def waypoint_socket(name: str, pid: int, directory: Path = WAYPOINTS) -> Path:
 
 def waypoint_sockets(directory: Path = WAYPOINTS) -> list[tuple[str, Path]]:
     """Name and socket of every waypoint whose process lives."""
+    return [(name, path) for name, path, pid in _sockets(directory) if _lives(pid)]
+
+
+def drop_dead_sockets(directory: Path = WAYPOINTS) -> None:
+    """Remove the sockets of waypoints that were killed."""
+    for _, path, pid in _sockets(directory):
+        if not _lives(pid):
+            path.unlink(missing_ok=True)
+
+
+def _sockets(directory: Path) -> Iterator[tuple[str, Path, int]]:
     try:
         entries = sorted(directory.iterdir())
     except (FileNotFoundError, PermissionError):
-        return []
-    found = []
+        return
     for path in entries:
         parts = path.name.removesuffix(".sock").split("_")
-        if len(parts) == 3 and parts[2].isdecimal() and _lives(int(parts[2])):
-            found.append((f"{parts[0]}/{parts[1]}", path))
-    return found
+        if len(parts) == 3 and parts[2].isdecimal():
+            yield f"{parts[0]}/{parts[1]}", path, int(parts[2])
 
 
 def _lives(pid: int) -> bool:

@@ -21,7 +21,7 @@ from mesh.model.address import SocketAddress
 from mesh.model.snapshot import MeshSnapshot
 from mesh.routing.problems import routing_problems
 from mesh.routing.status import route_statuses
-from mesh.run_files import waypoint_socket
+from mesh.run_files import drop_dead_sockets, waypoint_socket
 from mesh.telemetry.window import WINDOW_S
 from mesh.telemetry.window_feed import RecentTraffic
 from waypoint.in_force import config_dump as dump_config
@@ -72,6 +72,7 @@ def bind_private(path: Path) -> socket.socket | None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        drop_dead_sockets(path.parent)
         path.unlink(missing_ok=True)  # of a process that had our number before
         os.fchmod(sock.fileno(), 0o600)  # bind() gives the file the mode of the socket: no race
         sock.bind(str(path))

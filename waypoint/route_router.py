@@ -143,6 +143,7 @@ class RouteRouter:
             try_timeout_s=policy.per_try_timeout_s if policy else None,
             retry=rule_of(None, policy),
             protection=protection,
+            steady=True,
         )
 
     def _routed(
@@ -198,11 +199,7 @@ class RouteRouter:
             finish=None if plain else lambda status, headers: _finish(plan, status, headers),
             mirrors=tuple(self._mirrors(plan, family)),
             protection=protection,
-            steady=plain
-            and len(rule.backends) == 1
-            and not rule.mirrors
-            and not source.session
-            and protection is None,
+            steady=plain and len(rule.backends) == 1 and not rule.mirrors and not source.session,
         )
 
     def _mirrors(self, plan: RoutePlan, family: int) -> list[Group]:

@@ -17,6 +17,7 @@ from agent.options import (
 )
 from mesh.errors import KernelError
 from mesh.telemetry.access_log import LogFormat
+from mesh.telemetry.trace_settings import DEFAULT_SAMPLING, parse_endpoint, parse_sampling
 
 DEFAULT_CA_LISTEN = f"0.0.0.0:{DEFAULT_CA_PORT}"
 
@@ -87,6 +88,19 @@ _node = click.option(
     help="How long open connections may go on after a stop or an upgrade.",
 )
 @click.option(
+    "--otlp-endpoint",
+    metavar="URL",
+    default="",
+    help="Send spans of connections to this OTLP/HTTP collector, such as http://collector:4318.",
+)
+@click.option(
+    "--trace-sampling",
+    metavar="PERCENT",
+    default=DEFAULT_SAMPLING,
+    show_default=True,
+    help="With a collector: share of connections that become a span.",
+)
+@click.option(
     "--hand-over",
     is_flag=True,
     help="For upgrades: wait for an earlier agent of this node to end; at the end leave workers "
@@ -132,6 +146,8 @@ def agent(
     access_log_file: str | None,
     log_level: str,
     drain_timeout: str,
+    otlp_endpoint: str,
+    trace_sampling: str,
     hand_over: bool,
     cni: bool,
     cni_plugin: str | None,
@@ -160,6 +176,8 @@ def agent(
         access_log_file=Path(access_log_file) if access_log_file else None,
         log_level=LogLevel(log_level),
         drain_timeout_s=parse.parse_duration(drain_timeout),
+        otlp_endpoint=parse_endpoint(otlp_endpoint) if otlp_endpoint else "",
+        trace_sampling=parse_sampling(trace_sampling) or 0.0,
         hand_over=hand_over,
         cni=parse.CniOptions(
             bin_dir=Path(cni_bin_dir),

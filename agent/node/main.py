@@ -29,6 +29,7 @@ from agent.node.holder import HolderKeeper
 from agent.node.kernel import KernelPlane, run_loader
 from agent.node.lock import node_lock
 from agent.node.node import Node
+from agent.node.spans import export_connections, open_sink
 from agent.node.view import View
 from agent.options import AgentOptions, KubernetesOption
 from agent.paths import NodePaths
@@ -152,6 +153,7 @@ async def _run(
                 _follow(node, changes),
                 *([ca.run()] if ca is not None else []),
                 *await _observers(node, stack),
+                *await _spans(node, stack),
                 *([keep_plugin(options.cni, paths)] if options.cni is not None else []),
             )
         ]
@@ -175,6 +177,14 @@ async def _observers(node: Node, stack: AsyncExitStack) -> Sequence[Coroutine[No
 
     observed = await open_observed_state(source.kubeconfig, node.pods.statuses, stack)
     return (observed.run(),)
+
+
+async def _spans(node: Node, stack: AsyncExitStack) -> Sequence[Coroutine[None, None, None]]:
+    options = node.options
+    if not (options.otlp_endpoint and options.trace_sampling):
+        return ()
+    sink = await open_sink(options.otlp_endpoint, options.node, stack)
+    return (export_connections(node.tap, sink, options.trace_sampling, random.Random()),)
 
 
 def _leave_to_the_next(node: Node) -> NoReturn:

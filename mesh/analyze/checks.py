@@ -16,6 +16,7 @@ from mesh.model.snapshot import MeshSnapshot, Severity
 from mesh.model.workload import ServiceKey
 from mesh.routing.policies import PolicyReason, PolicyTable
 from mesh.routing.status import ParentStatus, route_statuses
+from mesh.sources.objects import ServiceObject
 
 Check = Callable[[AnalyzedMesh], Iterator[Finding]]
 
@@ -142,4 +143,21 @@ def waypoints(mesh: AnalyzedMesh) -> Iterator[Finding]:
             )
 
 
-CHECKS: tuple[Check, ...] = (selectors, silences, routes, traffic_policies, waypoints)
+def endpoints(mesh: AnalyzedMesh) -> Iterator[Finding]:
+    """Services whose selector finds nobody."""
+    for item in mesh.objects:
+        if not isinstance(item.body, ServiceObject) or not item.body.spec.selector:
+            continue
+        service = mesh.snapshot.services.get(ServiceKey(f"{item.namespace}/{item.name}"))
+        if service is not None and not service.endpoints:
+            labels = ", ".join(f"{k}={v}" for k, v in item.body.spec.selector.items())
+            yield mesh.finding(
+                Code.NO_ENDPOINTS,
+                "Service",
+                item.namespace,
+                item.name,
+                f"no pod has the labels {labels}",
+            )
+
+
+CHECKS: tuple[Check, ...] = (endpoints, selectors, silences, routes, traffic_policies, waypoints)

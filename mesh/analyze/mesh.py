@@ -13,6 +13,7 @@ class AnalyzedMesh:
 
     def __init__(self, objects: ObjectSet, snapshot: MeshSnapshot) -> None:
         self.snapshot = snapshot
+        self.objects = objects.objects
         self._where = {(o.kind, o.namespace, o.name): o.where for o in reversed(objects.objects)}
 
     def finding(

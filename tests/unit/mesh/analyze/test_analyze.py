@@ -92,6 +92,7 @@ def objects(text: str) -> ObjectSet:
         (MESH + POLICY.replace("SPEC", "{rule: []}"), ["MN0001 AuthorizationPolicy shop/p"]),
         (MESH + TRAFFIC.replace("TARGET", "nil"), ["MN0401 TrafficPolicy shop/t"]),
         (MESH + TRAFFIC.replace("TARGET", "api"), ["MN0403 TrafficPolicy shop/t"]),
+        (MESH.replace("selector: {app: api}", "selector: {app: x}"), ["MN0108 Service shop/api"]),
         ("kind: [", ["MN0002 "]),
     ],
 )

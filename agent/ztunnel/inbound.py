@@ -274,6 +274,7 @@ class Inbound:
             return
         context.recorder.opened(admitted.record)
         admitted.stream = request.accept((), sock, admitted)
+        context.recorder.watch(admitted.record, admitted.stream, outbound=False)
         if admitted.snapshot is context.state.snapshot and tunnel in self.tunnels:
             self.lanes.lay(
                 FarDecision(

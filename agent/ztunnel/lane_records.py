@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from agent.feed.messages import Tallies, Told, ToNode
 from agent.feed.records import Tally, WireRecord, to_wire
-from agent.ztunnel.recorder import FLAG_OF_END, Recorder
+from agent.ztunnel.recorder import FLAG_OF_END
 from mesh.model.address import SocketAddress
 from mesh.model.connection import ConnectionRecord, ResponseFlag
 from mesh.tunnel.contract import EndReason
@@ -49,16 +49,17 @@ def describe(template: ConnectionRecord, record: LaneRecord, *, outbound: bool) 
 class LaneRecords:
     """Collects what was told in one turn of the loop, and sends it at its end.
 
-    `send` takes a message and how many connections it speaks of.
+    `send` takes a message and how many connections it speaks of; `refused` a connection that came
+    to nothing.
     """
 
     def __init__(
         self,
-        recorder: Recorder,
+        refused: Callable[[ConnectionRecord], None],
         send: Callable[[ToNode, int], None],
         call_soon: Callable[[Callable[[], None]], object],
     ) -> None:
-        self._recorder = recorder
+        self._refused = refused
         self._send = send
         self._call_soon = call_soon
         self._tallies: list[Tally] = []
@@ -89,7 +90,23 @@ class LaneRecords:
 
     def refused(self, record: ConnectionRecord, flag: ResponseFlag, detail: str) -> None:
         """Record a connection that was never established."""
-        self._recorder.refused(replace(record, flag=flag, detail=detail))
+        self._refused(replace(record, flag=flag, detail=detail))
+
+    def progress(self, record: ConnectionRecord, sent: int, received: int, *, ended: bool) -> None:
+        """Count bytes of a connection that Python opened, before its end or at it."""
+        self._tallies.append(
+            Tally(
+                record=to_wire(record),
+                opened=0,
+                ended={record.flag: 1} if ended else {},
+                sent=sent,
+                received=received,
+                untold=0,
+            )
+        )
+        if ended:
+            self.told(record)
+        self._schedule()
 
     def flush(self) -> None:
         """Send what was collected."""

@@ -37,7 +37,7 @@ from mesh.model.address import IPAddress, SocketAddress, parse_ip
 from mesh.model.connection import Path, Reporter, ResponseFlag
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Endpoint, Workload, WorkloadUid
-from mesh.tunnel.contract import End, Headers, Tunnel
+from mesh.tunnel.contract import End, Headers, Stream, Tunnel
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Connection:
     record: OpenRecord
     decided: Decided | None
     tries: int = 0
+    stream: Stream | None = None
 
     def stream_opened(self, headers: Headers) -> None:
         self.owner.count_opened(self)
@@ -222,7 +223,7 @@ class Outbound:
             self.context.spawn(self._dial(connection.key))
 
     def _open(self, tunnel: Tunnel, connection: Connection) -> None:
-        tunnel.open_stream(connection.headers, connection.sock, connection)
+        connection.stream = tunnel.open_stream(connection.headers, connection.sock, connection)
         decided, key = connection.decided, connection.key
         if decided is None or decided.snapshot is not self.context.state.snapshot:
             return
@@ -282,6 +283,8 @@ class Outbound:
     def count_opened(self, connection: Connection) -> None:
         self._active[connection.plan.peer.ip] += 1
         self.context.recorder.opened(connection.record)
+        if connection.stream is not None:
+            self.context.recorder.watch(connection.record, connection.stream, outbound=True)
 
     def count_closed(self, connection: Connection) -> None:
         ip = connection.plan.peer.ip
@@ -326,7 +329,8 @@ class Outbound:
             return
         self.context.recorder.opened(record)
         self.count_relay(1)
-        self.context.engine.relay(sock, upstream, PassthroughConnection(self, record))
+        relay = self.context.engine.relay(sock, upstream, PassthroughConnection(self, record))
+        self.context.recorder.watch(record, relay, outbound=True)
 
 
 def _own_address(source: Workload, dialled: SocketAddress, port: int) -> SocketAddress:

@@ -101,3 +101,4 @@ class Plaintext:
             return
         context.recorder.opened(admitted.record)
         admitted.relay = context.engine.relay(client, application, admitted)
+        context.recorder.watch(admitted.record, admitted.relay, outbound=True)

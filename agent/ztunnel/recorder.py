@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from mesh.model.address import SocketAddress
 from mesh.model.connection import ConnectionRecord, Party, Path, Reporter, ResponseFlag
@@ -48,20 +49,62 @@ class OpenRecord:
     began_s: float
 
 
+class Moving(Protocol):
+    """What moves a connection's bytes, and counts them: a stream or a relay of the engine."""
+
+    @property
+    def bytes_out(self) -> int: ...
+    @property
+    def bytes_in(self) -> int: ...
+
+
+@dataclass(slots=True)
+class _Open:
+    """A connection that is open end to end.
+
+    Attributes:
+        outbound: whether `bytes_out` goes from source to destination.
+        told: bytes (sent, received) that were reported already.
+    """
+
+    connection: OpenRecord
+    moving: Moving | None = None
+    outbound: bool = True
+    told: tuple[int, int] = (0, 0)
+
+    def moved(self) -> tuple[int, int]:
+        if self.moving is None:
+            return self.told
+        out, back = self.moving.bytes_out, self.moving.bytes_in
+        return (out, back) if self.outbound else (back, out)
+
+
+class Progress(Protocol):
+    """Takes what open connections moved, before they end."""
+
+    def __call__(
+        self, record: ConnectionRecord, sent: int, received: int, *, ended: bool
+    ) -> object:
+        """Count these bytes; `ended`: the record is that of the end, and counts as one."""
+
+
 class Recorder:
     """Collects records of one worker. `emit(opened, closed)` gets them in batches; `pending` is
-    called when there is something to flush that was not before."""
+    called when there is something to flush that was not before; `progress` gets the bytes of
+    connections that stay open."""
 
     def __init__(
         self,
         emit: Callable[[list[ConnectionRecord], list[ConnectionRecord]], None],
         pending: Callable[[], object],
+        progress: Progress,
     ) -> None:
         self._emit = emit
+        self._progress = progress
         self._pending = pending
         self.under_way = 0
         """Connections that began and have not ended; those that wait for a tunnel included."""
-        self._open: dict[int, OpenRecord] = {}
+        self._open: dict[int, _Open] = {}
         self._opened: list[ConnectionRecord] = []
         self._closed: list[ConnectionRecord] = []
 
@@ -104,9 +147,25 @@ class Recorder:
 
     def opened(self, connection: OpenRecord) -> None:
         """The connection is established end to end."""
-        self._open[id(connection)] = connection
+        self._open[id(connection)] = _Open(connection)
         self._notice()
         self._opened.append(connection.record)
+
+    def watch(self, connection: OpenRecord, moving: Moving, *, outbound: bool) -> None:
+        """Report the bytes of an open connection now and then."""
+        found = self._open.get(id(connection))
+        if found is not None:
+            found.moving, found.outbound = moving, outbound
+
+    def report_progress(self) -> None:
+        """Report what open connections moved since they were asked last."""
+        for found in self._open.values():
+            moved, told = found.moved(), found.told
+            if moved != told:
+                found.told = moved
+                self._progress(
+                    found.connection.record, moved[0] - told[0], moved[1] - told[1], ended=False
+                )
 
     def failed(self, connection: OpenRecord, flag: ResponseFlag, detail: str) -> None:
         """The connection was refused or could not be made: begun and ended at once."""
@@ -130,36 +189,40 @@ class Recorder:
     ) -> None:
         """An opened connection ended. `towards_destination`: which count of `end` went from
         source to destination."""
-        self._open.pop(id(connection), None)
+        found = self._open.pop(id(connection), None)
         back = end.bytes_out + end.bytes_in - towards_destination
-        self._close(
-            connection, flag or FLAG_OF_END[end.reason], end.detail, towards_destination, back
-        )
+        flag = flag or FLAG_OF_END[end.reason]
+        if found is None or found.told == (0, 0):
+            self._close(connection, flag, end.detail, towards_destination, back)
+            return
+        self.under_way -= 1
+        record = _at_end(connection, flag, end.detail, towards_destination, back)
+        rest = towards_destination - found.told[0], back - found.told[1]
+        self._progress(record, *rest, ended=True)
 
     def _close(
         self, connection: OpenRecord, flag: ResponseFlag, detail: str, sent: int, received: int
     ) -> None:
         self.under_way -= 1
         self._notice()
-        self._closed.append(
-            replace(
-                connection.record,
-                flag=flag,
-                detail=detail,
-                duration_s=time.monotonic() - connection.began_s,
-                bytes_sent=sent,
-                bytes_received=received,
-            )
-        )
+        self._closed.append(_at_end(connection, flag, detail, sent, received))
 
     def _notice(self) -> None:
         if not (self._opened or self._closed):
             self._pending()
 
     def open_records(self) -> list[ConnectionRecord]:
-        """Connections that are open now; byte counts are zero until they end."""
+        """Connections that are open now."""
         now = time.monotonic()
-        return [replace(c.record, duration_s=now - c.began_s) for c in self._open.values()]
+        return [
+            replace(
+                found.connection.record,
+                duration_s=now - found.connection.began_s,
+                bytes_sent=found.moved()[0],
+                bytes_received=found.moved()[1],
+            )
+            for found in self._open.values()
+        ]
 
     def flush(self) -> None:
         """Hand on what was collected."""
@@ -167,3 +230,16 @@ class Recorder:
             opened, self._opened = self._opened, []
             closed, self._closed = self._closed, []
             self._emit(opened, closed)
+
+
+def _at_end(
+    connection: OpenRecord, flag: ResponseFlag, detail: str, sent: int, received: int
+) -> ConnectionRecord:
+    return replace(
+        connection.record,
+        flag=flag,
+        detail=detail,
+        duration_s=time.monotonic() - connection.began_s,
+        bytes_sent=sent,
+        bytes_received=received,
+    )

@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 FLUSH_INTERVAL_S = 0.1
 EXPIRY_INTERVAL_S = 1.0
 TURNS_PER_STATS = 2
+TURNS_PER_PROGRESS = 5
+"""Until the bytes of open connections are counted; the engine counts those of lanes itself."""
 DRAIN_POLL_S = 0.05
 ORPHAN_DRAIN_S = 30.0
 """Drain time when SIGTERM comes from a new node process, which has no channel to us."""
@@ -76,9 +78,11 @@ class Worker:
         self._engine = engine
         self._tasks = tasks
         self._state = WorkerState()
-        self._recorder = Recorder(self._emit, self._flush_soon)
         self._live = LiveConnections()
-        self._lane_records = LaneRecords(self._recorder, self._tell, self._loop.call_soon)
+        self._lane_records = LaneRecords(
+            lambda record: self._recorder.refused(record), self._tell, self._loop.call_soon
+        )
+        self._recorder = Recorder(self._emit, self._flush_soon, self._lane_records.progress)
         context = WorkerContext(
             state=self._state,
             engine=engine,
@@ -222,6 +226,8 @@ class Worker:
             turn += 1
             self._outbound.retire_expired()
             self._inbound.retire_expired()
+            if turn % TURNS_PER_PROGRESS == 0:
+                self._recorder.report_progress()
             if turn % TURNS_PER_STATS == 0:
                 self._outbound.close_idle()
                 self._inbound.lanes.tidy()

@@ -20,7 +20,13 @@ class Sink:
         self.opened: list[ConnectionRecord] = []
         self.closed: list[ConnectionRecord] = []
         self.pending = 0
-        self.recorder = Recorder(self._take, self._notice)
+        self.progress: list[tuple[ConnectionRecord, int, int, bool]] = []
+        self.recorder = Recorder(self._take, self._notice, self._progressed)
+
+    def _progressed(
+        self, record: ConnectionRecord, sent: int, received: int, *, ended: bool
+    ) -> None:
+        self.progress.append((record, sent, received, ended))
 
     def _notice(self) -> None:
         self.pending += 1
@@ -87,3 +93,36 @@ def test_an_unknown_party_shows_what_its_certificate_says() -> None:
     assert party(None, identity).identity == "cluster.local/ns/other/sa/bob"
     assert party(None, identity).namespace == "other"
     assert party(None).identity == ""
+
+
+class Meter:
+    """Something that moves bytes."""
+
+    def __init__(self) -> None:
+        self.bytes_out = self.bytes_in = 0
+
+
+def test_bytes_of_open_connections_are_reported_once() -> None:
+    sink = Sink()
+    connection, meter = sink.begin(), Meter()
+    sink.recorder.opened(connection)
+    sink.recorder.watch(connection, meter, outbound=False)
+    sink.recorder.report_progress()
+    assert not sink.progress
+    meter.bytes_in, meter.bytes_out = 100, 7
+    sink.recorder.report_progress()
+    sink.recorder.report_progress()
+    assert [p[1:] for p in sink.progress] == [(100, 7, False)]
+    (listed,) = sink.recorder.open_records()
+    assert (listed.bytes_sent, listed.bytes_received) == (100, 7)
+    end = End(reason=EndReason.PEER_RESET, bytes_out=10, bytes_in=150)
+    sink.recorder.closed(connection, end, towards_destination=150)
+    assert sink.recorder.under_way == 0
+    record, *rest = sink.progress[1]
+    assert rest == [50, 3, True]
+    # The record has all of them; it is counted by what was reported, and not a second time.
+    assert (record.bytes_sent, record.bytes_received) == (150, 10)
+    assert record.flag is ResponseFlag.UPSTREAM_RESET
+    sink.recorder.flush()
+    assert (len(sink.opened), len(sink.closed)) == (1, 0)
+    assert sink.pending == 1

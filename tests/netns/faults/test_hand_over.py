@@ -9,7 +9,7 @@ import pytest
 from tests.lab import eventually
 from tests.netns.faults.world import World, agent_of, holder_pid, start_agent, worker_pids
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

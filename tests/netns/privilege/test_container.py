@@ -14,7 +14,7 @@ from installer.agent import CAPABILITIES
 from tests.lab import Lab, Node, Pod, Process, eventually
 from tests.lab.agent import MESHNODE
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 PORT = 8080
 SERVE = (sys.executable, "-m", "http.server", str(PORT))

@@ -73,6 +73,13 @@ class RequestGroup:
     received: int
     sent: int
     buckets: Sequence[int]
+    received_buckets: Sequence[int]
+    sent_buckets: Sequence[int]
+    route: str
+
+
+def _added(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    return [a + b for a, b in zip(one, other, strict=True)]
 
 
 class RequestTally:
@@ -106,7 +113,7 @@ class RequestTally:
         """Count requests that ended alike and were added up elsewhere."""
         key = (
             group.src, group.dst, group.service, group.protocol, -1, group.status, group.flag,
-            group.mutual_tls, "", "",
+            group.mutual_tls, group.route, "",
         )  # fmt: skip
         found = self._sums.get(key)
         if found is None:
@@ -115,11 +122,9 @@ class RequestTally:
         found.seconds += group.seconds
         found.received += group.received
         found.sent += group.sent
-        found.buckets = [a + b for a, b in zip(found.buckets, group.buckets, strict=True)]
-        # Only their sum is known, so that they count as if they were alike.
-        received, sent = group.received / group.count, group.sent / group.count
-        found.received_buckets[bisect_left(BUCKETS_MS, received)] += group.count
-        found.sent_buckets[bisect_left(BUCKETS_MS, sent)] += group.count
+        found.buckets = _added(found.buckets, group.buckets)
+        found.received_buckets = _added(found.received_buckets, group.received_buckets)
+        found.sent_buckets = _added(found.sent_buckets, group.sent_buckets)
 
     def take(self) -> list[Series]:
         """Hand over what was counted and begin anew."""

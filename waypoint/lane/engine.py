@@ -36,6 +36,8 @@ class Count:
     sent: int
     seconds: float
     buckets: list[int]
+    received_buckets: list[int]
+    sent_buckets: list[int]
 
 
 class _One(Protocol):
@@ -50,6 +52,8 @@ class _One(Protocol):
     sent: int
     seconds: float
     buckets: Iterable[int]
+    received_buckets: Iterable[int]
+    sent_buckets: Iterable[int]
 
 
 class Host(Protocol):
@@ -220,6 +224,8 @@ class Engine:
             sent=one.sent,
             seconds=one.seconds,
             buckets=list(one.buckets)[: self._buckets],
+            received_buckets=list(one.received_buckets)[: self._buckets],
+            sent_buckets=list(one.sent_buckets)[: self._buckets],
         )
 
 

@@ -139,7 +139,8 @@ class Lane:
         return [self._group(count) for count in self._engine.take()]
 
     def _group(self, count: Count) -> RequestGroup:
-        origin = self._entries[count.entry].origin
+        entry = self._entries[count.entry]
+        origin = entry.origin
         return RequestGroup(
             src=origin.src,
             dst=self._by_id[count.target].dst,
@@ -153,6 +154,9 @@ class Lane:
             received=count.received,
             sent=count.sent,
             buckets=count.buckets,
+            received_buckets=count.received_buckets,
+            sent_buckets=count.sent_buckets,
+            route=entry.plan.route,
         )
 
     def pause(self, paused: bool) -> None:

@@ -172,7 +172,7 @@ struct lane {
 	size_t client_count;
 	uint32_t active;
 	bool draining, paused;
-	double bounds_s[BUCKETS];
+	double bounds[BUCKETS];
 	size_t bound_count;
 	struct link *links, *dead, *queued, **queued_end;
 	struct lane_caller *callers;

@@ -39,7 +39,9 @@ struct lane_count {
 	uint64_t received;
 	uint64_t sent;
 	double seconds;
-	uint64_t buckets[24];
+	uint64_t buckets[24]; /* of durations */
+	uint64_t received_buckets[24];
+	uint64_t sent_buckets[24];
 };
 
 enum lane_failure {
@@ -74,8 +76,9 @@ struct lane_calls {
 	void (*gone)(void *owner, uint64_t entry);
 };
 
+/* `bounds` of the buckets are milliseconds, and bytes. */
 struct lane *lane_new(const struct lane_limits *limits, const struct lane_calls *calls,
-		      const double *bounds_ms, size_t bound_count, void *owner);
+		      const double *bounds, size_t bound_count, void *owner);
 void lane_free(struct lane *lane);
 int lane_descriptor(const struct lane *lane);
 void lane_poll(struct lane *lane);

@@ -32,7 +32,7 @@ uint64_t lane_random(struct lane *lane)
 }
 
 struct lane *lane_new(const struct lane_limits *limits, const struct lane_calls *calls,
-		      const double *bounds_ms, size_t bound_count, void *owner)
+		      const double *bounds, size_t bound_count, void *owner)
 {
 	struct lane *lane = calloc(1, sizeof(*lane));
 
@@ -44,7 +44,7 @@ struct lane *lane_new(const struct lane_limits *limits, const struct lane_calls 
 	lane->queued_end = &lane->queued;
 	lane->bound_count = bound_count < BUCKETS ? bound_count : BUCKETS - 1;
 	for (size_t i = 0; i < lane->bound_count; i++)
-		lane->bounds_s[i] = bounds_ms[i] / 1e3;
+		lane->bounds[i] = bounds[i];
 	lane->now = lane_clock();
 	lane->world = 1;
 	lane->poller = epoll_create1(EPOLL_CLOEXEC);

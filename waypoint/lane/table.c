@@ -259,11 +259,19 @@ struct lane_target *lane_pick(struct lane *lane, const struct lane_entry *entry)
 
 /* --- counting -------------------------------------------------------------------------------- */
 
+static size_t bucket(const struct lane *lane, double value)
+{
+	size_t found = 0;
+
+	while (found < lane->bound_count && lane->bounds[found] < value)
+		found++;
+	return found;
+}
+
 void lane_count_end(struct lane *lane, struct lane_entry *entry, const struct lane_target *target,
 		    const struct lane_count *one)
 {
 	struct tally **link = &entry->tallies, *tally;
-	size_t bucket = 0;
 
 	while (*link && ((*link)->count.target != target->id ||
 			 (*link)->count.status != one->status ||
@@ -279,13 +287,13 @@ void lane_count_end(struct lane *lane, struct lane_entry *entry, const struct la
 		tally->count.status = one->status;
 		tally->count.failure = one->failure;
 	}
-	while (bucket < lane->bound_count && lane->bounds_s[bucket] < one->seconds)
-		bucket++;
 	tally->count.count++;
 	tally->count.received += one->received;
 	tally->count.sent += one->sent;
 	tally->count.seconds += one->seconds;
-	tally->count.buckets[bucket]++;
+	tally->count.buckets[bucket(lane, one->seconds * 1e3)]++;
+	tally->count.received_buckets[bucket(lane, (double)one->received)]++;
+	tally->count.sent_buckets[bucket(lane, (double)one->sent)]++;
 }
 
 static size_t take_of(struct lane_entry *entry, struct lane_count *into, size_t room)

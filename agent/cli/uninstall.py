@@ -99,11 +99,13 @@ def remove_node(paths: NodePaths) -> list[str]:
     """
     from agent.capture.uninstall import uninstall as clean_kernel
     from agent.holder.launch import stop_holder
+    from agent.kubernetes.container import open_sysctls
     from agent.node.lock import node_lock
     from agent.node.strangers import kill_workers
 
     if os.geteuid() != 0:
         raise KernelError("meshnode uninstall", 1, "It needs root: run the command with sudo.")
+    open_sysctls()
     had_run_dir = paths.run_dir.is_dir()
     with node_lock(paths):
         # Capture ends before the listeners go: nobody is sent to a port that answers no more.

@@ -1,8 +1,8 @@
 """What a container withholds from the agent although it has the right to it.
 
-A container runtime mounts /proc/sys read-only unless the container is privileged, which would be far
-more than is needed. The agent writes three sysctls of pods' own namespaces; with CAP_SYS_ADMIN it may
-make the mount writable for itself.
+A container runtime mounts /proc/sys read-only unless the container is privileged, which would be
+far more than is needed. The agent writes three sysctls of pods' own namespaces; with CAP_SYS_ADMIN
+it may make the mount writable for itself.
 """
 
 from __future__ import annotations

@@ -42,9 +42,7 @@ async def keep_plugin(options: CniOptions, paths: NodePaths) -> None:
     """Install the plugin and keep it in the node's configuration until cancelled."""
     plugin = options.plugin or built_plugin()
     if plugin is None:
-        raise ConfigError(
-            "the CNI plugin is not built: run `make setup`, or give --cni=false"
-        )
+        raise ConfigError("the CNI plugin is not built: run `make setup`, or give --cni=false")
     install_binary(plugin, options.bin_dir)
     entry = PluginEntry(
         socket=paths.cni_socket, timeout_s=ceil(options.timeout_s), excluded=options.excluded

@@ -82,4 +82,8 @@ def test_the_capabilities_of_the_daemon_set_suffice(lab: Lab) -> None:
         raise
     finally:
         process.stop()
-        node.meshnode("uninstall", "--yes", "--cni-conf-dir=/nonexistent").check()
+        arguments = ["uninstall", "--yes", "--node", node.name, "--cni-conf-dir=/nonexistent"]
+        cleaned = node.run(contained([*MESHNODE, *arguments], tuple(CAPABILITIES)))
+    # The clean-up pods have no more rights than the agents.
+    cleaned.check()
+    assert not node.paths.pin_root.exists()

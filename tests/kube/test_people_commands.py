@@ -10,7 +10,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
+from agent.cli.analyze import Analysis
 from agent.cli.enroll import DATAPLANE, USE_WAYPOINT, Enrolled
 from agent.cli.waypoint import Waypoints, gateway
 from tests.kube.test_connect import kubeconfig
@@ -22,6 +24,8 @@ POD = {
     "apiVersion": "v1",
     "kind": "Pod",
     "metadata": {"name": "web", "namespace": "shop", "labels": {"app": "web"}},
+    "spec": {"nodeName": "n1", "serviceAccountName": "default"},
+    "status": {"phase": "Running", "podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.2"}]},
 }
 
 
@@ -146,3 +150,41 @@ def test_the_gateway_is_what_the_controller_serves() -> None:
         "gatewayClassName": "meshnode-waypoint",
         "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
     }
+
+
+ROUTE = {
+    "apiVersion": "gateway.networking.k8s.io/v1",
+    "kind": "HTTPRoute",
+    "metadata": {"name": "lost", "namespace": "shop"},
+    "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "nobody"}], "rules": []},
+}
+
+
+def test_a_cluster_is_analyzed_and_described(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.apply(ROUTE)
+    source = ("--source", f"kubernetes:{cluster.file}")
+    found = meshnode("analyze", *source, "--threshold", "warning", "-o", "json")
+    analysis = msgspec.json.decode(found.stdout, type=Analysis)
+    lost = {one.code for one in analysis.findings if one.subject == "HTTPRoute shop/lost"}
+    assert (found.exit_code, bool(lost)) == (1, True)
+    new = tmp_path / "new"
+    new.mkdir()
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "nobody", "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.9", "ports": [{"name": "http", "port": 80}]},
+    }
+    (new / "service.yaml").write_text(yaml.safe_dump(service))
+    together = meshnode("analyze", str(new), *source, "-o", "json")
+    codes = {one.code for one in msgspec.json.decode(together.stdout, type=Analysis).findings}
+    assert lost - codes
+    text = meshnode("describe", "pod", "shop/web", *source).stdout
+    assert "Pod shop/web is outside the mesh" in text
+
+
+def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
+    file = kubeconfig(tmp_path, {"server": "http://127.0.0.1:9"}, {})
+    result = meshnode("enroll", "shop", "--kubeconfig", str(file), "-o", "json")
+    assert result.exit_code == 1
+    assert error_of(result)["message"]

@@ -329,6 +329,22 @@ def test_a_client_that_leaves_ends_the_question() -> None:
     http_scene(act, wait_s=3.0)
 
 
+def test_over_http2_the_body_waits_too() -> None:
+    async def act(here: Scene, seen: list[bytes]) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *("curl", "-sS", "--noproxy", "*", "--max-time", "20", "--http2-prior-knowledge"),
+            *("-H", "x-ticket: good", "--data-binary", "@-", "-o", "-"),
+            f"http://127.0.0.1:{here.port_h2}/asked",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await process.communicate(b"z" * 2_000_000)
+        assert output.endswith(b"z" * 2_000_000)
+        assert here.counts == {(AUTHORIZER, ("guard", "allowed")): 1}
+
+    http_scene(act, wait_s=0.3)
+
+
 # --- gRPC -----------------------------------------------------------------------------------------
 
 

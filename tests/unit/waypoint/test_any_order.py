@@ -15,7 +15,7 @@ from tests.unit.waypoint.virtual import play
 EVERYTHING = """\
 loadBalancing: {algorithm: PeakEWMA}
 outlierDetection: {consecutiveFailures: 2, baseEjection: 2s}
-limits: {maxRequests: 6, maxEndpointConnections: 2, maxPendingRequests: 4, maxRetries: 3}
+limits: {maxRequests: 6, maxEndpointConnections: 1, maxPendingRequests: 4, maxRetries: 3}
 retry: {attempts: 2, on: [Reset, Timeout, GatewayError], perTryTimeout: 2s}
 retryBudget: {percent: 50, interval: 10s, minRetriesPerSecond: 1}
 hedging: {after: 500ms, attempts: 2}

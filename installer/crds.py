@@ -22,15 +22,26 @@ Manifest: TypeAlias = "dict[str, object]"
 GROUP = "meshnode.io"
 _KEEP = "x-kubernetes-preserve-unknown-fields"
 
+_ONE_SCOPE = (
+    "!(has(self.selector) && (has(self.targetRef) || has(self.targetRefs)))",
+    "a policy has a selector or targets, not both",
+)
 _RULES: Mapping[str, Sequence[tuple[str, str]]] = {
     "AuthorizationPolicy": (
-        (
-            "!(has(self.selector) && (has(self.targetRef) || has(self.targetRefs)))",
-            "a policy has a selector or targets, not both",
-        ),
+        _ONE_SCOPE,
         (
             "(has(self.action) && self.action == 'CUSTOM') == has(self.provider)",
             "action CUSTOM needs a provider, and a provider goes with CUSTOM only",
+        ),
+    ),
+    "MeshConfig": (
+        (
+            "!has(self.sameNode) || self.sameNode in ['direct', 'encrypt']",
+            "sameNode is direct or encrypt",
+        ),
+        (
+            "!has(self.trustDomain) || self.trustDomain.matches('^[a-z0-9._-]{1,255}$')",
+            "a trust domain is made of lower-case letters, digits, '.', '-' and '_'",
         ),
     ),
     "PeerAuthentication": (
@@ -40,6 +51,7 @@ _RULES: Mapping[str, Sequence[tuple[str, str]]] = {
             "port modes need a selector",
         ),
     ),
+    "RequestAuthentication": (_ONE_SCOPE,),
     "TrafficPolicy": (("size(self.targetRefs) > 0", "a policy needs a target"),),
     "Workload": (("size(self.addresses) > 0", "a workload needs an address"),),
 }

@@ -94,7 +94,11 @@ class Cluster(Generic[Endpoint]):
         return self._by_hash.get(hashed)
 
     def replace(self, seats: Sequence[Seat[Endpoint]], now: float) -> None:
-        """Follow the endpoints of a new snapshot; those that stay keep what is known of them."""
+        """Follow the endpoints of a new snapshot; those that stay keep what is known of them.
+
+        Who has no weight gets nothing, as long as anybody has one.
+        """
+        seats = [seat for seat in seats if seat.weight] or seats
         first = not self._members
         members: dict[Endpoint, Member[Endpoint]] = {}
         for seat in seats:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -164,6 +165,19 @@ def test_two_weak_tiers_still_serve() -> None:
         end(take(here, wanted=members[number].endpoint), Outcome.SERVER_ERROR)
     counts = Counter(end(take(here)) for _ in range(500))
     assert set(counts) == {"c", "f"}
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_without_a_weight_nothing_comes(algorithm: Algorithm) -> None:
+    keys = (HashKey(source=HashSource.SOURCE_IP),)
+    rules = ClusterRules(load_balancing=LoadBalancing(algorithm=algorithm, hash_keys=keys))
+    members = [replace(seat, weight=int(seat.name != "b")) for seat in seats("abc")]
+    here = cluster(rules, members)
+    keyed = [here.take(0.0, key=hash64(str(number))) for number in range(60)]
+    assert {lease.endpoint.name for lease in keyed if isinstance(lease, Lease)} == {"a", "c"}
+    here.replace([replace(seat, weight=0) for seat in members], 1.0)
+    keyed = [here.take(1.0, key=hash64(str(number))) for number in range(60)]
+    assert {lease.endpoint.name for lease in keyed if isinstance(lease, Lease)} == set("abc")
 
 
 def test_limits_per_endpoint() -> None:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+LARGE_BYTES = 64 * 1024
+"""A piece of a body that is written at once. In one turn the loop may read 32 times: collected
+until its end, they would pass the high-water mark long before anybody is told to stop."""
+
 
 class Writer(Protocol):
     """A codec with collected output."""

@@ -20,7 +20,7 @@ from mesh.http1.reader import ResponseReader
 from mesh.http1.writer import format_request
 from mesh.model.request import RequestFlag
 from waypoint.contract import Failure, FailureKind, ResponseSink
-from waypoint.flush_queue import FlushQueue
+from waypoint.flush_queue import LARGE_BYTES, FlushQueue
 from waypoint.limits import ProxyLimits
 
 
@@ -104,6 +104,8 @@ class Http1Client(asyncio.Protocol):
     def send_body(self, data: bytes) -> None:
         chunked = self._framing is Framing.CHUNKED and not self._raw
         self._out.append(encode_chunk(data) if chunked else data)
+        if len(data) >= LARGE_BYTES:
+            self.write_now()
 
     def send_end(self, trailers: Headers) -> None:
         self._sent = True

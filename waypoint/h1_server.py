@@ -21,7 +21,7 @@ from mesh.http1.reader import RequestReader
 from mesh.http1.writer import format_response
 from mesh.model.request import RequestFlag
 from waypoint.contract import Exchanges, Origin, RequestSink
-from waypoint.flush_queue import FlushQueue
+from waypoint.flush_queue import LARGE_BYTES, FlushQueue
 from waypoint.limits import ProxyLimits
 from waypoint.local_reply import error_page
 
@@ -225,6 +225,8 @@ class Http1Server(asyncio.Protocol):
 
     def send_body(self, data: bytes) -> None:
         self._out.append(encode_chunk(data) if self._framing is Framing.CHUNKED else data)
+        if len(data) >= LARGE_BYTES:
+            self.write_now()
 
     def flush(self) -> None:
         if self._out and not self._queued:

@@ -228,9 +228,11 @@ def _service(endpoints: tuple[Endpoint, ...], app_protocol: str) -> Service:
 
 @contextlib.asynccontextmanager
 async def serving(handler: Handler) -> AsyncIterator[int]:
-    """Run a server on a free port."""
+    """Run a server on a free port; its connections are gone when this returns."""
+    writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         try:
             await handler(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -243,6 +245,10 @@ async def serving(handler: Handler) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        for writer in writers:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 def run(work: Coroutine[None, None, None]) -> None:

@@ -73,7 +73,9 @@ def _sometimes(method: str, record: RequestRecord) -> dict[str, SpanValue]:
 def _texts(record: RequestRecord) -> dict[str, SpanValue]:
     """What is left out where it is not known."""
     host, _, port = record.authority.rpartition(":")
-    host, port = (host, port) if port.isdigit() and host else (record.authority, "")
+    host, port = (
+        (host, port) if port.isascii() and port.isdigit() and host else (record.authority, "")
+    )
     texts: dict[str, str] = {
         "server.address": host[:_MAX_TEXT],
         "user_agent.original": record.user_agent[:_MAX_TEXT],

@@ -154,13 +154,16 @@ class MeshMetrics(Collector):
     def count_policy(self, counts: Iterable[tuple[str, tuple[str, ...], int]]) -> None:
         """Count what policy said of requests; other metrics among `counts` are left alone."""
         sums = {
-            names.AUDITED.name: self._audited,
-            names.DRY_RUN.name: self._dry_run,
-            names.DENIED.name: self._denied,
+            spec.name: (found, len(spec.labels))
+            for spec, found in (
+                (names.AUDITED, self._audited),
+                (names.DRY_RUN, self._dry_run),
+                (names.DENIED, self._denied),
+            )
         }
         for name, labels, count in counts:
-            found = sums.get(name)
-            if found is None or count < 0:
+            found, wanted = sums.get(name, (Counter[tuple[str, ...]](), -1))
+            if count < 0 or len(labels) != wanted:
                 continue
             key = tuple(labels)
             if key not in found and len(found) >= MAX_POLICIES:

@@ -116,11 +116,18 @@ class SpanExport:
         return batch, False
 
     def _send(self, batch: Sequence[model.Span]) -> None:
-        result = self._exporter.export([self._readable(span) for span in batch])
-        if result is SpanExportResult.SUCCESS:
-            self._exported += len(batch)
+        readable = []
+        for span in batch:
+            try:
+                readable.append(self._readable(span))
+            except ValueError:  # of a worker that is not itself any more
+                self._failed += 1
+        if not readable:
+            return
+        if self._exporter.export(readable) is SpanExportResult.SUCCESS:
+            self._exported += len(readable)
         else:
-            self._failed += len(batch)
+            self._failed += len(readable)
 
     def _readable(self, span: model.Span) -> ReadableSpan:
         trace_id = int(span.trace_id, 16)

@@ -7,6 +7,8 @@ else denies and is the client's answer.
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from mesh.http1.message import Framing, RequestHead
 from mesh.model.policy import StringMatch
 from mesh.model.provider import ExternalAuthorizer
@@ -22,7 +24,8 @@ class HttpCheck:
     """How one provider is asked; its lists are compiled once."""
 
     def __init__(self, provider: ExternalAuthorizer) -> None:
-        self._provider = provider
+        # As a URI has it: a blank would end the request's target.
+        self._prefix = quote(provider.path_prefix, safe="/-._~!$&'()*+,;=:@%").encode("ascii")
         self._shown = compile_strings(
             (*provider.check_headers, StringMatch(kind="exact", value="authorization"))
         )
@@ -40,7 +43,7 @@ class HttpCheck:
             for item in head.headers
             if item[0] not in self._extra_names and _names(self._shown, item[0])
         ]
-        target = self._provider.path_prefix.encode("latin-1") + head.target
+        target = self._prefix + head.target
         return RequestHead(
             method=head.method,
             target=target,

@@ -71,6 +71,16 @@ def test_a_collector_that_refuses_costs_the_batch_only() -> None:
         assert export.counts == SpanCounts(exported=0, failed=1, dropped=0)
 
 
+def test_a_span_that_is_none_harms_no_other() -> None:
+    with collector() as server:
+        export = open_export(parse_endpoint(server.url), {})
+        export.offer(replace(SPAN, trace_id="not hexadecimal"))
+        export.offer(SPAN)
+        server.wait_spans(bool)
+        export.close(20.0)
+        assert export.counts == SpanCounts(exported=1, failed=1, dropped=0)
+
+
 class Stuck:
     """An exporter whose collector never answers."""
 

@@ -245,6 +245,36 @@ def test_one_that_is_slow_or_gone_answers_the_configured_status() -> None:
     http_scene(gone, provider=replace(GUARD, service="shop/nobody", port=9))
 
 
+def test_a_connection_that_the_authorizer_closed_is_no_failure() -> None:
+    """It closes after each answer without saying so; a connection in the pool may be dead."""
+
+    async def main() -> None:
+        async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+        async with serving(once) as port:
+            services = (service("guard", loopback(port)),)
+            script = Script(policies=(ASK,), providers=(GUARD,), services=services)
+            async with scene(app, script=script) as here:
+                async with await here.connect() as client:
+                    for _ in range(30):
+                        client.send(b"GET /asked HTTP/1.1\r\nhost: w\r\n\r\n")
+                        assert b" 200 OK" in await client.until(b"\r\n\r\n")
+                        await client.until(b"\r\n\r\n")
+                assert here.counts == {(AUTHORIZER, ("guard", "allowed")): 30}
+
+    run(main())
+
+
+def test_a_path_prefix_is_written_as_a_uri() -> None:
+    async def act(here: Scene, seen: list[bytes]) -> None:
+        assert (await here.get("/asked?q=1", "x-ticket: good"))[0] == 200
+        assert seen[0].startswith(b"GET /pr%C3%BCf%20en/asked?q=1 HTTP/1.1\r\n")
+
+    http_scene(act, provider=replace(GUARD, path_prefix="/prüf en"))
+
+
 def test_a_host_name_outside_the_mesh_is_resolved() -> None:
     async def main() -> None:
         seen: list[bytes] = []

@@ -253,7 +253,11 @@ def test_lines_and_metrics_come_of_it() -> None:
             registry = CollectorRegistry()
             metrics = MeshMetrics(registry, now=lambda: 0.0)
             count_connections(metrics, ends)
-            counts = [("meshnode_policy_denied_total", ("waypoint", "x"), 2), ("other", (), 1)]
+            counts = [
+                ("meshnode_policy_denied_total", ("waypoint", "x"), 2),
+                ("other", (), 1),
+                ("meshnode_policy_denied_total", (), 9),
+            ]
             metrics.count_policy(counts)
             text = generate_latest(registry).decode()
             assert "istio_tcp_connections_closed_total{" in text

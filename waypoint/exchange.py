@@ -231,21 +231,16 @@ class Exchange:
         self.answer(400, "bad header field", RequestFlag.DOWNSTREAM_PROTOCOL_ERROR, str(error))
 
     def upstream_failed(self, failure: Failure) -> None:
-        self._pending = None
-        self._up = None
+        self._pending = self._up = None
         tries = self.tries
         if tries is None:
             return
         tries.failed(failure.flag)
-        if self._done:
-            return
-        if self._responded:
+        if self._responded and not self._done:
             self._cut(failure.flag, failure.detail)
-            return
-        if tries.follows_failure(failure) or self.is_over:
-            return
-        status = _STATUS_OF_FLAG.get(failure.flag, 503)
-        self.answer(status, "upstream connect error or reset", failure.flag, failure.detail)
+        elif not self._done and not tries.follows_failure(failure) and not self.is_over:
+            status = _STATUS_OF_FLAG.get(failure.flag, 503)
+            self.answer(status, "upstream connect error or reset", failure.flag, failure.detail)
 
     def _out_of_time(self) -> None:
         self._deadline = None

@@ -63,6 +63,7 @@ class ClientStream:
     def cancel(self) -> None:
         if self.sink is not None:
             self.sink = None
+            self._give_back()
             self._link.forget(self, CANCEL)
 
     def pause_reading(self) -> None:
@@ -70,6 +71,10 @@ class ClientStream:
 
     def resume_reading(self) -> None:
         self._paused = False
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Credit for what came while reading was paused; it is the whole connection's, too."""
         owed, self._owed = self._owed, 0
         if owed:
             self._link.session.consume(self.id, owed)
@@ -95,13 +100,13 @@ class ClientStream:
         sink, self.sink = self.sink, None
         if sink is None:
             return
-        if self._owed:
-            self._link.session.consume(self.id, self._owed)
+        self._give_back()
         self._link.forget(self, None if self._sent else NO_ERROR)
         sink.response_end(trailers)
 
     def failed(self, kind: FailureKind, flag: RequestFlag, detail: str) -> None:
         sink, self.sink = self.sink, None
+        self._give_back()
         if sink is not None:
             sink.upstream_failed(Failure(kind=kind, flag=flag, detail=detail))
 

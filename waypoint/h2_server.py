@@ -86,6 +86,10 @@ class ServerStream:
 
     def resume_reading(self) -> None:
         self._paused = False
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Credit for what came while reading was paused; it is the whole connection's, too."""
         owed, self._owed = self._owed, 0
         if owed:
             self._link.session.consume(self.id, owed)
@@ -96,7 +100,7 @@ class ServerStream:
     def data_received(self, data: bytes, flow_bytes: int) -> None:
         if self.exchange is not None and data:
             self.exchange.request_body(data)
-        if self._paused:
+        if self._paused and self.exchange is not None:
             self._owed += flow_bytes
         else:
             self._link.session.consume(self.id, flow_bytes)
@@ -115,8 +119,7 @@ class ServerStream:
 
     def gone(self, detail: str) -> None:
         exchange, self.exchange = self.exchange, None
-        if self._owed:
-            self._link.session.consume(self.id, self._owed)
+        self.give_back()
         if exchange is not None:
             exchange.client_gone(RequestFlag.DOWNSTREAM_CLOSED, detail)
 
@@ -211,6 +214,7 @@ class Http2Server(Http2Link):
 
     def stream_over(self, stream: ServerStream) -> None:
         """Our side is done; the client need not send the rest (RFC 9113 §8.1)."""
+        stream.give_back()
         if self._streams.pop(stream.id, None) is not None and not stream.request_over:
             self._loop.call_soon(self._stop_request, stream.id)
         self.schedule_flush()

@@ -8,7 +8,8 @@ import pytest
 
 from mesh.http1.message import MessageError
 from mesh.model.address import SocketAddress, parse_ip
-from tests.contract.http1.stage import answering, run, stage
+from tests.contract.http1.stage import Stage, answering, run, stage
+from waypoint.h2_client import Http2Client
 from waypoint.h2_head import read_request
 
 OK = (
@@ -72,6 +73,43 @@ def test_http1_to_http2_and_http2_to_http2() -> None:
                 url = f"http://127.0.0.1:{here.port_h2}/"
                 assert await curl("--http2-prior-knowledge", "-d", "hello", url) == "5"
                 assert {record.protocol for record in inner.records} == {"HTTP/2"}
+
+    run(main())
+
+
+def holds_credit(here: Stage) -> bool:
+    """Whether a server was stopped, because its client does not read."""
+    clients = [client for target in here.proxy.pool._targets for client in target.multiplexed]
+    streams = [s for c in clients if isinstance(c, Http2Client) for s in c._streams.values()]
+    return any(stream._owed for stream in streams)
+
+
+def test_clients_that_leave_in_the_midst_of_answers_take_no_credit_along() -> None:
+    """The server's connection is shared: its window must not shrink with each of them."""
+    size = 32 << 20
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = size if head.startswith(b"GET /big") else 2
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % length)
+            writer.write(b"x" * length)
+            await writer.drain()
+
+    async def main() -> None:
+        async with stage(serve) as inner:
+            address = SocketAddress(parse_ip("127.0.0.1"), inner.port_h2)
+            async with stage(addresses=(address,), app_protocol="kubernetes.io/h2c") as here:
+                for _ in range(12):
+                    async with await here.connect() as client:
+                        client.send(b"GET /big HTTP/1.1\r\nHost: w\r\n\r\n")
+                        await client.until(b"\r\n\r\n")
+                        async with asyncio.timeout(20):
+                            while not holds_credit(here):  # noqa: ASYNC110 - no event tells
+                                await asyncio.sleep(0.01)
+                        client.writer.transport.abort()
+                answer = await here.ask(b"GET / HTTP/1.1\r\nHost: w\r\n\r\n")
+                assert answer.endswith(b"xx")
 
     run(main())
 

@@ -89,7 +89,7 @@ class Traffic:
 
 @dataclass(slots=True)
 class _Sum:
-    cell: Cell = field(default_factory=list)
+    cell: list[int] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mesh.telemetry.requests import BUCKETS_MS
-from mesh.telemetry.window import Cell, add_cell
+from mesh.telemetry.window import add_cell
 from mesh.telemetry.window_answer import EdgeTraffic, Traffic
 
 
@@ -65,7 +65,7 @@ class Sums:
     denied: int = 0
     sent_s: float = 0.0
     received_s: float = 0.0
-    buckets: Cell = field(default_factory=list)
+    buckets: list[int] = field(default_factory=list)
 
     def add(self, edge: EdgeTraffic, covered_s: float) -> None:
         """Add one edge."""
@@ -74,7 +74,7 @@ class Sums:
             self.requests_s += edge.closed / covered_s
             self.requests += edge.closed
             self.bad_requests += edge.failed
-            add_cell(self.buckets, list(edge.buckets))
+            add_cell(self.buckets, edge.buckets)
             return
         self.opened_s += edge.opened / covered_s
         self.closed += edge.closed

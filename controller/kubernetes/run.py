@@ -7,8 +7,8 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,53 +74,74 @@ async def run_cluster_controller(
     Raises `ConfigError` for an API server that cannot be found, or keys that cannot be used.
     """
     configuration = await load_configuration(cluster.kubeconfig)
-    async with AsyncExitStack() as stack:
-        api = await stack.enter_async_context(KubeApi(configuration))
-        source = await stack.enter_async_context(
-            open_kubernetes(configuration, resources=CONTROLLER_RESOURCES)
-        )
-        client = KubeClient(api)
-        secret = CaSecret(client, cluster.namespace, settings.state_dir)
+    async with (
+        KubeApi(configuration) as api,
+        open_kubernetes(configuration, resources=CONTROLLER_RESOURCES) as source,
+    ):
+        secret = CaSecret(KubeClient(api), cluster.namespace, settings.state_dir)
         mesh = await _until_stopped(_begin(source, secret), stop)
         if mesh is None:
             return
-        state_dir = StateDir(settings.state_dir)
-        leader = Leader(
-            mesh,
-            _work(cluster, client, source),
-            roots=lambda: _roots(state_dir),
-            retry_s=cluster.retry_s,
-        )
-        admission = None
-        if cluster.webhook_port is not None:
-            setup = AdmissionSetup(client, cluster.namespace, state_dir, cluster.webhook_port)
-            admission = await serve_admission(setup, lambda: mesh.objects, stack)
-        election = LeaderElection(
-            api,
-            namespace=cluster.namespace,
-            identity=cluster.identity,
-            clocks=Clocks(now=time.monotonic, wall=time.time, random=random.random),
-            work=lambda: leader.lead(admission),
-            timing=cluster.lease,
-        )
-        group = await stack.enter_async_context(asyncio.TaskGroup())
-        background = [
+        async with AsyncExitStack() as stack:
+            lead = await _leader(cluster, source, api, mesh, settings.state_dir, stack)
+            election = LeaderElection(
+                api,
+                namespace=cluster.namespace,
+                identity=cluster.identity,
+                clocks=Clocks(now=time.monotonic, wall=time.time, random=random.random),
+                work=lead,
+                timing=cluster.lease,
+            )
+            authenticator = TokenReviewAuthenticator(api, cluster.agents, now=time.monotonic)
+            async with _background(mesh, secret, election):
+                await run_controller(
+                    settings,
+                    directory=SnapshotDirectory(lambda: mesh.snapshot),
+                    clock=time.time,
+                    random_bytes=os.urandom,
+                    stop=stop,
+                    on_ready=on_ready,
+                    authenticator=authenticator,
+                )
+
+
+async def _leader(
+    cluster: ClusterSettings,
+    source: KubernetesSource,
+    api: KubeApi,
+    mesh: LatestMesh,
+    directory: Path,
+    stack: AsyncExitStack,
+) -> Callable[[], Coroutine[None, None, None]]:
+    """The leader's work; the webhook, which every replica serves, is closed by `stack`."""
+    client, state_dir = KubeClient(api), StateDir(directory)
+    leader = Leader(
+        mesh,
+        _work(cluster, client, source),
+        roots=lambda: _roots(state_dir),
+        retry_s=cluster.retry_s,
+    )
+    admission = None
+    if cluster.webhook_port is not None:
+        setup = AdmissionSetup(client, cluster.namespace, state_dir, cluster.webhook_port)
+        admission = await serve_admission(setup, lambda: mesh.objects, stack)
+    return lambda: leader.lead(admission)
+
+
+@asynccontextmanager
+async def _background(
+    mesh: LatestMesh, secret: CaSecret, election: LeaderElection
+) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [
             group.create_task(mesh.follow()),
             group.create_task(_keep_secret(secret, election.leads)),
             group.create_task(election.run()),
         ]
         try:
-            await run_controller(
-                settings,
-                directory=SnapshotDirectory(lambda: mesh.snapshot),
-                clock=time.time,
-                random_bytes=os.urandom,
-                stop=stop,
-                on_ready=on_ready,
-                authenticator=TokenReviewAuthenticator(api, cluster.agents, now=time.monotonic),
-            )
+            yield
         finally:
-            for task in background:
+            for task in tasks:
                 task.cancel()
 
 

@@ -157,10 +157,7 @@ def _container(request: WaypointRequest, settings: WaypointSettings) -> Manifest
             f"--admin=0.0.0.0:{ADMIN_PORT}",
         ],
         "env": [
-            {
-                "name": "MESHNODE_NODE",
-                "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}},
-            }
+            {"name": "MESHNODE_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
         ],
         "ports": [
             {"name": "hbone", "containerPort": HBONE_PORT},

@@ -135,7 +135,7 @@ int port_open(mt_engine *e, mt_port *p, int kind, void *owner, int fd);
 /* Bytes, 0 at the end, IO_WOULD_BLOCK or IO_FAILED (see `error`). */
 ssize_t port_read(mt_port *p, void *buffer, size_t len);
 /* Bytes the kernel took, maybe none; or IO_FAILED. */
-ssize_t port_write(mt_port *p, struct iovec *iov, int count, int flags);
+ssize_t port_write(mt_port *p, struct iovec *iov, int count);
 int port_finish(mt_port *p);
 void port_close(mt_engine *e, mt_port *p, bool reset);
 void fd_close(int fd, bool reset);
@@ -204,7 +204,7 @@ struct mt_tunnel {
     nghttp2_session *h2;
     uint8_t state;
     bool client, up, draining, drain_begun, lost;
-    bool tls_up, tls_failed, more_follows, read_more, eof, fin_sent;
+    bool tls_up, tls_failed, read_more, eof, fin_sent;
     bool goaway_ours;
     uint8_t drain_reason;
     char drain_detail[96];

@@ -55,7 +55,7 @@ ssize_t port_read(mt_port *p, void *buffer, size_t len)
     return IO_FAILED;
 }
 
-ssize_t port_write(mt_port *p, struct iovec *iov, int count, int flags)
+ssize_t port_write(mt_port *p, struct iovec *iov, int count)
 {
     struct msghdr message = {.msg_iov = iov, .msg_iovlen = (size_t)count};
     size_t len = 0;
@@ -66,7 +66,7 @@ ssize_t port_write(mt_port *p, struct iovec *iov, int count, int flags)
     for (int i = 0; i < count; i++)
         len += iov[i].iov_len;
     do
-        n = sendmsg(p->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL | flags);
+        n = sendmsg(p->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
     if (n >= 0) {
         if ((size_t)n < len)

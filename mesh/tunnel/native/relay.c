@@ -90,7 +90,7 @@ static ssize_t flush(mt_relay *r, side *to)
     ssize_t total = 0;
 
     while (to->in.size && to->port.writable) {
-        ssize_t n = port_write(&to->port, iov, queue_pieces(&to->in, iov, BATCH_PIECES), 0);
+        ssize_t n = port_write(&to->port, iov, queue_pieces(&to->in, iov, BATCH_PIECES));
 
         if (n == IO_FAILED) {
             fail(r, to);
@@ -106,7 +106,7 @@ static ssize_t flush(mt_relay *r, side *to)
 static int deliver(mt_relay *r, side *to, const uint8_t *data, size_t len)
 {
     struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
-    ssize_t n = port_write(&to->port, &iov, 1, 0);
+    ssize_t n = port_write(&to->port, &iov, 1);
 
     if (n == IO_FAILED) {
         fail(r, to);

@@ -213,7 +213,7 @@ static void flush_queue(mt_stream *st)
     ssize_t n;
 
     while (st->in.size && st->port.writable) {
-        n = port_write(&st->port, iov, queue_pieces(&st->in, iov, BATCH_PIECES), 0);
+        n = port_write(&st->port, iov, queue_pieces(&st->in, iov, BATCH_PIECES));
         if (n == IO_FAILED) {
             stream_fail(st, st->port.error);
             return;
@@ -234,7 +234,7 @@ void batch_flush(mt_engine *e)
     if (!st)
         return;
     e->batch = NULL;
-    n = port_write(&st->port, e->batch_iov, e->batch_count, 0);
+    n = port_write(&st->port, e->batch_iov, e->batch_count);
     if (n == IO_FAILED) {
         stream_fail(st, st->port.error);
         return;

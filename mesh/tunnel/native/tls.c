@@ -16,12 +16,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/*
- * Records that go out together. One at a time costs a packet for each; four and more let the peer
- * fall asleep in between, and waking a core costs more than a packet.
- */
-#define PUSH_RECORDS 2u
-
 static pthread_once_t method_once = PTHREAD_ONCE_INIT;
 static BIO_METHOD *method;
 
@@ -48,7 +42,8 @@ static int bio_write(BIO *bio, const char *data, int len)
     ssize_t n;
 
     BIO_clear_retry_flags(bio);
-    n = port_write(&t->port, &iov, 1, t->more_follows ? MSG_MORE : 0);
+    /* Each record at once: gathering them (MSG_MORE) lets the peer fall asleep in between. */
+    n = port_write(&t->port, &iov, 1);
     if (n > 0)
         return (int)n;
     if (n == 0)
@@ -173,7 +168,6 @@ ssize_t tls_write(mt_tunnel *t, const uint8_t *data, size_t len)
     while (sent < len) {
         size_t record = len - sent < RECORD_BYTES ? len - sent : RECORD_BYTES;
 
-        t->more_follows = len - sent > RECORD_BYTES && sent / RECORD_BYTES % PUSH_RECORDS == 0;
         ERR_clear_error();
         if (SSL_write_ex(t->ssl, data + sent, record, &n) != 1) {
             int error = SSL_get_error(t->ssl, 0);
@@ -189,7 +183,6 @@ ssize_t tls_write(mt_tunnel *t, const uint8_t *data, size_t len)
 
 void tls_shutdown(mt_tunnel *t)
 {
-    t->more_follows = false;
     /* close_notify; the peer's is not awaited. */
     if (t->tls_up && !t->tls_failed)
         SSL_shutdown(t->ssl);

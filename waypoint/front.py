@@ -88,9 +88,7 @@ class Front:
             return
         if spoken is Spoken.HTTP2:
             limits = self._limits
-            server = Http2Server(
-                self._loop, self._exchanges, origin, limits, self.servers.discard
-            )
+            server = Http2Server(self._loop, self._exchanges, origin, limits, self.servers.discard)
             await self._attach(server, sock, origin, initial)
         elif self.lane is not None:
             try:

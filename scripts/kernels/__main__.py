@@ -13,6 +13,7 @@ DEFAULT_SERIES = ("6.1", "6.12")
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ("tests/netns/capture",)
 TIMEOUT_S = 3600.0
+BOOT_RETRIES = 2
 _GUEST_TEST_TIMEOUT_S = 900
 
 
@@ -39,6 +40,11 @@ def main(arguments: list[str]) -> int:
         print(f"=== {kernel.release}: {' '.join(tests)}", flush=True)
         with tempfile.TemporaryDirectory(prefix="meshnode-kernel-") as directory:
             outcome = run(kernel, command(tests), Path(directory), TIMEOUT_S)
+            for _ in range(BOOT_RETRIES):
+                if outcome.has_booted:
+                    break
+                print(f"the guest did not boot: {outcome.boot[-300:]}\ntrying again", flush=True)
+                outcome = run(kernel, command(tests), Path(directory), TIMEOUT_S)
             ktls = Path(directory) / "ktls"
             facts = ktls.read_text() if ktls.exists() else "no facts about kTLS\n"
         _report(kernel, outcome, facts)

@@ -44,6 +44,11 @@ class Outcome:
     boot: str
     seconds: float
 
+    @property
+    def has_booted(self) -> bool:
+        """Whether the command was begun; emulation on a busy machine can miss a kernel's clock."""
+        return self.boot.startswith("booted")
+
 
 def need_packages() -> None:
     """Install what the runner needs and set-up does not. Needs root."""

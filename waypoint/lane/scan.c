@@ -120,6 +120,24 @@ static bool common_field(struct head *head, struct field *field)
 	return !one_of(&field->name, unusual);
 }
 
+static bool begins(const struct slice *name, const char *prefix)
+{
+	size_t length = strlen(prefix);
+
+	return name->length >= length && !strncasecmp(name->at, prefix, length);
+}
+
+/*
+ * Whether a field may be one of waypoint.forward_headers.IDENTITY_FIELDS that is not in the list
+ * below: a family of names, or another spelling. Python knows them all.
+ */
+static bool may_claim(const struct slice *name)
+{
+	return memchr(name->at, '_', name->length) || begins(name, "x-envoy-") ||
+	       begins(name, "x-ssl-") || begins(name, "x-istio-") || begins(name, "x-client-") ||
+	       begins(name, "l5d-") || begins(name, "ssl-");
+}
+
 static bool request_field(struct head *head, struct field *field)
 {
 	/* waypoint.forward_headers.IDENTITY_FIELDS */
@@ -149,6 +167,8 @@ static bool request_field(struct head *head, struct field *field)
 			field->kind = FIELD_REQUEST_ID;
 		else if (one_of(&field->name, identity))
 			field->kind = FIELD_DROPPED;
+		else if (may_claim(&field->name))
+			return false;
 		else if (field->name.length > 5 && lower(field->name.at[2]) == 'b' &&
 			 field->name.at[3] == '3')
 			return false;
@@ -156,7 +176,11 @@ static bool request_field(struct head *head, struct field *field)
 	case 'l':
 		if (one_of(&field->name, identity))
 			field->kind = FIELD_DROPPED;
+		else if (may_claim(&field->name))
+			return false;
 		return true;
+	case 's':
+		return !may_claim(&field->name) && common_field(head, field);
 	case 'c': /* a gRPC call needs HTTP/2 */
 		if (lane_name_is(&field->name, "content-type") && field->value.length >= 16 &&
 		    !memcmp(field->value.at, "application/grpc", 16))

@@ -13,6 +13,7 @@ from tests.contract.http1.laned import USE_LANE
 from tests.contract.http1.stage import Client, Stage, answering, run, stage
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
+from waypoint.forward_headers import IDENTITY_FIELDS
 from waypoint.lane.host import Lane
 from waypoint.plan import Forward, Reply
 from waypoint.service_router import ServiceRouter
@@ -240,5 +241,22 @@ def test_pipelined_requests_are_answered_in_their_order() -> None:
             answer = await here.ask(get("/1") + get("/2") + get("/3"))
             assert answer.count(b"HTTP/1.1 200 OK") == 3
             assert [head.split()[1] for head in seen] == [b"/1", b"/2", b"/3"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", sorted(IDENTITY_FIELDS)[::7])
+def test_no_claim_of_identity_passes_the_lane(name: bytes) -> None:
+    """The second request is the lane's own business, if any is."""
+
+    async def main() -> None:
+        seen: list[bytes] = []
+        async with stage(answering(OK, OK, OK, seen=seen)) as here, await here.connect() as client:
+            assert await served(client, get()) == 200
+            claim = f"{name.decode().title()}: evil"
+            for line in (claim, claim.upper()):
+                assert await served(client, get("/", line)) == 200
+        assert len(seen) == 3
+        assert b"evil" not in b"".join(seen).lower()
 
     run(main())

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,13 +81,18 @@ def fetch(series: str) -> Kernel:
 
 def _newest(series: str) -> str:
     """The newest ordinary kernel package of a series; the unsigned one holds everything."""
-    found = _output("apt-cache", "pkgnames", f"linux-image-{series}.")
-    names = [n for n in found.split() if n.endswith("amd64-unsigned") and "-rt-" not in n]
-    names = [n for n in names if "cloud" not in n]
-    if not names:
+    found = newest_of(_output("apt-cache", "pkgnames", f"linux-image-{series}.").split())
+    if found is None:
         raise SystemExit(f"no source has a kernel {series}: run `apt-get update`, or add backports")
-    ordered = sorted(names, key=lambda n: [int(p) if p.isdigit() else 0 for p in _numbers(n)])
-    return ordered[-1]
+    return found
+
+
+def newest_of(names: Sequence[str]) -> str | None:
+    """The ordinary kernel of the highest number: neither for clouds nor for real time."""
+    special = ("-rt-", "-cloud-")
+    ordinary = [n for n in names if n.endswith("-amd64-unsigned")]
+    ordinary = [n for n in ordinary if not any(word in n for word in special)]
+    return max(ordinary, key=lambda n: [int(p) for p in _numbers(n)], default=None)
 
 
 def _numbers(name: str) -> list[str]:
@@ -148,7 +153,7 @@ def _make_initramfs(kernel: Kernel, target: Path) -> None:
     shutil.copy(HERE / "init", tree / "init")
     (tree / "init").chmod(0o755)
     order = []
-    for module in _modules(kernel):
+    for module in initramfs_modules(kernel):
         name = module.name.removesuffix(".xz")
         data = module.read_bytes()
         if module.suffix == ".xz":
@@ -168,7 +173,7 @@ def _make_initramfs(kernel: Kernel, target: Path) -> None:
     shutil.rmtree(tree)
 
 
-def _modules(kernel: Kernel) -> Iterator[Path]:
+def initramfs_modules(kernel: Kernel) -> Iterator[Path]:
     """Files of the wanted modules and of what they need, in the order in which they load."""
     needs: dict[str, list[str]] = {}
     for line in (kernel.modules / "modules.dep").read_text().splitlines():

@@ -19,6 +19,7 @@ from tests.contract.waypoint.scene import TARGET, Scene, Script, authentication,
 from tests.contract.waypoint.test_custom import app, exact
 from tests.unit.mesh.jwt import issuer
 from tests.unit.mesh.policy.l7 import build
+from waypoint.issuers import issuer_states
 
 ONE, TWO = issuer.signer("ES256", "one"), issuer.signer("RS256", "two")
 
@@ -161,6 +162,10 @@ async def _one_issuer_is_bad(how: str) -> None:
             assert errors[f"{bad.url}/certs"].error
             assert errors[f"{bad.url}/certs"].keys == 0
             assert not errors[f"{good.url}/certs"].error
+            states = {item.source: item for item in issuer_states(here.keys.status().values())}
+            assert states[f"{bad.url}/certs"].keys == 0
+            assert states[f"{bad.url}/certs"].failures > 0
+            assert states[f"{good.url}/certs"].keys == 1
 
 
 def test_an_issuer_without_keys_harms_no_other() -> None:

@@ -180,7 +180,11 @@ class Lane:
         if depends is None or len(depends.headers) > MAX_KEY_HEADERS:
             return self._engine.nobody
         fields = self._caller_fields(origin)
-        key = (fields.address, tuple(fields.identity), origin.dialled, origin.src, depends)
+        # An address may have changed hands since an older connection was opened.
+        service = origin.service.key if origin.service is not None else None
+        workload = origin.workload.uid if origin.workload is not None else None
+        about = (origin.principal, origin.dialled, service, workload, origin.src, depends)
+        key = (fields.address, tuple(fields.identity), *about)
         names = [name.encode("latin-1") for name in sorted(depends.headers)]
         return self._engine.caller(key, fields, names, depends.query)
 

@@ -12,6 +12,7 @@ from mesh.model.routing import GrpcMatch, HttpMatch, Route, RouteKind, RouteRule
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Service, ServiceKey
 from mesh.routing.attach import settle_groups
+from mesh.routing.index import RouteMatch
 from mesh.routing.message import RequestFacts, RequestHead
 from mesh.routing.path import PathRules, normalize_path
 from mesh.routing.rule import CompiledRule
@@ -89,29 +90,33 @@ def find_routes(snapshot: MeshSnapshot, question: RoutesQuestion) -> RoutesAnswe
     table = RouteTable.compile(snapshot)
     found = table.match(facts)
     rows = [row for row in route_rows(snapshot, service) if row.port == port]
-    if isinstance(found, NoRoute):
-        return RoutesAnswer(
-            service=service.key,
-            port=port,
-            waypoint=service.waypoint or "",
-            outcome=_NO_ROUTE[found],
-            winner="",
-            backends=(),
-            rows=tuple(rows),
-            revision=snapshot.revision,
-        )
-    name = _rule_name(found.rule.route, found.rule.source, found.rule.index)
-    text = _matches(found.rule.source, found.rule.kind)[found.match : found.match + 1]
-    why = f"matched {text[0]}" if text else "takes every request"
-    return RoutesAnswer(
+    blank = RoutesAnswer(
         service=service.key,
         port=port,
         waypoint=service.waypoint or "",
-        outcome="forwarded" if not found.rule.unusable else f"answered 500: {found.rule.unusable}",
-        winner=name,
-        backends=tuple(_shares(found.rule)),
-        rows=tuple(_marked(row, name, why) for row in rows),
+        outcome="",
+        winner="",
+        backends=(),
+        rows=tuple(rows),
         revision=snapshot.revision,
+    )
+    if isinstance(found, NoRoute):
+        return replace(blank, outcome=_NO_ROUTE[found])
+    return _won(blank, found)
+
+
+def _won(blank: RoutesAnswer, found: RouteMatch) -> RoutesAnswer:
+    """Name the rule that takes the request, and what it matched."""
+    rule = found.rule
+    name = _rule_name(rule.route, rule.source, rule.index)
+    text = _matches(rule.source, rule.kind)[found.match : found.match + 1]
+    why = f"matched {text[0]}" if text else "takes every request"
+    return replace(
+        blank,
+        outcome=f"answered 500: {rule.unusable}" if rule.unusable else "forwarded",
+        winner=name,
+        backends=tuple(_shares(rule)),
+        rows=tuple(_marked(row, name, why) for row in blank.rows),
     )
 
 

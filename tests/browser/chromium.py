@@ -88,14 +88,20 @@ class Page:
         return result.get("value")
 
     async def wait(self, script: str) -> object:
-        """Wait until an expression is true; returns its value."""
+        """Wait until an expression is true; one that fails, as in a page half read, is not yet."""
         deadline = asyncio.get_running_loop().time() + WAIT_TIMEOUT_S
-        while not (value := await self.run(f"!!({script})")):
+        while not (value := await self._try(f"!!({script})")):
             if asyncio.get_running_loop().time() > deadline:
                 text = await self.run("document.body.innerText.slice(0, 1500)")
                 raise PageError(f"never true: {script}\n{text}\n{self.complaints}")
             await asyncio.sleep(POLL_S)
         return value
+
+    async def _try(self, script: str) -> object:
+        try:
+            return await self.run(script)
+        except PageError:
+            return None
 
     async def open(self, url: str) -> None:
         """Go to an address."""

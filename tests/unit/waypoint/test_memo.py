@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from mesh.http1.message import Framing, RequestHead
 from mesh.model.address import SocketAddress, parse_ip
 from mesh.model.identity import SpiffeId
+from mesh.model.workload import Service, ServiceKey
 from waypoint.contract import Origin
 from waypoint.lane.dependence import Dependence
 from waypoint.memo import MAX_PLANS, PlanMemo
@@ -14,6 +15,15 @@ from waypoint.plan import Forward, Reply
 from waypoint.target import Group, Speaks
 
 GROUP = Group(name="g", targets=(), speaks=Speaks.HTTP1)
+SERVICE = Service(
+    key=ServiceKey("n/web"),
+    name="web",
+    namespace="n",
+    hostname="web.n",
+    addresses=(),
+    ports=(),
+    endpoints=(),
+)
 ORIGIN = Origin(
     principal=SpiffeId(trust_domain="t", namespace="n", service_account="a"),
     client=SocketAddress(parse_ip("10.0.0.1"), 0),
@@ -85,9 +95,10 @@ def test_another_caller_is_another_plan() -> None:
     again = replace(ORIGIN)  # another connection of the same caller
     stranger = replace(ORIGIN, client=SocketAddress(parse_ip("10.0.0.2"), 0))
     nobody = replace(ORIGIN, principal=None)
-    for origin in (ORIGIN, again, stranger, nobody):
+    moved = replace(ORIGIN, service=SERVICE)  # the address has changed hands
+    for origin in (ORIGIN, again, stranger, nobody, moved):
         memo.plan(origin, head())
-    assert planner.asked == 3
+    assert planner.asked == 4
 
 
 def test_refusals_chance_and_edits_are_not_remembered() -> None:

@@ -40,6 +40,11 @@ def read_request(fields: Fields, end_stream: bool, max_fields: int) -> RequestHe
         headers.append((b"cookie", b"; ".join(cookies)))
     length = parse_length(lengths) if lengths else None
     body = Framing.CHUNKED if length is None else Framing.LENGTH
+    upgrade = b""
+    if b":protocol" in pseudo:
+        upgrade = _protocol(pseudo)
+        pseudo[b":method"] = b"GET"
+        end_stream, length = True, None  # for now: what follows belongs to the other protocol
     return RequestHead(
         method=_method(pseudo),
         target=_path(pseudo.get(b":path", b"")),
@@ -49,8 +54,17 @@ def read_request(fields: Fields, end_stream: bool, max_fields: int) -> RequestHe
         framing=Framing.NONE if end_stream else body,
         length=length,
         keep_alive=True,
+        upgrade=upgrade,
         takes_trailers=trailers,
     )
+
+
+def _protocol(pseudo: dict[bytes, bytes]) -> bytes:
+    """RFC 8441 §4: an extended CONNECT asks for what HTTP/1.1 calls an upgrade."""
+    protocol = pseudo[b":protocol"].lower()
+    if protocol != b"websocket":
+        raise MessageError(501, "http2.unknown_protocol", f"protocol {protocol[:32]!r}")
+    return protocol
 
 
 def _method(pseudo: dict[bytes, bytes]) -> bytes:

@@ -24,6 +24,7 @@ def session_settings(limits: ProxyLimits, *, client: bool) -> SessionSettings:
         max_frame_bytes=64 * 1024,
         max_header_list_bytes=limits.message.head_bytes,
         max_concurrent_streams=limits.max_streams,
+        extended_connect=not client,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Callable
+from secrets import token_bytes
 
 from mesh.errors import LocalProtocolError
 from mesh.http1.message import Framing, Headers, MessageError, ResponseHead
@@ -29,7 +31,8 @@ class ServerStream:
     """`waypoint.contract.Downstream` of one stream."""
 
     __slots__ = (
-        "_blocked", "_ended", "_link", "_owed", "_paused", "exchange", "id", "request_over",
+        "_asks", "_blocked", "_early", "_ended", "_link", "_owed", "_paused", "_raw", "exchange",
+        "id", "request_over",
     )  # fmt: skip
     protocol = "HTTP/2"
 
@@ -39,6 +42,8 @@ class ServerStream:
         self.exchange: RequestSink | None = None
         self.request_over = False
         self._paused = self._blocked = self._ended = False
+        self._asks = self._raw = False
+        self._early: list[bytes] = []
         self._owed = 0
 
     def inform(self, status: int, headers: Headers) -> None:
@@ -46,8 +51,36 @@ class ServerStream:
         self._link.session.send_headers(self.id, fields)
         self.flush()
 
+    def ask_upgrade(self) -> None:
+        """What comes from now on belongs to another protocol, once the server agrees."""
+        self._asks = True
+        if self.exchange is not None:
+            self.exchange.request_end([])
+
+    def _switch(self, head: ResponseHead) -> None:
+        """RFC 8441 §5: 200 instead of 101, and nothing of the key exchange."""
+        kept = [item for item in head.headers if item[0] != b"sec-websocket-accept"]
+        self._link.session.send_headers(self.id, [(b":status", b"200"), *kept])
+        self._raw = True
+        self._link.soon(self._pass_early)
+
+    def _pass_early(self) -> None:
+        """Later than the call that told us: events of the exchange must not nest."""
+        early, self._early = self._early, []
+        if self.exchange is not None:
+            for data in early:
+                self.exchange.request_body(data)
+            if self.request_over:
+                self.exchange.request_end([])
+            self.exchange.flush_request()
+        self.give_back()
+
     def respond(self, head: ResponseHead) -> None:
         """Raises `LocalProtocolError` if a field can't be sent."""
+        self._asks = False
+        if head.upgrade:
+            self._switch(head)
+            return
         bodiless = head.framing is Framing.NONE
         self._link.session.send_headers(self.id, response_fields(head), end_stream=bodiless)
         if bodiless:
@@ -62,6 +95,10 @@ class ServerStream:
                 self.exchange.client_blocked(True)
 
     def send_end(self, trailers: Headers) -> None:
+        if self._raw:  # only this direction
+            self._link.session.send_data(self.id, b"", end_stream=True)
+            self.flush()
+            return
         self.exchange = None
         if not self._ended:
             if trailers:
@@ -71,6 +108,7 @@ class ServerStream:
         self._link.stream_over(self)
 
     def finish(self) -> None:
+        self.exchange = None
         self._link.stream_over(self)
 
     def flush(self) -> None:
@@ -98,6 +136,10 @@ class ServerStream:
     # --- events of the link ---------------------------------------------------------------------
 
     def data_received(self, data: bytes, flow_bytes: int) -> None:
+        if self._asks or self._early:
+            self._early.append(data)
+            self._owed += flow_bytes  # no credit yet: the window bounds what is kept
+            return
         if self.exchange is not None and data:
             self.exchange.request_body(data)
         if self._paused and self.exchange is not None:
@@ -114,7 +156,7 @@ class ServerStream:
     def request_ended(self, trailers: Headers) -> None:
         if not self.request_over:
             self.request_over = True
-            if self.exchange is not None:
+            if self.exchange is not None and not self._asks and not self._early:
                 self.exchange.request_end(trailers)
 
     def gone(self, detail: str) -> None:
@@ -196,8 +238,12 @@ class Http2Server(Http2Link):
             self._refuse(stream, error)
             return
         self._streams[event.stream] = stream
+        if head.upgrade:  # HTTP/1.1 servers want a key (RFC 6455 §4.1)
+            head.headers.append((b"sec-websocket-key", b64encode(token_bytes(16))))
         stream.exchange = exchange = self._exchanges.open(stream, head, self._origin)
         exchange.begin()
+        if head.upgrade:
+            stream.ask_upgrade()
         self._touch(stream)
 
     def _refuse(self, stream: ServerStream, error: MessageError) -> None:
@@ -232,6 +278,9 @@ class Http2Server(Http2Link):
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.gone(detail)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self._loop.call_soon(call)
 
     def _client_leaves(self) -> None:
         """No stream follows a client's GOAWAY: close when those under way are done."""

@@ -29,6 +29,8 @@ class SessionSettings:
     max_frame_bytes: int
     max_header_list_bytes: int
     max_concurrent_streams: int
+    extended_connect: bool = False
+    """A server takes requests with `:protocol` (RFC 8441). The portable engine never says so."""
 
 
 @dataclass(frozen=True, slots=True)

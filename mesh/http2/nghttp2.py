@@ -68,6 +68,7 @@ class Nghttp2Session:
                 "max_frame": settings.max_frame_bytes,
                 "max_header_list": settings.max_header_list_bytes,
                 "max_concurrent_streams": settings.max_concurrent_streams,
+                "extended_connect": settings.extended_connect,
             },
         )
         session = lib.mn_new(raw)

@@ -1126,6 +1126,7 @@ static int callbacks(nghttp2_session_callbacks **cb)
 
 static int submit_settings(mn_session *s, const mn_settings *x)
 {
+    size_t count = x->client || x->extended_connect ? 5 : 4;
     nghttp2_settings_entry entries[5] = {
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, x->stream_window},
         {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, x->max_frame},
@@ -1134,7 +1135,9 @@ static int submit_settings(mn_session *s, const mn_settings *x)
         {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
     };
 
-    if (nghttp2_submit_settings(s->ng, NGHTTP2_FLAG_NONE, entries, x->client ? 5 : 4))
+    if (!x->client)
+        entries[4] = (nghttp2_settings_entry){NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, 1};
+    if (nghttp2_submit_settings(s->ng, NGHTTP2_FLAG_NONE, entries, count))
         return -1;
     return nghttp2_session_set_local_window_size(s->ng, NGHTTP2_FLAG_NONE, 0,
                                                  (int32_t)x->connection_window);

@@ -36,6 +36,7 @@ typedef struct {
     uint32_t max_frame;
     uint32_t max_header_list;
     uint32_t max_concurrent_streams;
+    uint32_t extended_connect; /* a server takes RFC 8441 requests */
 } mn_settings;
 
 /*

@@ -34,6 +34,7 @@ from mesh.model.snapshot import MeshSnapshot
 from mesh.policy.engine import PolicyIndex
 from mesh.privilege import worker_ids
 from mesh.sources.objects import ObjectSet
+from mesh.state.carry import carry_indexes
 from mesh.state.reducer import Reducer
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import MeshMetrics
@@ -217,7 +218,9 @@ class Node:
 def _with_probes_of(snapshot: MeshSnapshot, node: Iterable[IPAddress]) -> MeshSnapshot:
     """The snapshot with this node's own addresses as sources of health probes."""
     sources = tuple(dict.fromkeys((*snapshot.settings.probe_sources, *node)))
-    return replace(snapshot, settings=replace(snapshot.settings, probe_sources=sources))
+    changed = replace(snapshot, settings=replace(snapshot.settings, probe_sources=sources))
+    carry_indexes(snapshot, changed, ())
+    return changed
 
 
 def _in_trust_domain(snapshot: MeshSnapshot, trust_domain: str) -> MeshSnapshot:

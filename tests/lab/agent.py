@@ -61,7 +61,7 @@ class Agent:
         except (AgentNotRunning, AgentRefused):
             return None
 
-    def wait_ready(self, deadline_s: float = 20.0) -> NodeStatus:
+    def wait_ready(self, deadline_s: float = 60.0) -> NodeStatus:
         """Wait until it is ready and no pod is pending; AssertionError with its log if not."""
 
         last: list[NodeStatus] = []

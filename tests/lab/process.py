@@ -137,7 +137,7 @@ class Process:
         netns = self._place.netns
         self._wait(lambda: port in listening_ports(netns), deadline_s, f"listens on {port}")
 
-    def wait(self, deadline_s: float = 20.0) -> Result:
+    def wait(self, deadline_s: float = 60.0) -> Result:
         """Wait for its end; AssertionError if it goes on."""
         try:
             status = self._child.wait(deadline_s)

@@ -219,11 +219,11 @@ class Node:
             self.lab.apply(f"pod-{namespace}-{name}", pod.objects())
         return pod
 
-    def run(self, argv: Sequence[str], *, stdin: str = "", timeout_s: float = 20.0) -> Result:
+    def run(self, argv: Sequence[str], *, stdin: str = "", timeout_s: float = 40.0) -> Result:
         """Run a program as the node itself, to its end."""
         return run(self.place, argv, stdin=stdin, timeout_s=timeout_s)
 
-    def meshnode(self, *arguments: str, timeout_s: float = 20.0) -> Result:
+    def meshnode(self, *arguments: str, timeout_s: float = 40.0) -> Result:
         """Run a command of `meshnode` about this node."""
         argv = [*MESHNODE, *arguments, "--node", self.name]
         return run(self.place, argv, timeout_s=timeout_s, env=MESHNODE_ENVIRONMENT)
@@ -233,7 +233,7 @@ class Node:
         return self.lab.start(self.place, self.short_name, argv)
 
     def agent(
-        self, *options: str, ready_within_s: float = 20.0, env: Mapping[str, str] | None = None
+        self, *options: str, ready_within_s: float = 60.0, env: Mapping[str, str] | None = None
     ) -> Agent:
         """Start this node's agent on the lab's objects and wait until it is ready.
 
@@ -283,7 +283,7 @@ class Pod:
         )
         return [service_account_object(self.namespace, self.service_account), pod]
 
-    def run(self, argv: Sequence[str], *, stdin: str = "", timeout_s: float = 20.0) -> Result:
+    def run(self, argv: Sequence[str], *, stdin: str = "", timeout_s: float = 40.0) -> Result:
         """Run a program in the pod, to its end."""
         return run(self.place, argv, stdin=stdin, timeout_s=timeout_s)
 

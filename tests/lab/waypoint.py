@@ -43,7 +43,7 @@ def start_waypoint(
     return lab.start_meshnode(pod.place, f"waypoint-{pod.name}", *arguments)
 
 
-def wait_ready(pod: Pod, deadline_s: float = 20.0) -> None:
+def wait_ready(pod: Pod, deadline_s: float = 60.0) -> None:
     """Wait until the waypoint in the pod serves."""
     argv = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"{ADMIN_URL}/healthz"]
     eventually(lambda: pod.run(argv).stdout == "200", deadline_s, "the waypoint is ready")

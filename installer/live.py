@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from installer.parts import INSTALL_RECORD, LABELS, PART_OF
+from installer.parts import CONTROLLER, INSTALL_RECORD, LABELS, MANAGED_BY, PART_OF
 from installer.settings import Json, read_values
 from installer.text import of_tuples, to_yaml
 from mesh.errors import ConfigError
@@ -50,6 +50,20 @@ _CLUSTER_WIDE = frozenset(
 )
 
 
+MADE_PLURALS: Mapping[tuple[str, str], str] = {
+    ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"): (
+        "validatingwebhookconfigurations"
+    ),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"): "horizontalpodautoscalers",
+    ("apps/v1", "Deployment"): "deployments",
+    ("policy/v1", "PodDisruptionBudget"): "poddisruptionbudgets",
+    ("v1", "Service"): "services",
+    ("v1", "ServiceAccount"): "serviceaccounts",
+    ("v1", "ConfigMap"): "configmaps",
+}
+"""What the controller makes, in any namespace, in the order in which it is removed."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
     """One object. `str` is how people name it."""
@@ -65,7 +79,8 @@ class Key:
 
     @property
     def path(self) -> str:
-        plural = PLURALS[self.api_version, self.kind]
+        kind = (self.api_version, self.kind)
+        plural = PLURALS.get(kind) or MADE_PLURALS[kind]
         return f"{collection_path(self.api_version, plural, self.namespace)}/{self.name}"
 
 
@@ -85,19 +100,34 @@ async def find_ours(api: KubeApi, namespace: str) -> list[Live]:
     found: list[Live] = []
     for (version, kind), plural in PLURALS.items():
         path = collection_path(version, plural, "" if kind in _CLUSTER_WIDE else namespace)
-        selector = ",".join(f"{name}={value}" for name, value in LABELS.items())
-        try:
-            body = await api.request("GET", path, query={"labelSelector": selector})
-        except KubeError as error:
-            if error.is_missing:
-                continue  # a kind that this cluster does not know
-            raise
-        items = _mapping(json.loads(body)).get("items")
-        for item in items if isinstance(items, list) else ():
-            labels = _mapping(_mapping(item.get("metadata")).get("labels"))
-            if labels.get(PART_OF) == LABELS[PART_OF]:
-                found.append({**item, "apiVersion": version, "kind": kind})
+        items = await _labelled(api, path, PART_OF, LABELS[PART_OF])
+        found += ({**item, "apiVersion": version, "kind": kind} for item in items)
     return found
+
+
+async def find_made(api: KubeApi) -> list[Live]:
+    """Everything that the controller made, in all namespaces. Raises `KubeError`."""
+    found: list[Live] = []
+    for (version, kind), plural in MADE_PLURALS.items():
+        items = await _labelled(api, collection_path(version, plural), MANAGED_BY, CONTROLLER)
+        found += ({**item, "apiVersion": version, "kind": kind} for item in items)
+    return found
+
+
+async def _labelled(api: KubeApi, path: str, label: str, value: str) -> list[Live]:
+    """Objects with a label; none of a kind that this cluster does not know."""
+    try:
+        body = await api.request("GET", path, query={"labelSelector": f"{label}={value}"})
+    except KubeError as error:
+        if error.is_missing:
+            return []
+        raise
+    items = _mapping(json.loads(body)).get("items")
+    return [
+        item
+        for item in (items if isinstance(items, list) else ())
+        if _mapping(_mapping(item.get("metadata")).get("labels")).get(label) == value
+    ]
 
 
 def recorded_values(manifests: Iterable[Live], where: str) -> dict[str, Json]:

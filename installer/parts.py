@@ -14,6 +14,8 @@ CA_PORT = 15012
 CONTROLLER_HEALTH_PORT = 15014
 WEBHOOK_PORT = 15017
 PART_OF = "app.kubernetes.io/part-of"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+"""With the controller's name: on all that it makes (waypoints, roots, its webhook)."""
 LABELS = {PART_OF: "meshnode"}
 
 

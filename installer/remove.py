@@ -11,8 +11,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from installer.agent import CNI_BIN, CNI_CONF, daemon_set
-from installer.live import Key, Live, find_ours, key_of
-from installer.parts import AGENT, labels_of
+from installer.live import Key, Live, find_made, find_ours, key_of
+from installer.parts import AGENT, CONTROLLER, labels_of
 from installer.values import Given, Manifest
 from mesh.sources.kubernetes.errors import KubeError
 from mesh.sources.kubernetes.resources import collection_path
@@ -59,6 +59,10 @@ class Removal:
         self._say("waiting until the agents have ended")
         await self._until(self._agents_are_gone, "agents are still running")
         await self._clean_nodes()
+        # Nobody makes anew what goes now.
+        controller = Key("apps/v1", "Deployment", self._values.namespace, CONTROLLER)
+        made = map(key_of, await find_made(self._api))
+        removed += [str(key) for key in (controller, *made) if await self._delete(key)]
         for live in await find_ours(self._api, self._values.namespace):
             key = key_of(live)
             if key.kind in _KEEP_ALWAYS and not with_kinds:

@@ -10,7 +10,16 @@ import yaml
 from click.testing import CliRunner, Result
 
 from agent.cli.install import install, upgrade
-from installer.live import PLURALS, differences, find_ours, key_of, recorded_values
+from controller.waypoints.manifests import MANAGED_BY, MANAGER
+from installer import parts
+from installer.live import (
+    PLURALS,
+    differences,
+    find_made,
+    find_ours,
+    key_of,
+    recorded_values,
+)
 from installer.remove import CLEANUP, Removal
 from installer.render import manifests
 from installer.settings import defaults
@@ -95,6 +104,17 @@ class _Kubelets:
             await asyncio.sleep(0.01)
 
 
+def waypoint() -> Mapping[str, object]:
+    """As the controller makes it."""
+    metadata = {"name": "gate", "namespace": "shop", "labels": {MANAGED_BY: MANAGER}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": {}}
+
+
+def roots(namespace: str) -> Mapping[str, object]:
+    metadata = {"name": "meshnode-ca-root", "namespace": namespace, "labels": {MANAGED_BY: MANAGER}}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {}}
+
+
 def agent_pod() -> Mapping[str, object]:
     labels = {"app.kubernetes.io/name": "meshnode-agent"}
     metadata = {"name": "agent-1", "namespace": NAMESPACE, "labels": labels}
@@ -105,7 +125,7 @@ async def removal(*, with_kinds: bool, healthy: bool = True) -> tuple[list[str],
     server = KubeApiServer()
     async with server.running(), KubeApi(server.configuration) as api:
         await installed(server, Given())
-        await server.apply(agent_pod())
+        await server.apply(agent_pod(), waypoint(), roots("shop"), roots("other"))
         kubelets = _Kubelets(server, healthy=healthy)
         said: list[str] = []
         async with asyncio.TaskGroup() as group:
@@ -116,7 +136,8 @@ async def removal(*, with_kinds: bool, healthy: bool = True) -> tuple[list[str],
             except KubeError as error:
                 said.append(str(error))
             running.cancel()
-        left = {str(key_of(one)) for one in await find_ours(api, NAMESPACE)}
+        found = [*await find_ours(api, NAMESPACE), *await find_made(api)]
+        left = {str(key_of(one)) for one in found}
         return [*kubelets.order, *said], left
 
 
@@ -126,6 +147,10 @@ def test_a_removal_cleans_every_node_before_the_rest_goes() -> None:
     assert "2 of 2 nodes are clean" in events
     assert left
     assert all(name.startswith("CustomResourceDefinition ") for name in left)
+
+
+def test_what_the_controller_makes_is_found_by_its_label() -> None:
+    assert (parts.MANAGED_BY, parts.CONTROLLER) == (MANAGED_BY, MANAGER)
 
 
 def test_kinds_go_only_when_asked_for() -> None:

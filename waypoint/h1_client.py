@@ -91,13 +91,19 @@ class Http1Client(asyncio.Protocol):
             sink.upstream_blocked(True)
         return self
 
-    def resume(self, head: RequestHead, sink: ResponseSink, uses: int) -> None:
-        """Take over a request that was sent on this connection already."""
+    def resume(self, head: RequestHead, sink: ResponseSink, uses: int, unsent: bytes) -> None:
+        """Take over a request that was sent on this connection already, but for its last bytes.
+
+        They must go out before any other request does, whatever the answer says meanwhile.
+        """
         self._reader.expect(head)
         self._sink = sink
         self._framing = head.framing
         self._sent = True
         self.uses = uses
+        if unsent:
+            self._out.append(unsent)
+            self.write_now()
 
     # --- UpstreamStream -------------------------------------------------------------------------
 

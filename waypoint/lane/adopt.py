@@ -42,6 +42,7 @@ class Adopted:
         server: None if it has closed without a byte of an answer.
         answer: what was read of it.
         uses: requests that the server's connection has had, this one included.
+        unsent: what the server has yet to get of the request.
     """
 
     client: socket.socket
@@ -49,6 +50,7 @@ class Adopted:
     server: socket.socket | None
     answer: bytes
     uses: int
+    unsent: bytes = b""
 
 
 class _Sent:
@@ -176,7 +178,7 @@ class Adopter:
             if joining.cancelled:
                 client.close()
                 return
-            client.resume(exchange.head, exchange, found.uses)
+            client.resume(exchange.head, exchange, found.uses, found.unsent)
             exchange.connected(_Sent(client))
 
         try:

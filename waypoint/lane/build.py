@@ -28,7 +28,7 @@ extern "Python" void py_dial(void *, uint64_t, struct lane_target *);
 extern "Python" void py_hand_over(void *, uint64_t, int, const char *, size_t);
 extern "Python" void py_adopt(
     void *, uint64_t, int, const char *, size_t, int, const char *, size_t, uint64_t, uint64_t,
-    uint32_t, uint32_t);
+    uint32_t, uint32_t, const char *, size_t);
 extern "Python" void py_closed(void *, uint64_t);
 extern "Python" void py_gone(void *, uint64_t);
 """

@@ -118,12 +118,13 @@ void lane_hand_over(struct lane *lane, struct client *client, const char *data, 
 void lane_adopt(struct lane *lane, struct client *client, struct server *server,
 		const char *answer, size_t length, enum lane_trouble trouble)
 {
-	struct bytes request = client->request;
+	struct bytes request = client->request, unsent = server->link.out;
 	uint64_t origin = client->origin, entry = client->entry->id, target = client->target->id;
 	uint32_t uses = server->uses;
 	int up, down;
 
 	client->request = (struct bytes){ 0 };
+	server->link.out = (struct bytes){ 0 };
 	server->client = NULL;
 	client->server = NULL;
 	leave(lane, client);
@@ -135,10 +136,11 @@ void lane_adopt(struct lane *lane, struct client *client, struct server *server,
 		up = -1;
 	}
 	lane->calls.adopt(lane->owner, origin, down, request.at, request.length, up, answer, length, entry,
-			  target, uses, trouble);
+			  target, uses, trouble, unsent.at, unsent.length);
 	server->target->servers--;
 	lane_target_settle(server->target);
 	lane_bytes_free(&request);
+	lane_bytes_free(&unsent);
 }
 
 /* --- requests -------------------------------------------------------------------------------- */
@@ -187,9 +189,13 @@ void lane_start(struct lane *lane, struct client *client, struct server *server)
 	server->client = client;
 	server->in_body = false;
 	server->uses++;
-	lane_write_request(lane, client->caller, &lane->head, &server->link.out);
-	lane_bytes_add(&server->link.out, client->request.at + head,
-		       client->request.length - head);
+	if (!lane_write_request(lane, client->caller, &lane->head, &server->link.out) ||
+	    !lane_bytes_add(&server->link.out, client->request.at + head,
+			    client->request.length - head)) {
+		/* Half a request would be read together with the next one. */
+		lane_client_abandon(lane, client, LANE_CLIENT_GONE);
+		return;
+	}
 	lane_queue(lane, &server->link);
 }
 

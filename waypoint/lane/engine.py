@@ -284,6 +284,8 @@ def py_adopt(
     target: int,
     uses: int,
     _trouble: int,
+    unsent: object,
+    unsent_length: int,
 ) -> None:
     found = Adopted(
         client=socket.socket(fileno=client),
@@ -291,6 +293,7 @@ def py_adopt(
         server=None if server < 0 else socket.socket(fileno=server),
         answer=ffi.buffer(answer, answer_length)[:] if answer_length else b"",
         uses=uses,
+        unsent=ffi.buffer(unsent, unsent_length)[:] if unsent_length else b"",
     )
     _host(owner).adopt(origin, entry, target, found)
 

@@ -70,7 +70,8 @@ struct lane_calls {
 			  size_t length);
 	void (*adopt)(void *owner, uint64_t origin, int client, const char *request,
 		      size_t length, int server, const char *answer, size_t answer_length,
-		      uint64_t entry, uint64_t target, uint32_t uses, uint32_t trouble);
+		      uint64_t entry, uint64_t target, uint32_t uses, uint32_t trouble,
+		      const char *unsent, size_t unsent_length); /* of the request */
 	void (*closed)(void *owner, uint64_t origin);
 	/* Nothing more is counted for an entry. */
 	void (*gone)(void *owner, uint64_t entry);

@@ -81,16 +81,17 @@ void lane_connected(struct lane_target *target, int fd)
 		server->target = target;
 		target->servers++;
 		lane_link_open(lane, &server->link, SERVER, fd);
-		if (lane_watch(lane, &server->link, EPOLLIN))
+		if (lane_watch(lane, &server->link, EPOLLIN)) {
 			become_idle(lane, server);
-		else
+			client = NULL;
+		} else {
 			lane_server_close(lane, server);
-	} else {
-		if (fd >= 0)
-			close(fd);
-		if (client)
-			lane_hand_over(lane, client, client->request.at, client->request.length);
+		}
+	} else if (fd >= 0) {
+		close(fd);
 	}
+	if (client) /* in vain: Python tries, and answers */
+		lane_hand_over(lane, client, client->request.at, client->request.length);
 	target->dials--;
 	lane_target_settle(target);
 	lane_settle(lane);
@@ -162,8 +163,10 @@ static void relay(struct lane *lane, struct server *server, const char *data, si
 
 void lane_server_resume(struct lane *lane, struct server *server)
 {
-	if (server->link.watched == UNWATCHED)
-		lane_watch(lane, &server->link, EPOLLIN);
+	/* The rest of a request may still have to go out, and may have been tried meanwhile. */
+	if (server->link.watched == UNWATCHED || !(server->link.watched & EPOLLIN))
+		lane_watch(lane, &server->link,
+			   EPOLLIN | (server->link.out.length ? (uint32_t)EPOLLOUT : 0));
 }
 
 static bool has_body(const struct client *client, uint32_t status)

@@ -27,7 +27,7 @@ setup: $(READY) ## distribution packages, kernel headers, virtual environment (q
 $(READY): $(SETUP_INPUTS)
 	@VENV=$(abspath $(VENV)) scripts/setup
 
-demo: $(READY) ## two nodes, five pods, real applications, every claim checked (KEEP=1 stays up)
+demo: $(READY) ## two nodes, real applications, a waypoint, every claim checked (KEEP=1 stays up)
 	$(need_root)
 	@$(PY) -m tests.demo $(if $(filter-out 0,$(KEEP)),--keep)
 

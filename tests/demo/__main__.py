@@ -76,7 +76,7 @@ def _play(tell: Narrator, session: Session, keep: bool, name: str) -> None:
     before, was_alone = take_inventory(), session.is_alone()
     tell.title(
         "meshnode demo",
-        "Two nodes and five pods, as network namespaces of this machine; nothing else is touched.",
+        "Two nodes and their pods, as network namespaces of this machine; nothing else is touched.",
     )
     with Lab("demo", name=name) as lab:
         try:

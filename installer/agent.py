@@ -2,7 +2,7 @@
 
 One container, although four kinds of processes run in it: what must survive an upgrade of the pod
 (holder and workers) leaves the container's cgroup, and the kubelet ends only what is in it. See
-docs/adr/0010-one-agent-container.md.
+docs/adr/0008-one-agent-container.md.
 """
 
 from __future__ import annotations

@@ -18,6 +18,10 @@ from waypoint.plan import Forward, Reply, Wait
 MAX_ORIGINS = 20_000
 MAX_PLANS = 4096
 """Of one caller at one destination; then they are forgotten together."""
+MAX_ALL_PLANS = 32_768
+"""Of all callers; the same."""
+MAX_KEY_BYTES = 1024
+"""Requests that say more are planned each time: what is kept of clients' words has an end."""
 
 Key = tuple[bytes, bytes, bytes, tuple[tuple[bytes, bytes], ...]]
 
@@ -44,6 +48,7 @@ class PlanMemo:
     def __init__(self, planner: Planner) -> None:
         self._planner = planner
         self._callers: dict[object, _Caller | None] = {}
+        self._count = 0
         # By identity, checked: hashing an origin costs more than all the rest.
         self._of_origin: dict[int, tuple[Origin, _Caller | None]] = {}
 
@@ -66,10 +71,23 @@ class PlanMemo:
         plan = self._planner.plan(origin, head)
         same = head.target == target and head.headers is headers and head.host is host
         if isinstance(plan, Forward) and plan.steady and same:
-            if len(caller.plans) >= MAX_PLANS:
-                caller.plans.clear()
-            caller.plans[key] = plan
+            self._keep(caller, key, plan)
         return plan
+
+    def _keep(self, caller: _Caller, key: Key, plan: Forward) -> None:
+        method, path, host, fields = key
+        if len(method) + len(path) + len(host) + sum(len(v) for _, v in fields) > MAX_KEY_BYTES:
+            return
+        if len(caller.plans) >= MAX_PLANS:
+            self._count -= len(caller.plans)
+            caller.plans.clear()
+        if self._count >= MAX_ALL_PLANS:
+            self._count = 0
+            self._callers.clear()
+            self._of_origin.clear()
+            caller.plans.clear()
+        caller.plans[key] = plan
+        self._count += 1
 
     def _caller(self, origin: Origin) -> _Caller | None:
         service = origin.service.key if origin.service is not None else None
@@ -78,6 +96,8 @@ class PlanMemo:
         if key not in self._callers:
             if len(self._callers) >= MAX_ORIGINS:
                 self._callers.clear()
+                self._of_origin.clear()
+                self._count = 0
             depends = self._planner.depends(origin)
             self._callers[key] = None if depends is None else _new_caller(depends)
         caller = self._callers[key]

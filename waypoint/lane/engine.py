@@ -21,6 +21,7 @@ _FLAGS = {
 }
 _TAKE = 64
 _RENDERED = 1 << 17
+MAX_CALLERS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +147,11 @@ class Engine:
     def taken(self) -> int:
         return int(lib.lane_taken(self.lane))
 
+    @property
+    def known_bytes(self) -> int:
+        """What is remembered of decisions."""
+        return int(lib.lane_known_bytes(self.lane))
+
     def poll(self) -> None:
         lib.lane_poll(self.lane)
 
@@ -179,6 +185,8 @@ class Engine:
         """The caller of a key, made when it is new."""
         found = self._callers.get(key)
         if found is None:
+            if len(self._callers) >= MAX_CALLERS:
+                self.forget()
             identity = fields.identity[0][1] if fields.identity else b""
             address = fields.address
             found = lib.lane_add_caller(self.lane, address, len(address), identity, len(identity))

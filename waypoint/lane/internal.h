@@ -13,6 +13,8 @@ enum {
 	MAX_KEY = 4096,
 	MAX_KEY_HEADERS = 4,
 	MAX_ENTRIES = 4096, /* of one caller; then they are forgotten together */
+	MAX_KNOWN_BYTES = 32 * 1024 * 1024, /* of all entries; the same */
+	ENTRY_BYTES = 512, /* of one besides key and targets, Python's share included */
 	JOIN_BYTES = 8 * 1024, /* shorter bodies are copied behind their head */
 	BUCKETS = 24,
 };
@@ -169,6 +171,7 @@ struct lane {
 	int poller;
 	double now;
 	uint64_t world, random[2], taken;
+	size_t known_bytes; /* of entries that are not retired */
 	size_t client_count;
 	uint32_t active;
 	bool draining, paused;

@@ -89,6 +89,7 @@ void lane_drain(struct lane *lane);
 void lane_pause(struct lane *lane, int paused);
 size_t lane_clients(const struct lane *lane);
 uint64_t lane_taken(const struct lane *lane);
+size_t lane_known_bytes(const struct lane *lane);
 
 /* Take a connected, non-blocking socket, and what was read of it. */
 int lane_serve(struct lane *lane, int fd, uint64_t origin, const char *data, size_t length);

@@ -103,8 +103,15 @@ void lane_key_query(struct lane_caller *caller)
 	caller->key_query = true;
 }
 
+/* Keys are the clients' own words: how much is kept of them must have an end. */
+static size_t cost(size_t key_length, size_t target_count)
+{
+	return ENTRY_BYTES + key_length + target_count * sizeof(struct lane_target *);
+}
+
 static void retire(struct lane *lane, struct lane_entry *entry)
 {
+	lane->known_bytes -= cost(entry->key_length, entry->target_count);
 	for (size_t i = 0; i < entry->target_count; i++) {
 		entry->targets[i]->entries--;
 		lane_target_settle(entry->targets[i]);
@@ -133,11 +140,15 @@ static void forget_entries(struct lane_caller *caller)
 struct lane_entry *lane_add_entry(struct lane_caller *caller, const char *key, size_t key_length,
 				  uint64_t id, struct lane_target **targets, size_t count)
 {
-	size_t size = sizeof(struct lane_entry) + key_length;
+	size_t size = sizeof(struct lane_entry) + key_length, bytes = cost(key_length, count);
+	struct lane *lane = caller->lane;
 	struct lane_entry *entry, **chain;
 
 	if (caller->entry_count >= MAX_ENTRIES)
 		forget_entries(caller);
+	if (lane->known_bytes + bytes > MAX_KNOWN_BYTES)
+		for (struct lane_caller *each = lane->callers; each; each = each->next)
+			forget_entries(each);
 	entry = calloc(1, size);
 	if (!entry)
 		return NULL;
@@ -159,6 +170,7 @@ struct lane_entry *lane_add_entry(struct lane_caller *caller, const char *key, s
 	entry->next = *chain;
 	*chain = entry;
 	caller->entry_count++;
+	lane->known_bytes += bytes;
 	return entry;
 }
 
@@ -308,6 +320,11 @@ static size_t take_of(struct lane_entry *entry, struct lane_count *into, size_t 
 		free(tally);
 	}
 	return taken;
+}
+
+size_t lane_known_bytes(const struct lane *lane)
+{
+	return lane->known_bytes;
 }
 
 size_t lane_take(struct lane *lane, struct lane_count *into, size_t room)

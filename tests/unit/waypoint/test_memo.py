@@ -10,7 +10,7 @@ from mesh.model.identity import SpiffeId
 from mesh.model.workload import Service, ServiceKey
 from waypoint.contract import Origin
 from waypoint.lane.dependence import Dependence
-from waypoint.memo import MAX_PLANS, PlanMemo
+from waypoint.memo import MAX_ALL_PLANS, MAX_KEY_BYTES, MAX_PLANS, PlanMemo
 from waypoint.plan import Forward, Reply
 from waypoint.target import Group, Speaks
 
@@ -121,3 +121,29 @@ def test_what_clients_choose_cannot_fill_the_memory() -> None:
     memo.plan(ORIGIN, heads[0])  # forgotten
     memo.plan(ORIGIN, heads[0])
     assert planner.asked == MAX_PLANS + 2
+
+
+def test_requests_that_say_much_are_not_remembered() -> None:
+    planner = Planner()
+    memo = PlanMemo(planner)
+    for _ in range(2):
+        memo.plan(ORIGIN, head(b"/" + b"a" * MAX_KEY_BYTES))
+        memo.plan(ORIGIN, head(b"/", (b"x-a", b"a" * MAX_KEY_BYTES)))
+    assert planner.asked == 4
+
+
+def test_what_all_callers_together_leave_has_an_end() -> None:
+    planner = Planner()
+    memo = PlanMemo(planner)
+    origins = [
+        replace(ORIGIN, dialled=SocketAddress(parse_ip("10.96.0.1"), port))
+        for port in range(1, MAX_ALL_PLANS // MAX_PLANS + 1)
+    ]
+    first = head(b"/first")
+    memo.plan(ORIGIN, first)
+    for origin in origins:
+        for number in range(MAX_PLANS):
+            memo.plan(origin, head(b"/%d" % number))
+    asked = planner.asked
+    memo.plan(ORIGIN, first)
+    assert planner.asked == asked + 1

@@ -240,18 +240,31 @@ static int begin_dial(int fd, const struct sockaddr *target, socklen_t len)
     return errno == EALREADY ? 0 : errno;
 }
 
+/*
+ * To the client's address, or to none: disconnecting leaves a socket the address that it was bound
+ * to, which may be another client's.
+ */
+static int bind_source(const mt_lane *lane, int fd)
+{
+    struct sockaddr_storage address;
+    socklen_t len = fill(&address, lane->binds ? lane->src : lane->dst, 0);
+
+    if (!lane->binds && address.ss_family == AF_INET)
+        ((struct sockaddr_in *)&address)->sin_addr.s_addr = INADDR_ANY;
+    else if (!lane->binds)
+        ((struct sockaddr_in6 *)&address)->sin6_addr = in6addr_any;
+    return bind(fd, (struct sockaddr *)&address, len);
+}
+
 static bool dial(mt_engine *e, const mt_lane *lane, mt_stream *st, int fd)
 {
     struct sockaddr_storage address;
     socklen_t len;
     int result;
 
-    if (lane->binds) {
-        len = fill(&address, lane->src, 0);
-        if (bind(fd, (struct sockaddr *)&address, len)) {
-            close(fd);
-            return false;
-        }
+    if (bind_source(lane, fd)) {
+        close(fd);
+        return false;
     }
     len = fill(&address, lane->dst, lane->port);
     result = begin_dial(fd, (struct sockaddr *)&address, len);

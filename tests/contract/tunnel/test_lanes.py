@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mesh.model.address import SocketAddress, parse_ip
+from mesh.model.address import IPAddress, SocketAddress, parse_ip
 from mesh.tunnel.contract import EndReason, TunnelSettings
 from mesh.tunnel.lanes import (
     FarRoute,
@@ -109,13 +109,15 @@ class Service:
             sock.setblocking(False)
         self.stock.add(made)
 
-    async def lay(self, log: LaneLog, authority: bytes = AUTHORITY) -> Lane:
+    async def lay(
+        self, log: LaneLog, authority: bytes = AUTHORITY, bind: IPAddress | None = None
+    ) -> Lane:
         lane = self.lanes.far(
             FarRoute(
                 tunnel=await self.pair.server.up,
                 authority=authority,
                 target=self.address,
-                bind=None,
+                bind=bind,
                 stock=self.stock,
                 client=b"10.0.0.1",
             ),
@@ -194,6 +196,28 @@ def test_a_lane_carries_connections_without_asking_and_counts_them() -> None:
             assert {(r.bytes_in, r.bytes_out, r.end) for r in records} == {(8, 6, LaneEnd.DONE)}
             assert all(r.established and r.lasted_s >= 0 for r in records)
             assert all(0 <= time.monotonic() - r.began_at < 60 for r in records)
+
+    run(main())
+
+
+def test_a_socket_that_serves_again_forgets_whose_address_it_had() -> None:
+    async def main() -> None:
+        async with service() as it:
+            it.refill()  # one, for both
+            for bind, seen in ((parse_ip("127.0.0.2"), "127.0.0.2"), (None, "127.0.0.1")):
+                log = LaneLog()
+                lane = await it.lay(log, bind=bind)
+                near, stream = await it.open()
+                far = await it.accept()
+                assert it.pair.sockets[-1].getpeername()[0] == seen
+                near.finish()
+                assert await far.receive() == b""
+                far.close()
+                assert await near.receive() == b""
+                assert (await stream.closed).reason is EndReason.DONE
+                near.close()
+                lane.retire()
+                await log.gone.wait()
 
     run(main())
 

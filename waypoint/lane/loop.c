@@ -235,7 +235,8 @@ void lane_tick(struct lane *lane)
 		if (link->kind == CLIENT) {
 			struct client *client = (struct client *)link;
 
-			if (!client->entry && !link->out.length &&
+			/* Also one that does not take the rest of its answer. */
+			if (!client->entry &&
 			    link->idle_since + lane->limits.client_idle_s < lane->now)
 				lane_client_close(lane, client);
 		} else {

@@ -32,8 +32,8 @@ SMALL = 4096
 class _Host:
     """Sends every request to one endpoint, and keeps what is to be adopted."""
 
-    def __init__(self) -> None:
-        self.engine = Engine(ProxyLimits(), self, BUCKETS_MS)
+    def __init__(self, limits: ProxyLimits | None = None) -> None:
+        self.engine = Engine(limits or ProxyLimits(), self, BUCKETS_MS)
         self.target = self.engine.target(7)
         self.wanted_dials = 0
         self.adopted: list[Adopted] = []
@@ -134,6 +134,27 @@ def test_an_answer_larger_than_the_request_does_not_stop_it(host: _Host) -> None
                 break
         assert got > big
         assert asked.endswith(BODY)
+
+
+def test_a_client_that_leaves_its_answer_unread_is_idle_in_the_end() -> None:
+    host = _Host(ProxyLimits(downstream_idle_s=0.0))
+    client, ours = _pair()
+    server, theirs = _pair()
+    with ours, theirs:
+        host.engine.serve(client, 1, b"GET / HTTP/1.1\r\nHost: w\r\n\r\n")
+        host.target.connected(server)
+        answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(BODY) + BODY
+        while answer:
+            with suppress(BlockingIOError):
+                answer = answer[theirs.send(answer) :]
+            host.engine.poll()
+        while host.target.active:
+            host.engine.poll()
+        assert host.engine.clients == 1
+        host.engine.tick()
+        assert host.engine.clients == 0
+        assert len(_read(ours)) < len(BODY)
+    host.engine.close()
 
 
 class _Sink:

@@ -12,6 +12,7 @@ import click
 
 from agent.admin.view import SCHEMA_VERSION
 from agent.cli.checks.result import Check, State
+from agent.cli.cluster import in_cluster, kubeconfig_option
 from agent.cli.exits import Exit
 from agent.cli.shared import Output, answer, node_option, output_option, paths_of
 from agent.cli.table import clean
@@ -24,7 +25,7 @@ _COLOURS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All checks in order, as JSON shows them."""
+    """All checks in order, as JSON shows them. `node` is empty for a cluster."""
 
     schema_version: int = SCHEMA_VERSION
     node: str
@@ -35,30 +36,58 @@ class Report:
 @click.command()
 @node_option
 @output_option(Output.SHORT)
+@click.option(
+    "--cluster", is_flag=True, help="Examine a cluster instead, before or after the install."
+)
+@kubeconfig_option
+@click.option(
+    "--namespace", default="meshnode-system", show_default=True, help="Of the installation."
+)
 @click.pass_context
-def check(context: click.Context, node: str | None, output: Output) -> None:
+def check(
+    context: click.Context,
+    node: str | None,
+    output: Output,
+    cluster: bool,
+    kubeconfig: str | None,
+    namespace: str,
+) -> None:
     """Examine this machine and the node, group by group, with a hint for each finding.
+
+    With `--cluster`: the kinds that are read, agents and controller, and what would keep pods out
+    of the mesh (settings of Cilium, NetworkPolicies).
 
     `-o short` prints warnings and failures only. Works before the agent was ever started. Ends
     with 1 if a check failed; warnings alone end with 0.
     """
+    name, checks = _cluster(kubeconfig, namespace) if cluster else _machine(node)
+    passed = all(one.state is not State.FAILED for one in checks)
+    report = Report(node=name, passed=passed, checks=checks)
+    short = output is Output.SHORT
+    answer(output, report, lambda: format_short(checks) if short else format_checks(checks))
+    if not passed:
+        context.exit(Exit.NEGATIVE)
+
+
+def _machine(node: str | None) -> tuple[str, tuple[Check, ...]]:
     from agent.cli.checks.facts import machine_facts, node_facts
     from agent.cli.checks.machine import machine_checks
     from agent.cli.checks.node import node_checks
     from agent.cli.checks.waypoints import waypoint_checks, waypoint_facts
 
     facts = node_facts(paths_of(node))
-    checks = (
+    return facts.node, (
         *machine_checks(machine_facts(), agent_runs=facts.status is not None),
         *node_checks(facts, time.time()),
         *waypoint_checks(waypoint_facts()),
     )
-    passed = all(one.state is not State.FAILED for one in checks)
-    report = Report(node=facts.node, passed=passed, checks=checks)
-    short = output is Output.SHORT
-    answer(output, report, lambda: format_short(checks) if short else format_checks(checks))
-    if not passed:
-        context.exit(Exit.NEGATIVE)
+
+
+def _cluster(kubeconfig: str | None, namespace: str) -> tuple[str, tuple[Check, ...]]:
+    from agent.cli.checks.cluster import cluster_checks, cluster_facts
+
+    facts = in_cluster(kubeconfig, lambda api: cluster_facts(api, namespace))
+    return "", tuple(cluster_checks(facts))
 
 
 def format_checks(checks: Sequence[Check]) -> str:

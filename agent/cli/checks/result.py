@@ -42,6 +42,9 @@ class Anchor(StrEnum):
     SOURCE = "source-problems"
     REVISION = "revision"
     WAYPOINTS = "waypoints"
+    CLUSTER = "cluster"
+    KINDS = "missing-kinds"
+    CONFLICTS = "conflicts"
 
 
 DOCUMENT = "docs/troubleshooting.md"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import cast
 
 
 class _Gate(asyncio.Protocol):
-    """Holds what arrives until the protocol is in place.
+    """Holds what arrives until the protocol is in place: one piece, then it stops reading.
 
     Not the protocol itself: until a connection is attached wholly, uvloop neither honours
     `pause_reading` nor closes the socket of a transport that is closed.
@@ -18,9 +19,16 @@ class _Gate(asyncio.Protocol):
         self._held = [initial] if initial else []
         self._at_end = self._is_lost = False
         self._error: Exception | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the interface without the base class.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._held.append(data)
+        if self._transport is not None:
+            self._transport.pause_reading()  # a fast sender fills megabytes within one turn
 
     def eof_received(self) -> bool:
         self._at_end = True
@@ -36,6 +44,8 @@ class _Gate(asyncio.Protocol):
         made: Callable[[], None] | None,
     ) -> None:
         """Hand over what came, in its order."""
+        if not self._is_lost:
+            transport.resume_reading()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         if made is not None:

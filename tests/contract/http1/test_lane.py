@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -23,9 +23,11 @@ BIG = 64 << 20  # more than the kernel takes on the way
 
 
 @pytest.fixture(autouse=True)
-def lane() -> None:
+def lane() -> Iterator[None]:
     """In place of the folder's: these tests need one."""
-    USE_LANE.set(True)
+    token = USE_LANE.set(True)
+    yield
+    USE_LANE.reset(token)
 
 
 def lane_of(here: Stage) -> Lane:

@@ -13,7 +13,10 @@ import socket
 import tracemalloc
 from collections.abc import Iterator
 
+import pytest
+
 from mesh.http1.message import Limits
+from tests.contract.http1.laned import USE_LANE
 from tests.contract.http1.stage import Stage, answering, run, stage
 from tests.contract.waypoint import h2_frames as f
 from waypoint.limits import ProxyLimits
@@ -21,6 +24,14 @@ from waypoint.limits import ProxyLimits
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"
 MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["codecs", "lane"])
+def lane(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test with the Python codecs alone, and with the lane before them."""
+    token = USE_LANE.set(request.param)
+    yield
+    USE_LANE.reset(token)
 
 
 class Growth:

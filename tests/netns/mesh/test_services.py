@@ -140,8 +140,9 @@ def test_connections_are_spread_over_both_nodes(services: Mesh, family: int) -> 
 def test_a_target_port_by_name(services: Mesh) -> None:
     answer = services.dial("client", VIPS["named"][0], PORT)
     assert (answer["server"], answer["peer"]) == ("far", [VIPS["named"][0], PORT])
-    record = services.record(port=own_port(answer), direction="inbound")
-    assert record["dst.addr"] == f"{services['far'].address4}:{EXTRA}"
+    # An earlier connection of another family may have had the same port: the address says which.
+    address = f"{services['far'].address4}:{EXTRA}"
+    services.record(port=own_port(answer), direction="inbound", dst_addr=address)
 
 
 @pytest.mark.parametrize("family", [0, 1])

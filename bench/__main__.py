@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from bench.document import (
@@ -46,6 +47,8 @@ def main() -> int:
         print("needs root: network namespaces, cgroups and BPF", file=sys.stderr)
         return 2
     plan = {"full": FULL, "quick": QUICK, "smoke": SMOKE}[options.mode]
+    if options.rounds:
+        plan = replace(plan, rounds=options.rounds)
     begin = time.monotonic()
 
     def say(text: str) -> None:
@@ -83,6 +86,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--only", default="", metavar="PREFIX", help="scenarios whose name begins so"
     )
     parser.add_argument(
+        "--rounds", type=int, metavar="N", help="of everything that is compared with peers"
+    )
+    parser.add_argument(
         "--agent-option",
         action="append",
         default=[],
@@ -103,6 +109,7 @@ def run(plan: Plan, only: str, agents: AgentSettings, say: Callable[[str], None]
     versions = dict(describe_versions())
     versions["tunnel engine"] = agents.engine or best_engine()
     versions["agent options"] = " ".join(agents.argv)
+    versions["rounds"] = str(plan.rounds)
     machine = describe_machine()
     runner = Runner(say, lambda name: name.startswith(only))
     cores = own_cores()

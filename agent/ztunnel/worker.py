@@ -262,7 +262,17 @@ class Worker:
         for tunnel in list(self._inbound.tunnels):
             tunnel.drain(timeout_s)
         for _ in range(int(timeout_s / DRAIN_POLL_S)):
+            await self._catch_up()
             if not self._recorder.under_way and not self._in_lanes:
                 break
             await asyncio.sleep(DRAIN_POLL_S)
         self._drained.set()
+
+    async def _catch_up(self) -> None:
+        """Hear of every connection that the engine has accepted or given back so far."""
+        lanes = self._engine.lanes
+        if lanes is not None:
+            # What is asked now is answered after those events. Twice: the first may be the answer
+            # to a question that was under way already.
+            for _ in range(2):
+                await lanes.listed(0)

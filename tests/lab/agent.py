@@ -120,8 +120,12 @@ def _settled(state: PodState) -> bool:
 
 
 def parse_access_log(text: str) -> list[Mapping[str, object]]:
-    """The access records among the lines of an agent's log; the last line may be half written."""
+    """The records of connections among the lines of an agent's log.
+
+    Left out: the last line if it is half written, and lines that count what was not logged.
+    """
     complete, _, _ = text.rpartition("\n")
     lines = (line for line in complete.splitlines() if line.startswith("{"))
     values: Iterator[object] = (json.loads(line) for line in lines)
-    return [value for value in values if isinstance(value, dict) and value.get("scope") == "access"]
+    records = [value for value in values if isinstance(value, dict)]
+    return [one for one in records if one.get("scope") == "access" and "flag" in one]

@@ -12,7 +12,7 @@ from agent.admin.client import AdminClient, AgentNotRunning, AgentRefused
 from agent.admin.view import PodState
 from installer.agent import CAPABILITIES
 from tests.lab import Lab, Node, Pod, Process, eventually
-from tests.lab.agent import MESHNODE
+from tests.lab.agent import MESHNODE, REPOSITORY
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -24,10 +24,15 @@ def contained(command: list[str], capabilities: tuple[str, ...]) -> list[str]:
     """A command as a runtime starts it: own mounts, read-only root and sysctls, few rights."""
     rights = ",".join(["-all", *(f"+{name.lower()}" for name in capabilities)])
     inner = ["setpriv", f"--bounding-set={rights}", "--inh-caps=-all", "--", *command]
+    here = shlex.quote(str(REPOSITORY))
     script = " && ".join(
         (
             "mount --rbind /run /run",
+            # A clone below /tmp stays visible behind the container's own /tmp.
+            f"mount --bind {here} /mnt",
             "mount -t tmpfs tmpfs /tmp",
+            f"mkdir -p {here}",
+            f"mount --bind /mnt {here}",
             "mount --bind /proc/sys /proc/sys",
             "mount -o remount,bind,ro,nosuid,nodev,noexec,relatime /proc/sys",
             "mount -o remount,bind,ro /",

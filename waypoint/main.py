@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from mesh.errors import ConfigError, MeshnodeError
+from mesh.errors import ConfigError
 from mesh.identity.client import CaClient, TokenFile
 from mesh.identity.directory import SnapshotDirectory
 from mesh.identity.host import CaHost
@@ -29,6 +29,7 @@ from mesh.run_files import WAYPOINTS
 from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import Reducer
+from mesh.stopping import until_stopped
 from mesh.telemetry.event_counts import EventCounts
 from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.names import WAYPOINT_COUNTERS
@@ -75,32 +76,11 @@ async def _open_changes(
     return source.watch()
 
 
-async def _first(changes: AsyncGenerator[ObjectSet, None], stop: asyncio.Event) -> ObjectSet | None:
-    """The first set, which an API server may keep from us for long; None after a stop."""
-
-    async def read() -> ObjectSet | MeshnodeError:
-        try:
-            return await anext(changes)
-        except MeshnodeError as error:
-            # Raised below: the task group would wrap it.
-            return error
-
-    async with asyncio.TaskGroup() as group:
-        reading, stopping = group.create_task(read()), group.create_task(stop.wait())
-        await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        reading.cancel()
-        stopping.cancel()
-    found = None if reading.cancelled() else reading.result()
-    if isinstance(found, MeshnodeError):
-        raise found
-    return found
-
-
 async def _run(
     options: WaypointOptions, changes: AsyncGenerator[ObjectSet, None], stop: asyncio.Event
 ) -> None:
     reducer = Reducer()
-    objects = await _first(changes, stop)
+    objects = await until_stopped(anext(changes), stop)
     if objects is None:
         return
     snapshot = reducer.reduce(objects)

@@ -36,6 +36,7 @@ from agent.admin.view import (
     NodeView,
 )
 from agent.holder.wire import short_address
+from agent.listening import bind_tcp
 from mesh.errors import ConfigError, KernelError, MeshnodeError
 from mesh.model.address import SocketAddress
 from mesh.telemetry.window import WINDOW_S
@@ -259,14 +260,9 @@ def _close_unix(sock: socket.socket, path: Path) -> None:
 
 
 def _bind_tcp(address: SocketAddress) -> socket.socket:
-    family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((str(address.ip), address.port))
+        return bind_tcp(address)
     except OSError as error:
-        sock.close()
         raise ConfigError(
             f"metrics address {address}: {error.strerror}. Choose another with --metrics HOST:PORT"
         ) from error
-    return sock

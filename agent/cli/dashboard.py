@@ -14,6 +14,7 @@ import click
 from agent.cli.live import SocketAt
 from agent.cli.observers import Observer, find_observers
 from agent.cli.shared import node_option
+from agent.listening import bind_tcp
 from agent.options import parse_listen
 from mesh.errors import ConfigError
 from mesh.model.address import SocketAddress
@@ -84,14 +85,9 @@ async def _serve(address: SocketAddress, asked: Callable[[], list[Observer]], sh
 
 
 def _bind(address: SocketAddress) -> socket.socket:
-    family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((str(address.ip), address.port))
+        return bind_tcp(address)
     except OSError as error:
-        sock.close()
         raise ConfigError(
             f"--listen {address}: {error.strerror}; choose another, or port 0 for a free one"
         ) from error
-    return sock

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import click
 
-from agent.node.changes import first_set
 from agent.options import KubernetesOption, ServiceAccountName, SourceOption
 from controller.run import ControllerPorts, ControllerSettings, run_controller
 from mesh.identity.directory import SnapshotDirectory
@@ -23,6 +22,7 @@ from mesh.model.address import SocketAddress
 from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import Reducer
+from mesh.stopping import until_stopped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ async def _serve(
     async with AsyncExitStack() as stack:
         changes, authenticator = await _open(source, agents, stack)
         # Who runs where is known before the first request is answered.
-        objects = await first_set(changes, stop)
+        objects = await until_stopped(anext(changes), stop)
         if objects is None:
             return
         mesh = _Latest(objects, changes)

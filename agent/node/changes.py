@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 from agent.cni.sandboxes import Sandboxes
 from agent.options import AgentOptions, KubernetesOption
-from mesh.errors import MeshnodeError
 from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
 
@@ -30,27 +28,3 @@ async def open_changes(
         )
         return (await stack.enter_async_context(opened)).watch()
     return FileSource(options.source.directory).watch()
-
-
-async def first_set(changes: AsyncIterator[ObjectSet], stop: asyncio.Event) -> ObjectSet | None:
-    """Wait for the first set, which an API server may keep from us for long; None after a stop.
-
-    Raises what the source raises.
-    """
-
-    async def read() -> ObjectSet | MeshnodeError:
-        try:
-            return await anext(changes)
-        except MeshnodeError as error:
-            # Raised below: the task group would wrap it.
-            return error
-
-    async with asyncio.TaskGroup() as group:
-        reading, stopping = group.create_task(read()), group.create_task(stop.wait())
-        await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        reading.cancel()
-        stopping.cancel()
-    found = None if reading.cancelled() else reading.result()
-    if isinstance(found, MeshnodeError):
-        raise found
-    return found

@@ -23,7 +23,7 @@ from agent.capture.pins import refuse_other_schemas
 from agent.cni.sandboxes import Sandboxes
 from agent.kubernetes.container import open_sysctls
 from agent.node.certificates import open_source
-from agent.node.changes import first_set, open_changes
+from agent.node.changes import open_changes
 from agent.node.cni import keep_plugin, serve_plugin
 from agent.node.holder import HolderKeeper
 from agent.node.kernel import KernelPlane, run_loader
@@ -36,6 +36,7 @@ from agent.paths import NodePaths
 from mesh.errors import ConfigError, KernelError
 from mesh.identity.store import CertificateStore
 from mesh.sources.objects import ObjectSet
+from mesh.stopping import until_stopped
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.node_metrics import NodeCollector
@@ -109,7 +110,7 @@ async def _serve(options: AgentOptions, paths: NodePaths, access_log: AccessLog)
         stack.push_async_callback(node.canary.aclose)
         sandboxes = Sandboxes()
         changes = await open_changes(options, stack, sandboxes)
-        objects = await first_set(changes, stop)
+        objects = await until_stopped(anext(changes), stop)
         if objects is None:
             return
         node.reduce(objects)

@@ -22,7 +22,8 @@ from bench.tools import compile_tool
 from bench.waypoint.objects import ADDRESSES, HOST
 from bench.waypoint.peers import envoy_config, nginx_config
 from mesh.errors import ConfigError
-from tests.interop.envoy import find_envoy, free_port
+from tests.interop.envoy import find_envoy
+from tests.support.processes import free_port
 
 START_S = 20.0
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -33,6 +33,7 @@ from mesh.sources.kubernetes.errors import KubeError
 from mesh.sources.kubernetes.resources import CONTROLLER_RESOURCES
 from mesh.sources.kubernetes.source import KubernetesSource, open_kubernetes
 from mesh.sources.kubernetes.transport import KubeApi
+from mesh.stopping import until_stopped
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ async def run_cluster_controller(
         open_kubernetes(configuration, resources=CONTROLLER_RESOURCES) as source,
     ):
         secret = CaSecret(KubeClient(api), cluster.namespace, settings.state_dir)
-        mesh = await _until_stopped(_begin(source, secret), stop)
+        mesh = await until_stopped(_begin(source, secret), stop)
         if mesh is None:
             return
         async with AsyncExitStack() as stack:
@@ -162,28 +163,6 @@ async def _begin(source: KubernetesSource, secret: CaSecret) -> LatestMesh:
             await asyncio.sleep(backoff.next_s(error.retry_after_s))
         else:
             return mesh
-
-
-async def _until_stopped(
-    begin: Coroutine[None, None, LatestMesh], stop: asyncio.Event
-) -> LatestMesh | None:
-    """The result, or None if we are told to stop first. Raises what `begin` raises."""
-
-    async def run() -> LatestMesh | ConfigError:
-        try:
-            return await begin
-        except ConfigError as error:
-            return error
-
-    async with asyncio.TaskGroup() as group:
-        beginning, stopping = group.create_task(run()), group.create_task(stop.wait())
-        await asyncio.wait((beginning, stopping), return_when=asyncio.FIRST_COMPLETED)
-        beginning.cancel()
-        stopping.cancel()
-    found = None if beginning.cancelled() else beginning.result()
-    if isinstance(found, ConfigError):
-        raise found
-    return found
 
 
 def _work(cluster: ClusterSettings, client: KubeClient, source: KubernetesSource) -> Work:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import h2.connection
+import h2.errors
 import h2.exceptions
 from h2.config import H2Configuration
 from h2.settings import SettingCodes, Settings
 
 from mesh.errors import ConfigError
 from mesh.http2.contract import SessionSettings
+from mesh.http2.framing import FrameTooLargeError
+from mesh.http2.limits import TooMuchError
 
 _DEFAULT_WINDOW = 65535
 
@@ -40,3 +43,12 @@ def open_connection(settings: SessionSettings) -> h2.connection.H2Connection:
             f"HTTP/2 settings outside of the protocol's limits: {settings}"
         ) from error
     return connection
+
+
+def error_code(error: Exception) -> int:
+    """What a GOAWAY says of the error (RFC 9113 §7)."""
+    if isinstance(error, TooMuchError):
+        return int(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+    if isinstance(error, FrameTooLargeError):
+        return int(h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
+    return int(h2.errors.ErrorCodes.PROTOCOL_ERROR)

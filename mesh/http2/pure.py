@@ -42,8 +42,8 @@ from mesh.http2.framing import (
     FrameTooLargeError,
     RawFrame,
 )
-from mesh.http2.hyper import open_connection
-from mesh.http2.limits import Allowance, TooMuchError
+from mesh.http2.hyper import error_code, open_connection
+from mesh.http2.limits import Allowance
 from mesh.http2.outbox import StreamState, take_bytes
 
 _MAX_STREAMS = 0x7FFFFFFF
@@ -395,9 +395,4 @@ class PureSession:
         self._out += answer
         if isinstance(error, h2.exceptions.ProtocolError) and answer:
             return
-        code = h2.errors.ErrorCodes.PROTOCOL_ERROR
-        if isinstance(error, TooMuchError):
-            code = h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
-        elif isinstance(error, FrameTooLargeError):
-            code = h2.errors.ErrorCodes.FRAME_SIZE_ERROR
-        self._write_goaway(self._last_peer_stream, int(code))
+        self._write_goaway(self._last_peer_stream, error_code(error))

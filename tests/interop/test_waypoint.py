@@ -12,8 +12,8 @@ import pytest
 
 from mesh.model.address import SocketAddress, parse_ip
 from tests.contract.http1.stage import Stage, run, stage
-from tests.interop.envoy import Json, address, find_envoy, free_port, running_envoy, typed
-from tests.support.processes import running_nginx
+from tests.interop.envoy import Json, address, find_envoy, running_envoy, typed
+from tests.support.processes import free_port, running_nginx
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = "envoy.extensions.filters.http.router.v3.Router"

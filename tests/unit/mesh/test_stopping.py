@@ -1,4 +1,4 @@
-"""The first set of objects, and a stop while it is awaited."""
+"""A result, and a stop while it is awaited."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from agent.node.changes import first_set
 from mesh.errors import ConfigError
 from mesh.sources.objects import ObjectSet
+from mesh.stopping import until_stopped
 
 
 async def _sets() -> AsyncGenerator[ObjectSet, None]:
@@ -31,7 +31,7 @@ async def _broken() -> AsyncGenerator[ObjectSet, None]:
 def test_the_first_set_is_returned_and_the_rest_still_follows() -> None:
     async def run() -> None:
         changes = _sets()
-        assert await first_set(changes, asyncio.Event()) == ObjectSet()
+        assert await until_stopped(anext(changes), asyncio.Event()) == ObjectSet()
         assert [item async for item in changes] == []
 
     asyncio.run(run())
@@ -42,7 +42,7 @@ def test_a_stop_ends_the_wait() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().call_soon(stop.set)
         async with asyncio.timeout(10):
-            assert await first_set(_silence(), stop) is None
+            assert await until_stopped(anext(_silence()), stop) is None
 
     asyncio.run(run())
 
@@ -50,6 +50,6 @@ def test_a_stop_ends_the_wait() -> None:
 def test_an_error_of_the_source_is_raised_as_it_is() -> None:
     async def run() -> None:
         with pytest.raises(ConfigError, match="no such directory"):
-            await first_set(_broken(), asyncio.Event())
+            await until_stopped(anext(_broken()), asyncio.Event())
 
     asyncio.run(run())

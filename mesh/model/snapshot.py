@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -116,6 +116,15 @@ class MeshSnapshot:
                 found.setdefault(f"{workload.namespace}/{name}", []).append(workload)
         return {name: tuple(workloads) for name, workloads in found.items()}
 
-    def local_workloads(self, node: str) -> list[Workload]:
+    @cached_property
+    def known_locals(self) -> dict[str, Sequence[Workload]]:
+        """What `local_workloads` has answered, by node."""
+        return {}
+
+    def local_workloads(self, node: str) -> Sequence[Workload]:
         """Enrolled workloads of a node."""
-        return [w for w in self.workloads.values() if w.enrolled and w.node == node]
+        known = self.known_locals.get(node)
+        if known is None:
+            known = [w for w in self.workloads.values() if w.is_local(node)]
+            self.known_locals[node] = known
+        return known

@@ -229,6 +229,20 @@ class Bandwidth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Upgrades:
+    """Requests that become tunnels: WebSockets and their like, and CONNECT.
+
+    Attributes:
+        connect: CONNECT is passed on to the service; otherwise it is refused.
+        idle_timeout_s: without a byte either way; None = no limit, as for `max_duration_s`.
+    """
+
+    connect: bool = False
+    idle_timeout_s: float | None = None
+    max_duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyTarget:
     """spec.targetRefs[]: a Service (a port of it by `section_name`) or a route (a rule of it)."""
 
@@ -256,5 +270,6 @@ class TrafficPolicy:
     faults: tuple[Fault, ...] = ()
     bandwidth: Bandwidth | None = None
     session: SessionPersistence | None = None
+    upgrades: Upgrades | None = None
     created: str = ""
     generation: int = 0

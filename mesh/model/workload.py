@@ -66,6 +66,10 @@ class Workload:
     egress_bytes_per_s: int | None = None
     ready: bool = True
 
+    def is_local(self, node: str) -> bool:
+        """Whether it is this node that takes it into the mesh."""
+        return self.enrolled and self.node == node
+
     @property
     def identity(self) -> SpiffeId:
         """The SPIFFE ID of its service account."""

@@ -6,7 +6,7 @@ everything else that one change costs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from mesh.model.address import IPAddress
 from mesh.model.snapshot import MeshSnapshot
@@ -28,6 +28,26 @@ def carry_indexes(old: MeshSnapshot, new: MeshSnapshot, touched: Collection[Work
     both = [w for uid in touched for w in (old.workloads.get(uid), new.workloads.get(uid)) if w]
     if "waypoint_workloads" in known and not any(w.labels.get(WAYPOINT_LABEL) for w in both):
         vars(new)["waypoint_workloads"] = known["waypoint_workloads"]
+    for node, workloads in old.known_locals.items():
+        new.known_locals.setdefault(node, _local(node, workloads, old, new, touched))
+
+
+def _local(
+    node: str,
+    before: Sequence[Workload],
+    old: MeshSnapshot,
+    new: MeshSnapshot,
+    touched: Collection[WorkloadUid],
+) -> Sequence[Workload]:
+    was = {uid for uid in touched if uid in old.workloads and old.workloads[uid].is_local(node)}
+    now = {uid for uid in touched if uid in new.workloads and new.workloads[uid].is_local(node)}
+    if not was and not now:
+        return before
+    # Those that stay keep their place: policy classes are numbered in this order.
+    kept = [
+        w if w.uid not in was else new.workloads[w.uid] for w in before if w.uid not in was - now
+    ]
+    return [*kept, *(new.workloads[uid] for uid in sorted(now - was))]
 
 
 def _by_address(

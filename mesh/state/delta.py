@@ -6,7 +6,7 @@ objects. The reducer keeps unchanged objects too, so `diff` mostly compares iden
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import compress
 from operator import is_not, not_
@@ -56,15 +56,36 @@ class SnapshotDelta:
     gone_grants: tuple[GrantKey, ...] = ()
     gone_traffic_policies: tuple[PolicyKey, ...] = ()
 
+    @property
+    def touched_workloads(self) -> frozenset[WorkloadUid]:
+        """Workloads that came, went or changed."""
+        return frozenset((*self.workloads, *self.gone_workloads))
 
-def diff(old: MeshSnapshot, new: MeshSnapshot) -> SnapshotDelta:
-    """Find what changed."""
+    @property
+    def touched_services(self) -> frozenset[ServiceKey]:
+        """Services that came, went or changed."""
+        return frozenset((*self.services, *self.gone_services))
+
+
+def diff(
+    old: MeshSnapshot, new: MeshSnapshot, touched: Collection[WorkloadUid] | None = None
+) -> SnapshotDelta:
+    """Find what changed.
+
+    Args:
+        touched: the only workloads that may differ, where the reducer knows
+            (`Reducer.touched`); None = look at all.
+    """
+    old_workloads, new_workloads = old.workloads, new.workloads
+    if touched is not None:
+        old_workloads = {uid: old.workloads[uid] for uid in touched if uid in old.workloads}
+        new_workloads = {uid: new.workloads[uid] for uid in touched if uid in new.workloads}
     return SnapshotDelta(
         base=old.revision,
         revision=new.revision,
         settings=None if old.settings == new.settings else new.settings,
         problems=None if old.problems == new.problems else new.problems,
-        workloads=_changed(old.workloads, new.workloads),
+        workloads=_changed(old_workloads, new_workloads),
         services=_changed(old.services, new.services),
         policies=_changed(old.policies, new.policies),
         peer_authentications=_changed(old.peer_authentications, new.peer_authentications),
@@ -75,7 +96,7 @@ def diff(old: MeshSnapshot, new: MeshSnapshot) -> SnapshotDelta:
         gone_request_authentications=_gone(
             old.request_authentications, new.request_authentications
         ),
-        gone_workloads=_gone(old.workloads, new.workloads),
+        gone_workloads=_gone(old_workloads, new_workloads),
         gone_services=_gone(old.services, new.services),
         gone_policies=_gone(old.policies, new.policies),
         gone_peer_authentications=_gone(old.peer_authentications, new.peer_authentications),

@@ -35,10 +35,13 @@ class Reducer:
     def __init__(self, previous: MeshSnapshot | None = None) -> None:
         self._snapshot = previous
         self._memory = Memory(previous)
+        self.touched: frozenset[WorkloadUid] | None = None
+        """The only workloads that the last two snapshots need not share; None: any of them."""
 
     def reduce(self, objects: ObjectSet) -> MeshSnapshot:
         """Build the next snapshot; the previous one itself if nothing changed."""
         memory, is_fresh = self._memory, self._memory.is_fresh
+        self.touched = None
         try:
             touched = memory.take(objects.objects)
         except NameClash:
@@ -53,6 +56,8 @@ class Reducer:
         self._snapshot = previous if previous is not None and _is_same(previous, built) else built
         if memory is not self._memory:
             self._memory = Memory(self._snapshot)
+        elif not is_fresh:
+            self.touched = frozenset(touched)
         return self._snapshot
 
 

@@ -192,6 +192,8 @@ def test_following_says_the_same_as_reading_anew(history: Sequence[list[SourceOb
         assert found == anew
         assert (found is before) == (anew is before)
         check_indexes(found)
+        if before is not None:
+            assert diff(before, found, reducer.touched) == diff(before, found)
         received = apply_delta(received, decode_delta(encode_delta(diff(received, found))))
         assert received == found
         check_indexes(received)
@@ -203,6 +205,10 @@ def check_indexes(snapshot: MeshSnapshot) -> None:
     fresh = MeshSnapshot(revision=0, workloads=snapshot.workloads, services=snapshot.services)
     assert snapshot.by_address == fresh.by_address
     assert snapshot.by_vip == fresh.by_vip
+    for node in {"", *(w.node for w in snapshot.workloads.values())}:
+        by_uid = {w.uid: w for w in fresh.local_workloads(node)}
+        found = snapshot.local_workloads(node)
+        assert {w.uid: w for w in found} == by_uid and len(found) == len(by_uid)
     assert {k: {w.uid for w in v} for k, v in snapshot.waypoint_workloads.items()} == {
         k: {w.uid for w in v} for k, v in fresh.waypoint_workloads.items()
     }

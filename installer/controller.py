@@ -86,7 +86,6 @@ def _container(values: Values) -> Manifest:
         "env": [
             field_of_pod("POD_NAME", "metadata.name"),
             field_of_pod("POD_NAMESPACE", "metadata.namespace"),
-            {"name": "MESHNODE_IMAGE", "value": values.text("{image.repository}:{image.tag}")},
             # Waypoints are made of the same image.
             {
                 "name": "MESHNODE_IMAGE",

@@ -109,10 +109,11 @@ def _sources_of(generated: Path) -> Iterator[Path]:
     yield generated
     if (generated / "source").is_dir():
         yield (generated / "source").resolve()
-    version = re.match(r"linux-headers-(\d[\w.]*(?:-\d+)?)", generated.name)
-    if version:
-        yield generated.parent / f"linux-headers-{version[1]}-common"
-        yield generated.parent / f"linux-headers-{version[1]}"
+    # Of `linux-headers-6.12.107+deb13-cloud-amd64` any front part may name the other half.
+    front = generated.name
+    while "-" in (front := front.rpartition("-")[0]):
+        yield generated.parent / f"{front}-common"
+        yield generated.parent / front
 
 
 def _version_code(generated: Path) -> int | None:

@@ -46,6 +46,21 @@ def test_debian_splits_its_tree(tmp_path: Path) -> None:
     assert platform.machine() != "x86_64" or any("arch/x86/" in flag for flag in tree.cflags)
 
 
+@pytest.mark.parametrize(
+    ("generated", "source"),
+    [
+        ("linux-headers-6.12.107+deb13-cloud-amd64", "linux-headers-6.12.107+deb13-common"),
+        ("linux-headers-6.8.0-31-generic", "linux-headers-6.8.0-31"),
+    ],
+)
+def test_other_releases_split_it_by_other_names(
+    tmp_path: Path, generated: str, source: str
+) -> None:
+    make(tmp_path / "usr/src" / generated, *WHOLE[1:])
+    make(tmp_path / "usr/src" / source, *WHOLE[:1])
+    assert find_headers("6.18.0", {}, tmp_path).source.name == source
+
+
 def test_given_tree_is_taken_or_refused(tmp_path: Path) -> None:
     make(tmp_path / "lib/modules/6.1.0/build", *WHOLE)
     given = make(tmp_path / "mine", *WHOLE)

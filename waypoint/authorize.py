@@ -1,4 +1,4 @@
-"""Whose token and whether allowed: see `waypoint.route_router.Authorizer`.
+"""Whose token and whether allowed: who may do what.
 
 Tokens are judged first, because policies speak of their claims. Then, as Istio orders it: CUSTOM
 (external authorizers, asked while the request waits), DENY, ALLOW; AUDIT and dry-run policies leave
@@ -12,12 +12,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from mesh.http1.message import RequestHead
+from mesh.http1.message import CONNECT, Headers, RequestHead
 from mesh.jwt.authenticate import Authenticated, Rejected, RequestEdits
 from mesh.jwt.extract import TokenRequest
 from mesh.jwt.index import AuthenticationIndex
 from mesh.jwt.keys import KeySet
 from mesh.jwt.verified import VerifiedTokens
+from mesh.jwt.verify import CLOCK_SKEW_S
 from mesh.model.authentication import JwtRule
 from mesh.model.claims import Claims
 from mesh.model.provider import ExternalAuthorizer
@@ -103,6 +104,7 @@ class PolicyAuthorizer:
         return of_policies(p for layer in self._policies.applicable(service) for p in layer)
 
     def judge(self, origin: Origin, head: RequestHead) -> Judgement:
+        """May edit the head (claims to headers)."""
         return self._judge(origin, head, may_wait=True)
 
     def _judge(self, origin: Origin, head: RequestHead, *, may_wait: bool) -> Judgement:
@@ -180,12 +182,59 @@ class PolicyAuthorizer:
                 elif isinstance(answer, Refusal) or not ask.provider.fail_open:
                     return _refused_by(ask, answer)
             judged = _judgement(self._policies.after_providers(_facts(origin, head, claims)))
-            if isinstance(judged, Admitted) and response_headers:
-                return replace(judged, response_headers=response_headers)
+            if isinstance(judged, Admitted):
+                added = response_headers or None
+                return replace(judged, response_headers=added, granted=True)
             return judged
 
         wanted = [ask.provider.body.max_bytes for ask in found.asks if ask.provider.body]
         return self._later(settle, max(wanted, default=0))
+
+    # --- requests under way ---------------------------------------------------------------------
+
+    def judge_again(
+        self,
+        origin: Origin,
+        head: RequestHead,
+        granted: Headers | None,
+        before: PolicyAuthorizer,
+    ) -> Reply | None:
+        """What to refuse a request with that `before` allowed; None: it may go on.
+
+        External authorizers are not asked again: their word holds, unless a policy wants one that
+        was not asked.
+        """
+        service = origin.service.key if origin.service else None
+        claims = self._authenticate(service, head)
+        if isinstance(claims, Rejected):
+            return _bad_token(claims)
+        if granted is not None:
+            head.headers = granted
+        facts = _facts(origin, head, claims)
+        verdict = self._policies.evaluate(facts)
+        if isinstance(verdict, AskProviders):
+            asked = before._asked(facts)
+            for ask in verdict.asks:
+                if ask.provider not in asked:
+                    return _refused_by(ask, Failed(detail="not asked when it began"))
+            verdict = self._policies.after_providers(facts)
+        judged = _judgement(verdict)
+        return judged if isinstance(judged, Reply) else None
+
+    def _asked(self, facts: RequestFacts) -> frozenset[ExternalAuthorizer]:
+        verdict = self._policies.evaluate(facts)
+        if not isinstance(verdict, AskProviders):
+            return frozenset()
+        return frozenset(ask.provider for ask in verdict.asks)
+
+    def token_expiry(self, origin: Origin, head: RequestHead) -> float | None:
+        """When the token of a request stops being believed; None: never, or there is none."""
+        service = origin.service.key if origin.service else None
+        claims = self._authenticate(service, head)
+        if not isinstance(claims, Claims):
+            return None
+        expires = claims.payload.get("exp")
+        return expires + CLOCK_SKEW_S if isinstance(expires, int | float) else None
 
     # --- connections ----------------------------------------------------------------------------
 
@@ -195,8 +244,10 @@ class PolicyAuthorizer:
         layers = self._policies.applicable(service)
         for layer in layers:
             for policy in layer:
-                if any(rule.l7_fields for rule in policy.rules):
-                    ref = RuleRef(kind="AuthorizationPolicy", policy=policy.key)
+                wanting = (n for n, rule in enumerate(policy.rules) if rule.l7_fields)
+                number = next(wanting, None)
+                if number is not None:
+                    ref = RuleRef(kind="AuthorizationPolicy", policy=policy.key, rule=number)
                     return Verdict(allowed=False, decision=Decision.NEEDS_L7, decided_by=ref)
         facts = RequestFacts(
             principal=origin.principal,
@@ -224,11 +275,15 @@ def _facts(origin: Origin, head: RequestHead, claims: Claims | None) -> RequestF
         dst=origin.dialled,
         service=origin.service.key if origin.service else None,
         method=head.method.decode("latin-1"),
-        path=head.target.partition(b"?")[0].decode("latin-1"),
+        path="" if head.upgrade == CONNECT else _path_of(head),
         host=head.host.decode("latin-1"),
         headers=_folded(head),
         claims=claims,
     )
+
+
+def _path_of(head: RequestHead) -> str:
+    return head.target.partition(b"?")[0].decode("latin-1")
 
 
 def _folded(head: RequestHead) -> dict[str, str]:
@@ -267,16 +322,16 @@ def _marks(verdict: Verdict, policy: str = "") -> Marks | None:
 
 
 def _judgement(verdict: Verdict) -> Judgement:
-    """As Envoy logs it: no flag, the details name the policy."""
+    """As Envoy logs it: no flag; the details name policy and rule, as everywhere."""
     if verdict.allowed:
         marks = _marks(verdict)
         return Admitted(marks=marks) if marks is not None else _ADMITTED
     ref = verdict.decided_by
     if verdict.decision is Decision.UNKNOWN_PROVIDER:
-        details = f"ext_authz_error{{unknown provider}}[{ref.policy if ref else 'none'}]"
+        details = f"ext_authz_error{{unknown provider}}[{ref or 'none'}]"
         flag = RequestFlag.DENIED
     else:
-        details = f"rbac_access_denied_matched_policy[{ref.policy if ref else 'none'}]"
+        details = f"rbac_access_denied_matched_policy[{ref or 'none'}]"
         flag = RequestFlag.NONE
     return Reply(
         status=403,
@@ -300,7 +355,7 @@ def _outcome(ask: AskProvider, answer: Answer) -> str:
 def _refused_by(ask: AskProvider, answer: Answer) -> Reply:
     """The client gets what the authorizer says, or, where it failed, what its provider says."""
     marks = Marks(policy=str(ask.decided_by))
-    where = f"[{ask.decided_by.policy}]"
+    where = f"[{ask.decided_by}]"
     if isinstance(answer, Refusal):
         return Reply(
             status=answer.status,

@@ -237,7 +237,7 @@ class Exchange:
             return
         tries.failed(failure.flag)
         if self._responded and not self._done:
-            self._cut(failure.flag, failure.detail)
+            self.cut(failure.flag, failure.detail)
         elif not self._done and not tries.follows_failure(failure) and not self.is_over:
             status = _STATUS_OF_FLAG.get(failure.flag, 503)
             self.answer(status, "upstream connect error or reset", failure.flag, failure.detail)
@@ -247,7 +247,7 @@ class Exchange:
         if self.tries is not None:
             self.tries.late()
         if self._responded:
-            self._cut(RequestFlag.UPSTREAM_TIMEOUT, "response_timeout")
+            self.cut(RequestFlag.UPSTREAM_TIMEOUT, "response_timeout")
         else:
             text = "upstream request timeout"
             self.answer(504, text, RequestFlag.UPSTREAM_TIMEOUT, "response_timeout")
@@ -282,8 +282,10 @@ class Exchange:
             self.answer(502, "bad header", RequestFlag.UPSTREAM_PROTOCOL_ERROR, str(error))
             return
         self._responded = True
-        if self.upgraded and self._deadline is not None:
-            self._deadline.cancel()  # GEP-1742: a timeout is of a request, not of a tunnel
+        if self.upgraded:
+            self._host.switched(self)
+            if self._deadline is not None:
+                self._deadline.cancel()  # GEP-1742: a timeout is of a request, not of a tunnel
 
     def response_body(self, data: bytes) -> None:
         if not self._done and self._responded:
@@ -354,7 +356,7 @@ class Exchange:
             self._down.send_body(body)
         self._down.send_end([])
 
-    def _cut(self, flag: RequestFlag, details: str) -> None:
+    def cut(self, flag: RequestFlag, details: str) -> None:
         """The response can't be completed, and the client must notice."""
         self.flag, self.details = flag, details
         self._end()

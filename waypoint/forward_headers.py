@@ -77,6 +77,8 @@ class Seen:
     is_grpc: bool = False
     trace: Trace | None = None
     """The span to make of the request, if one is."""
+    asked: tuple[bytes, bytes, Headers] | None = None
+    """Target, host and headers as they are judged, before anything else edits them."""
 
 
 def prepare_request(
@@ -118,6 +120,7 @@ def prepare_request(
         seen.trace = traces.follow(context, kept)
     kept += caller.identity
     head.headers = kept
+    seen.asked = (head.target, head.host, kept)
     return seen
 
 

@@ -85,7 +85,9 @@ class Http1Server(asyncio.Protocol):
             self._refuse(error)
             return
         self._handle(events)
-        if self._reader.has_ended and self._reader.waiting_bytes and self._transport is not None:
+        if self._lingering or self._transport is None:
+            return
+        if self._reader.has_ended and self._reader.waiting_bytes:
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from mesh.errors import LocalProtocolError
-from mesh.http1.message import Framing, Headers, MessageError, RequestHead
+from mesh.http1.message import CONNECT, Framing, Headers, MessageError, RequestHead
 from mesh.http2.contract import (
     DataReceived,
     Drained,
@@ -27,7 +27,8 @@ class ClientStream:
     """`waypoint.contract.UpstreamStream` of one request."""
 
     __slots__ = (
-        "_blocked", "_link", "_owed", "_paused", "_sent", "heard", "id", "is_head", "sink",
+        "_blocked", "_link", "_over", "_owed", "_paused", "_sent", "heard", "id", "is_head", "sink",
+        "upgrade",
     )  # fmt: skip
 
     def __init__(self, link: Http2Client, stream_id: int, head: RequestHead, sink: ResponseSink):
@@ -36,7 +37,9 @@ class ClientStream:
         self.sink: ResponseSink | None = sink
         self.is_head = head.method == b"HEAD"
         self.heard = False
-        self._sent = head.framing is Framing.NONE
+        self.upgrade = head.upgrade
+        self._sent = head.framing is Framing.NONE and not head.upgrade
+        self._over = False
         self._blocked = self._paused = False
         self._owed = 0
 
@@ -56,6 +59,9 @@ class ClientStream:
         else:
             self._link.session.send_data(self.id, b"", end_stream=True)
         self.flush()
+        if self._over:
+            self.sink = None
+            self._link.forget(self, None)
 
     def flush(self) -> None:
         self._link.schedule_flush()
@@ -97,10 +103,15 @@ class ClientStream:
                 self.sink.upstream_blocked(False)
 
     def ended(self, trailers: Headers) -> None:
-        sink, self.sink = self.sink, None
+        sink = self.sink
         if sink is None:
             return
         self._give_back()
+        if self.upgrade and self.heard and not self._sent and not self._over:
+            self._over = True  # the other direction of a tunnel goes on
+            sink.response_end(trailers)
+            return
+        self.sink = None
         self._link.forget(self, None if self._sent else NO_ERROR)
         sink.response_end(trailers)
 
@@ -142,11 +153,10 @@ class Http2Client(Http2Link):
 
     def open(self, head: RequestHead, sink: ResponseSink) -> ClientStream:
         """Send a request's head. Raises `LocalProtocolError`; nothing was sent then."""
-        if head.upgrade:
+        if head.upgrade and head.upgrade != CONNECT:
             raise LocalProtocolError("an upgrade cannot be asked of an HTTP/2 server")
-        stream_id = self.session.send_request(
-            request_fields(head), end_stream=head.framing is Framing.NONE
-        )
+        end = head.framing is Framing.NONE and not head.upgrade
+        stream_id = self.session.send_request(request_fields(head), end_stream=end)
         stream = self._streams[stream_id] = ClientStream(self, stream_id, head, sink)
         self.schedule_flush()
         return stream
@@ -190,7 +200,9 @@ class Http2Client(Http2Link):
             stream.ended(list(event.headers))
             return
         try:
-            head = read_response(event.headers, event.end_stream, is_head=stream.is_head)
+            head = read_response(
+                event.headers, event.end_stream, is_head=stream.is_head, upgrade=stream.upgrade
+            )
         except MessageError as error:
             self._streams.pop(stream.id, None)
             self.session.reset(stream.id, CANCEL)

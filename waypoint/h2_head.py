@@ -7,7 +7,8 @@ out of order or twice, a content-length that disagrees with the payload.
 from __future__ import annotations
 
 from mesh.http1.grammar import check_host, parse_length
-from mesh.http1.message import Framing, Headers, MessageError, RequestHead, ResponseHead
+from mesh.http1.head import check_authority
+from mesh.http1.message import CONNECT, Framing, Headers, MessageError, RequestHead, ResponseHead
 from mesh.http2.contract import Headers as Fields
 
 _SCHEME = (b":scheme", b"http")
@@ -45,6 +46,8 @@ def read_request(fields: Fields, end_stream: bool, max_fields: int) -> RequestHe
         upgrade = _protocol(pseudo)
         pseudo[b":method"] = b"GET"
         end_stream, length = True, None  # for now: what follows belongs to the other protocol
+    elif pseudo.get(b":method") == CONNECT:
+        return _tunnel(_authority(pseudo.get(b":authority", b""), hosts), headers)
     return RequestHead(
         method=_method(pseudo),
         target=_path(pseudo.get(b":path", b"")),
@@ -59,6 +62,21 @@ def read_request(fields: Fields, end_stream: bool, max_fields: int) -> RequestHe
     )
 
 
+def _tunnel(authority: bytes, headers: Headers) -> RequestHead:
+    """RFC 9113 §8.5: a CONNECT has neither path nor scheme; what follows is the tunnel's."""
+    return RequestHead(
+        method=CONNECT,
+        target=check_authority(authority),
+        host=authority,
+        headers=headers,
+        minor=1,
+        framing=Framing.NONE,
+        length=None,
+        keep_alive=True,
+        upgrade=CONNECT,
+    )
+
+
 def _protocol(pseudo: dict[bytes, bytes]) -> bytes:
     """RFC 8441 §4: an extended CONNECT asks for what HTTP/1.1 calls an upgrade."""
     protocol = pseudo[b":protocol"].lower()
@@ -69,8 +87,6 @@ def _protocol(pseudo: dict[bytes, bytes]) -> bytes:
 
 def _method(pseudo: dict[bytes, bytes]) -> bytes:
     method = pseudo.get(b":method", b"")
-    if method == b"CONNECT":
-        raise MessageError(405, "http2.connect", "CONNECT is not allowed")
     if method != method.upper():
         raise MessageError(400, "http2.bad_method", f"method {method[:32]!r} is not upper case")
     return method
@@ -97,6 +113,8 @@ def _authority(authority: bytes, hosts: list[bytes]) -> bytes:
 
 def request_fields(head: RequestHead) -> list[tuple[bytes, bytes]]:
     """A request for an HTTP/2 server. An upgrade can't be expressed: the caller keeps HTTP/1."""
+    if head.upgrade == CONNECT:
+        return [(b":method", CONNECT), (b":authority", head.target), *head.headers]
     fields = [
         (b":method", head.method),
         _SCHEME,
@@ -111,7 +129,9 @@ def request_fields(head: RequestHead) -> list[tuple[bytes, bytes]]:
     return fields
 
 
-def read_response(fields: Fields, end_stream: bool, *, is_head: bool) -> ResponseHead:
+def read_response(
+    fields: Fields, end_stream: bool, *, is_head: bool, upgrade: bytes = b""
+) -> ResponseHead:
     """Read a response. Raises `MessageError` with status 502."""
     status = 0
     headers: Headers = []
@@ -125,6 +145,16 @@ def read_response(fields: Fields, end_stream: bool, *, is_head: bool) -> Respons
             headers.append((name, value))
     if status < 100 or status == 101:
         raise MessageError(502, "http2.bad_status", f"status {status}")
+    if upgrade and 200 <= status < 300:
+        return ResponseHead(
+            status=status,
+            headers=headers,
+            minor=1,
+            framing=Framing.RAW,
+            length=None,
+            keep_alive=True,
+            upgrade=upgrade,
+        )
     length = parse_length(lengths) if lengths else None
     if end_stream or is_head or status in (204, 304) or status < 200:
         framing = Framing.NONE

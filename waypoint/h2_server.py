@@ -8,7 +8,7 @@ from collections.abc import Callable
 from secrets import token_bytes
 
 from mesh.errors import LocalProtocolError
-from mesh.http1.message import Framing, Headers, MessageError, ResponseHead
+from mesh.http1.message import CONNECT, Framing, Headers, MessageError, ResponseHead
 from mesh.http2.contract import (
     DataReceived,
     Drained,
@@ -60,7 +60,8 @@ class ServerStream:
     def _switch(self, head: ResponseHead) -> None:
         """RFC 8441 §5: 200 instead of 101, and nothing of the key exchange."""
         kept = [item for item in head.headers if item[0] != b"sec-websocket-accept"]
-        self._link.session.send_headers(self.id, [(b":status", b"200"), *kept])
+        status = 200 if head.status == 101 else head.status
+        self._link.session.send_headers(self.id, [(b":status", b"%d" % status), *kept])
         self._raw = True
         self._link.soon(self._pass_early)
 
@@ -238,7 +239,7 @@ class Http2Server(Http2Link):
             self._refuse(stream, error)
             return
         self._streams[event.stream] = stream
-        if head.upgrade:  # HTTP/1.1 servers want a key (RFC 6455 §4.1)
+        if head.upgrade and head.upgrade != CONNECT:  # HTTP/1.1 wants a key (RFC 6455 §4.1)
             head.headers.append((b"sec-websocket-key", b64encode(token_bytes(16))))
         stream.exchange = exchange = self._exchanges.open(stream, head, self._origin)
         exchange.begin()

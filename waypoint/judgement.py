@@ -15,10 +15,12 @@ class Admitted:
 
     Attributes:
         response_headers: set in the response by whoever was asked.
+        granted: somebody was asked, who may have changed the request.
     """
 
     marks: Marks | None = None
     response_headers: Headers | None = None
+    granted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,8 @@ class Forward:
     marks: Marks | None = None
     protection: Protection | None = None
     """What a TrafficPolicy asks for; None costs nothing."""
+    granted: Headers | None = None
+    """The request's headers after whoever was asked about it changed them."""
     steady: bool = False
     """The same for every request that agrees in what policy and routes look at."""
 

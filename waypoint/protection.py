@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from mesh.model.routing import RouteKey, SessionPersistence
 from mesh.model.snapshot import MeshSnapshot
-from mesh.model.traffic import CircuitLimits, Hedging, LoadBalancing, RetryPolicy
+from mesh.model.traffic import CircuitLimits, Hedging, LoadBalancing, RetryPolicy, Upgrades
 from mesh.model.workload import Service, ServiceKey
 from mesh.resilience.bandwidth import Pacer
 from mesh.resilience.circuit import share_limits
@@ -79,6 +79,11 @@ class Protection:
     hedging: Hedging | None
     retry: RetryPolicy | None
     sticky: Sticky | None
+
+    @property
+    def upgrades(self) -> Upgrades | None:
+        """What holds for tunnels; None = the defaults."""
+        return self.resolved.policy.upgrades
 
 
 State = TypeVar("State")

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from random import Random
+from typing import TypeVar
 
 from mesh.http1.message import Headers, RequestHead
 from mesh.model.address import IPAddress
@@ -20,11 +21,13 @@ from waypoint.fair import FairGate
 from waypoint.forward_headers import CallerFields, caller_fields, prepare_request
 from waypoint.limits import ProxyLimits
 from waypoint.mirror import Copies, Mirrors
+from waypoint.open_exchanges import OpenExchanges
 from waypoint.plan import Forward, Marks, Reply, Router, Wait
 from waypoint.pool import Pool
 from waypoint.target import Target, choose
 
 _NO_MARKS = Marks()
+Begun = TypeVar("Begun", bound=Exchange)
 
 
 class Proxy:
@@ -58,6 +61,7 @@ class Proxy:
         self.active = 0
         self.mirrors = Mirrors(loop, pool, limits.mirror_copies)
         self.fair = FairGate(limits.worker_requests)
+        self.under_way = OpenExchanges(now, time.time)
         self._record = record
         self._traces = traces
         self._span = span
@@ -68,8 +72,16 @@ class Proxy:
         self._callers: dict[tuple[SpiffeId | None, IPAddress], CallerFields] = {}
 
     def open(self, downstream: Downstream, head: RequestHead, origin: Origin) -> Exchange:
+        return self.begun(Exchange(self, downstream, head, origin))
+
+    def begun(self, exchange: Begun) -> Begun:
+        """Count an exchange as under way."""
         self.active += 1
-        return Exchange(self, downstream, head, origin)
+        self.under_way.add(exchange)
+        return exchange
+
+    def switched(self, exchange: Exchange) -> None:
+        self.under_way.switched(exchange)
 
     def plan(self, exchange: Exchange) -> Forward | Reply | Wait:
         """Settle identity headers first, so that policy and routes see what is forwarded."""
@@ -109,6 +121,7 @@ class Proxy:
 
     def ended(self, exchange: Exchange) -> None:
         self.active -= 1
+        self.under_way.discard(exchange)
         self.fair.release(exchange)
         record = self._record_of(exchange)
         self._record(record)

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
-from typing import Protocol
 
 from mesh.errors import RemoteProtocolError
-from mesh.http1.message import Headers, RequestHead
+from mesh.http1.message import CONNECT, Headers, RequestHead
 from mesh.model.request import RequestFlag
 from mesh.model.routing import NO_FILTERS, RouteKind
 from mesh.model.workload import ServiceKey
@@ -20,6 +19,7 @@ from mesh.routing.path import PathRules, normalize_path
 from mesh.routing.plan import Answer, AnswerReason, Preference, finish_response, make_plan
 from mesh.routing.plan import Forward as RoutePlan
 from mesh.routing.table import RouteTable
+from waypoint.authorize import PolicyAuthorizer
 from waypoint.contract import Origin
 from waypoint.custom.answer import with_response_headers
 from waypoint.endpoints import Endpoints
@@ -33,19 +33,6 @@ from waypoint.target import Group, Target, choose
 _FLAG = {AnswerReason.NO_MATCH: RequestFlag.NO_ROUTE}
 
 
-class Authorizer(Protocol):
-    """L7 policy: who may do what."""
-
-    def judge(self, origin: Origin, head: RequestHead) -> Judgement:
-        """May edit the head (claims to headers)."""
-
-    def depends(self, origin: Origin) -> Dependence | None:
-        """What of a request its judgement depends on; None: on more than can be said."""
-
-    def admits_opaque(self, origin: Origin) -> bool:
-        """Whether a connection that is no HTTP may pass; policies that need HTTP deny it."""
-
-
 class RouteRouter:
     """Built anew for every snapshot."""
 
@@ -54,7 +41,7 @@ class RouteRouter:
         endpoints: Endpoints,
         table: RouteTable,
         random: Random,
-        authorizer: Authorizer | None = None,
+        authorizer: PolicyAuthorizer | None = None,
         path_rules: PathRules | None = None,
         protected: Protected | None = None,
     ) -> None:
@@ -66,6 +53,17 @@ class RouteRouter:
         self._protected = protected
 
     def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply | Wait:
+        refused = self._normalize(head)
+        if refused is not None:
+            return refused
+        if self._authorizer is None:
+            return self._route(origin, head)
+        return self._settled(self._authorizer.judge(origin, head), origin, head)
+
+    def _normalize(self, head: RequestHead) -> Reply | None:
+        """Settle the path, or say what is wrong with it. CONNECT has none."""
+        if head.upgrade == CONNECT:
+            return None
         path, mark, query = head.target.decode("latin-1").partition("?")
         try:
             path = normalize_path(path, self._path_rules)
@@ -77,9 +75,22 @@ class RouteRouter:
                 details=f"path_normalization_failed: {error}",
             )
         head.target = f"{path}{mark}{query}".encode("latin-1")
+        return None
+
+    def judge_again(
+        self, origin: Origin, head: RequestHead, granted: Headers | None, before: RouteRouter
+    ) -> Reply | None:
+        """See `waypoint.open_exchanges.Judge`; `before` allowed the request."""
+        refused = self._normalize(head)
+        if refused is not None or self._authorizer is None or before._authorizer is None:
+            return refused
+        return self._authorizer.judge_again(origin, head, granted, before._authorizer)
+
+    def token_expiry(self, origin: Origin, head: RequestHead) -> float | None:
+        """See `waypoint.open_exchanges.Judge`."""
         if self._authorizer is None:
-            return self._route(origin, head)
-        return self._settled(self._authorizer.judge(origin, head), origin, head)
+            return None
+        return self._authorizer.token_expiry(origin, head)
 
     def depends(self, origin: Origin) -> Dependence | None:
         """What of a request its plan depends on; None: on more than can be said."""
@@ -104,9 +115,12 @@ class RouteRouter:
                 ),
                 body_bytes=judged.body_bytes,
             )
+        headers = head.headers
         plan = self._route(origin, head)
         if judged.marks is not None:
             plan = replace(plan, marks=judged.marks)
+        if judged.granted and isinstance(plan, Forward):
+            plan = replace(plan, granted=headers)
         added = judged.response_headers
         if added is not None and isinstance(plan, Forward):
             plan = replace(plan, finish=_also_setting(plan.finish, added))
@@ -120,7 +134,12 @@ class RouteRouter:
         key, port = origin.service.key, origin.dialled.port
         if self._table.kind(key, port, caller) is None:
             return self._to_service(key, port, origin.dialled.ip.version)
-        return self._routed(origin, head, (path, query if mark else None), caller)
+        if head.upgrade != CONNECT:
+            return self._routed(origin, head, (path, query if mark else None), caller)
+        target, host = head.target, head.host
+        plan = self._routed(origin, head, ("/", None), caller)
+        head.target, head.host = target, host  # the tunnel's end is the client's choice alone
+        return plan
 
     def _to_workload(self, origin: Origin) -> Forward | Reply:
         if origin.workload is None:

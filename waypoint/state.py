@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from random import Random
 from typing import Protocol
 
-from mesh.http1.message import RequestHead
+from mesh.http1.message import Headers, RequestHead
 from mesh.jwt.index import AuthenticationIndex
 from mesh.jwt.jwks import JwksLocation
 from mesh.model.credentials import Credentials
@@ -54,15 +54,18 @@ class WorkerState:
         self.endpoints = Endpoints(self.snapshot)
         self.protections = Protections(random, time.monotonic, vantage)
         self._policies = RequestIndex.compile(self.snapshot, waypoint)
-        self._router = self._compile()
+        self._before = self._router = self._compile()
         self._memo = PlanMemo(self._router)
+        self.policy_changed = False
+        """Whether the newest snapshot may say otherwise of a request than the one before."""
 
     def replace_snapshot(self, snapshot: MeshSnapshot) -> None:
         """Take a new snapshot; routes, policies and endpoints change together."""
+        self.policy_changed = _says(snapshot) != _says(self.snapshot)
         self.snapshot = snapshot
         self.endpoints = Endpoints(snapshot, self.endpoints)
         self._policies = RequestIndex.compile(snapshot, self._waypoint, self._policies)
-        self._router = self._compile()
+        self._before, self._router = self._router, self._compile()
         self._memo = PlanMemo(self._router)
 
     def _compile(self) -> RouteRouter:
@@ -97,6 +100,16 @@ class WorkerState:
         """`waypoint.plan.Router`, by the newest snapshot."""
         return self._memo.plan(origin, head)
 
+    def judge_again(
+        self, origin: Origin, head: RequestHead, granted: Headers | None
+    ) -> Reply | None:
+        """See `waypoint.open_exchanges.Judge`; the snapshot before allowed the request."""
+        return self._router.judge_again(origin, head, granted, self._before)
+
+    def token_expiry(self, origin: Origin, head: RequestHead) -> float | None:
+        """See `waypoint.open_exchanges.Judge`."""
+        return self._router.token_expiry(origin, head)
+
     def depends(self, origin: Origin) -> Dependence | None:
         """What of a request its plan depends on; None: on more than can be said."""
         return self._router.depends(origin)
@@ -106,3 +119,7 @@ class WorkerState:
 
     def pick_opaque(self, origin: Origin, server_name: str) -> Target | None:
         return self._router.pick_opaque(origin, server_name)
+
+
+def _says(snapshot: MeshSnapshot) -> tuple[object, ...]:
+    return snapshot.policies, snapshot.request_authentications, snapshot.settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mesh.http1.message import ResponseHead
+from mesh.http1.message import CONNECT, ResponseHead
 from mesh.model.request import RequestFlag
 from waypoint import retry
 from waypoint.contract import Failure, FailureKind
@@ -46,10 +46,19 @@ class Tries:
 
     def begin(self) -> None:
         """Start the first try, as soon as a policy lets it go."""
-        if self.passage is None:
+        if self._exchange.head.upgrade == CONNECT and not self._takes_tunnels():
+            text = "CONNECT is not allowed"
+            flag = RequestFlag.DOWNSTREAM_PROTOCOL_ERROR
+            self._exchange.answer(405, text, flag, "connect_not_allowed")
+        elif self.passage is None:
             self._start()
         else:
             self.passage.enter()
+
+    def _takes_tunnels(self) -> bool:
+        protection = self.plan.protection
+        upgrades = protection.upgrades if protection is not None else None
+        return upgrades is not None and upgrades.connect
 
     def resume(self, target: Target) -> None:
         """The first try is under way at this endpoint, without a policy."""
@@ -96,8 +105,8 @@ class Tries:
         return target
 
     def version(self) -> Speaks:
-        """gRPC needs HTTP/2 whatever the port says, an upgrade HTTP/1.1."""
-        if self._exchange.head.upgrade:
+        """gRPC needs HTTP/2 whatever the port says, an upgrade HTTP/1.1, but not CONNECT."""
+        if self._exchange.head.upgrade not in (b"", CONNECT):
             return Speaks.HTTP1
         return Speaks.HTTP2 if self._exchange.seen.is_grpc else self.plan.group.speaks
 

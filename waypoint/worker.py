@@ -138,7 +138,7 @@ class Worker:
         )
 
     def _build_proxy(self, limits: ProxyLimits, random: Random) -> Proxy:
-        return Proxy(
+        proxy = Proxy(
             self._loop,
             limits=limits,
             pool=self._pool,
@@ -151,6 +151,8 @@ class Worker:
             ),
             span=self._records.span,
         )
+        proxy.under_way.judge = self._state
+        return proxy
 
     def _may_have_lane(self) -> bool:
         """What looks at each request needs each of them in Python."""
@@ -245,6 +247,8 @@ class Worker:
                 snapshot = apply_delta(self._state.snapshot, decode_delta(message.delta))
                 self._state.replace_snapshot(snapshot)
                 self._relays.judge_again()
+                if self._state.policy_changed:
+                    self._judge_requests_again()
                 if self._lane is not None:
                     self._lane.forget()
             case CredentialsChange():
@@ -260,6 +264,12 @@ class Worker:
             self._listening = True
             self._loop.add_reader(listener, self._accept, listener)
             self._send(Ready(revision=self._state.snapshot.revision))
+
+    def _judge_requests_again(self) -> None:
+        ended = self._proxy.under_way.judge_again()
+        if ended:
+            revision = self._state.snapshot.revision
+            log.info("revision %d: %d requests under way cut by policy", revision, ended)
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -308,6 +318,7 @@ class Worker:
         )
 
     def _close_idle(self) -> None:
+        self._proxy.under_way.tick()
         self._pool.close_idle()
         self._upstream.close_idle()
         if self._lane is not None:

@@ -16,7 +16,15 @@ from mesh.http1.grammar import (
     parse_length,
     split_lines,
 )
-from mesh.http1.message import Framing, Headers, Limits, MessageError, RequestHead, ResponseHead
+from mesh.http1.message import (
+    CONNECT,
+    Framing,
+    Headers,
+    Limits,
+    MessageError,
+    RequestHead,
+    ResponseHead,
+)
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n]*)?")
@@ -33,6 +41,7 @@ _PROTECTED = frozenset(
     (b"authorization", b"cookie", b"forwarded", b"via", b"x-request-id", b"traceparent")
 )
 _ORDINARY_OPTIONS = frozenset((b"close", b"keep-alive", b"upgrade", b"te"))
+_AUTHORITY = re.compile(rb".+:([0-9]{1,5})")
 _NEVER_UPGRADED = (b"h2c", b"http/", b"tls/")
 
 
@@ -81,6 +90,8 @@ def parse_request_head(block: bytes, limits: Limits) -> RequestHead:
         raise MessageError(505, "http1.bad_version", f"version {major + b'.' + minor!r}")
     is_10 = minor == b"0"
     special, headers = _sort_fields(parse_fields(lines[1:], limits.fields))
+    if method == CONNECT:
+        return _connect(target, special, headers, is_10)
     target, host = _target(method, target, _host(special, is_10))
     framing, length = _request_framing(special, is_10)
     expects = _expects(special)
@@ -102,6 +113,37 @@ def parse_request_head(block: bytes, limits: Limits) -> RequestHead:
     )
 
 
+def _connect(target: bytes, special: Special, headers: Headers, is_10: bool) -> RequestHead:
+    """A request for a tunnel (RFC 9110 §9.3.6): it has no body, and what follows may be the
+    tunnel's bytes, so that without a tunnel the connection must end."""
+    if special.get(b"transfer-encoding") or parse_length(special.get(b"content-length", [b"0"])):
+        raise MessageError(400, "http1.connect_body", "CONNECT with a body")
+    check_authority(target)
+    host = _host(special, True)
+    if host and host.lower() not in (target.lower(), target.lower().rpartition(b":")[0]):
+        raise MessageError(400, "http1.host_mismatch", "target and Host name different hosts")
+    return RequestHead(
+        method=CONNECT,
+        target=target,
+        host=target,
+        headers=headers,
+        minor=0 if is_10 else 1,
+        framing=Framing.NONE,
+        length=None,
+        keep_alive=False,
+        upgrade=CONNECT,
+    )
+
+
+def check_authority(value: bytes) -> bytes:
+    """Return the target of a CONNECT; raise `MessageError` for any form but `host:port`."""
+    check_host(value)
+    match = _AUTHORITY.fullmatch(value)
+    if match is None or not 0 < int(match[1]) < 65536:
+        raise MessageError(400, "http1.bad_target", f"CONNECT {value[:64]!r} is not host:port")
+    return value
+
+
 def _host(special: Special, is_10: bool) -> bytes:
     """RFC 9112 §3.2: exactly one Host, but for HTTP/1.0."""
     hosts = special.get(b"host")
@@ -118,8 +160,6 @@ def _target(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
     """The origin-form of a target, and the host (RFC 9112 §3.2.2)."""
     if method != method.upper():
         raise MessageError(400, "http1.bad_method", f"method {method[:32]!r} is not upper case")
-    if method == b"CONNECT":
-        raise MessageError(405, "http1.connect", "CONNECT is not allowed")
     if b"#" in target:
         raise MessageError(400, "http1.bad_target", "a target with a fragment")
     if target.startswith(b"/"):
@@ -204,11 +244,11 @@ def _parse_response(block: bytes, limits: Limits, request: RequestFacts) -> Resp
     minor, status = int(match[1]), int(match[2])
     special, headers = _sort_fields(parse_fields(lines[1:], limits.fields))
     upgrade = b""
-    if status == 101:
-        if not request.upgrade or _upgrade(special) != request.upgrade:
-            raise MessageError(502, "http1.bad_upgrade", "101 for an upgrade nobody asked for")
-        upgrade = request.upgrade
+    if status == 101 and (not request.upgrade or _upgrade(special) != request.upgrade):
+        raise MessageError(502, "http1.bad_upgrade", "101 for an upgrade nobody asked for")
     framing, length = _response_framing(special, status, minor, request)
+    if framing is Framing.RAW:
+        upgrade = request.upgrade
     options = _options(special)
     close = b"close" in options or framing is Framing.UNTIL_CLOSE
     persistent = minor == 1 or b"keep-alive" in options
@@ -226,7 +266,9 @@ def _parse_response(block: bytes, limits: Limits, request: RequestFacts) -> Resp
 def _response_framing(
     special: Special, status: int, minor: int, request: RequestFacts
 ) -> tuple[Framing, int | None]:
-    """RFC 9112 §6.3, rules 1 to 8 in their order."""
+    """RFC 9112 §6.3, rules 1 to 8 in their order; but CONNECT's first, which leaves no doubt."""
+    if request.upgrade == CONNECT and 200 <= status < 300:
+        return Framing.RAW, None
     codings, lengths = special.get(b"transfer-encoding"), special.get(b"content-length")
     if codings and lengths:
         raise MessageError(502, "http1.length_and_coding", "both lengths of a body are given")

@@ -11,6 +11,11 @@ Headers = list[tuple[bytes, bytes]]
 """Fields in order, names in lower case, values without surrounding white space."""
 
 
+CONNECT = b"CONNECT"
+"""Method of a request for a tunnel; also what such a request has as `RequestHead.upgrade`, in
+capitals, which no Upgrade field yields."""
+
+
 class MessageError(RemoteProtocolError):
     """A message that must not be passed on.
 
@@ -42,14 +47,16 @@ class RequestHead:
     """Request line and fields.
 
     Attributes:
-        target: origin-form or `*`; an absolute-form's host went into `host`.
+        target: origin-form or `*`; an absolute-form's host went into `host`. Of CONNECT: the
+            authority.
         host: value of Host; empty only in HTTP/1.0.
         headers: without Host and without the fields that frame the message or belong to the
             connection (RFC 9110 §7.6.1).
         minor: of the version.
         length: of the body, None where it is not known ahead.
         keep_alive: the peer takes another response on this connection.
-        upgrade: the one protocol the client would switch to, lower case; empty if none.
+        upgrade: the one protocol the client would switch to, lower case; empty if none; `CONNECT`
+            for a tunnel, which any 2xx opens (RFC 9110 §9.3.6).
         expects_continue: the client waits for 100 before it sends the body.
         takes_trailers: `TE: trailers`.
     """
@@ -69,7 +76,7 @@ class RequestHead:
 
 @dataclass(slots=True, kw_only=True)
 class ResponseHead:
-    """Status line and fields; see `RequestHead`. `upgrade` is set in a 101 only."""
+    """Status line and fields; see `RequestHead`. `upgrade` is set in a 101 or CONNECT's 2xx."""
 
     status: int
     headers: Headers

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from mesh.errors import LocalProtocolError
 from mesh.http1.grammar import TEXT
-from mesh.http1.message import Framing, Headers
+from mesh.http1.message import CONNECT, Framing, Headers
 
 _REASONS = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 
@@ -24,8 +24,10 @@ def format_request(
     takes_trailers: bool = False,
 ) -> bytes:
     """A request's head. Raises `LocalProtocolError` for what can't be written in HTTP/1.1."""
-    if upgrade:
-        options: Headers = [(b"connection", b"upgrade"), (b"upgrade", upgrade)]
+    if upgrade == CONNECT:
+        options: Headers = []
+    elif upgrade:
+        options = [(b"connection", b"upgrade"), (b"upgrade", upgrade)]
     elif takes_trailers:
         options = [(b"connection", b"te"), (b"te", b"trailers")]
     else:
@@ -44,7 +46,9 @@ def format_response(
     upgrade: bytes = b"",
 ) -> bytes:
     """A response's head; informational ones too. Raises `LocalProtocolError`."""
-    if upgrade:
+    if upgrade == CONNECT:
+        fields = headers
+    elif upgrade:
         fields = [*headers, (b"connection", b"upgrade"), (b"upgrade", upgrade)]
     elif status < 200:
         fields = headers

@@ -30,6 +30,10 @@ class RequestFlag(StrEnum):
     FAULT_INJECTED = "FI"
     OVERLOADED = "OM"
     NO_CLUSTER = "NC"
+    DURATION_TIMEOUT = "DT"
+    POLICY_CHANGE = "POLICY_CHANGE"
+    """Allowed when it began, and not any more (connections have the same flag)."""
+    TOKEN_EXPIRED = "TOKEN_EXPIRED"
 
 
 @dataclass(slots=True, kw_only=True)

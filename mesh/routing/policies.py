@@ -25,6 +25,7 @@ from mesh.model.traffic import (
     RetryBudget,
     RetryPolicy,
     TrafficPolicy,
+    Upgrades,
 )
 from mesh.model.workload import Service, ServiceKey
 
@@ -46,6 +47,7 @@ class EffectivePolicy:
     faults: tuple[Fault, ...] = ()
     bandwidth: Bandwidth | None = None
     session: SessionPersistence | None = None
+    upgrades: Upgrades | None = None
     sources: tuple[tuple[str, PolicyKey], ...] = ()
 
     def over(self, wider: EffectivePolicy) -> EffectivePolicy:
@@ -62,6 +64,7 @@ class EffectivePolicy:
             faults=self.faults or wider.faults,
             bandwidth=self.bandwidth or wider.bandwidth,
             session=self.session or wider.session,
+            upgrades=self.upgrades or wider.upgrades,
             sources=tuple(sorted({**dict(wider.sources), **own}.items())),
         )
 
@@ -78,6 +81,7 @@ def _parts(policy: TrafficPolicy) -> EffectivePolicy:
         faults=policy.faults,
         bandwidth=policy.bandwidth,
         session=policy.session,
+        upgrades=policy.upgrades,
         sources=tuple((name, policy.key) for name in PARTS if getattr(policy, name)),
     )
 
@@ -93,6 +97,7 @@ PARTS = (
     "retry",
     "retry_budget",
     "session",
+    "upgrades",
 )
 _NOTHING = EffectivePolicy()
 

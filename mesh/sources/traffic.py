@@ -19,6 +19,7 @@ from mesh.model.traffic import (
     RateLimitKey,
     SlowStart,
     TrafficPolicy,
+    Upgrades,
 )
 from mesh.routing.regex import compile_pattern
 from mesh.sources.fields import FieldError, FieldPath
@@ -50,6 +51,7 @@ from mesh.sources.traffic_schema import (
     RateLimitSpec,
     TargetSpec,
     TrafficPolicyObject,
+    UpgradesSpec,
 )
 
 _MAX_TARGETS = _MAX_ITEMS = 16
@@ -84,6 +86,7 @@ def traffic_policy(body: TrafficPolicyObject) -> TrafficPolicy:
         ),
         bandwidth=_bandwidth(spec.bandwidth, (*at, "bandwidth")),
         session=read_session(spec.session_persistence, (*at, "sessionPersistence")),
+        upgrades=_upgrades(spec.upgrades, (*at, "upgrades")),
         created=meta.creation_timestamp,
         generation=meta.generation,
     )
@@ -252,4 +255,18 @@ def _bandwidth(spec: BandwidthSpec | None, at: FieldPath) -> Bandwidth | None:
     return Bandwidth(
         request_bytes_per_s=read(spec.request, "request"),
         response_bytes_per_s=read(spec.response, "response"),
+    )
+
+
+def _upgrades(spec: UpgradesSpec | None, at: FieldPath) -> Upgrades | None:
+    if spec is None:
+        return None
+
+    def read(value: str | None, name: str) -> float | None:
+        return None if value is None else parse_positive_duration(value, (*at, name))
+
+    return Upgrades(
+        connect=spec.connect,
+        idle_timeout_s=read(spec.idle_timeout, "idleTimeout"),
+        max_duration_s=read(spec.max_duration, "maxDuration"),
     )

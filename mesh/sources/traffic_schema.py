@@ -185,6 +185,14 @@ class BandwidthSpec(Strict, frozen=True, kw_only=True):
     response: int | str | None = None
 
 
+class UpgradesSpec(Strict, frozen=True, kw_only=True):
+    """spec.upgrades."""
+
+    connect: bool = False
+    idle_timeout: str | None = None
+    max_duration: str | None = None
+
+
 class TrafficPolicySpec(Strict, frozen=True, kw_only=True):
     """TrafficPolicy.spec."""
 
@@ -199,6 +207,7 @@ class TrafficPolicySpec(Strict, frozen=True, kw_only=True):
     faults: tuple[FaultSpec, ...] = ()
     bandwidth: BandwidthSpec | None = None
     session_persistence: SessionSpec | None = None
+    upgrades: UpgradesSpec | None = None
 
 
 class TrafficPolicyObject(Strict, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mesh.http1.message import Headers, RequestHead
+from mesh.http1.message import CONNECT, Headers, RequestHead
 from mesh.jwt.extract import query_without
 from waypoint.forward_headers import IDENTITY_FIELDS
 
@@ -92,7 +92,7 @@ def apply_permit(head: RequestHead, permit: Permit) -> None:
         gone |= {name for name, _ in permit.set_headers}
         kept = [item for item in head.headers if item[0] not in gone]
         head.headers = [*kept, *permit.set_headers, *permit.added_headers]
-    if permit.set_query or permit.removed_query:
+    if (permit.set_query or permit.removed_query) and head.upgrade != CONNECT:
         head.target = _edited_target(head.target, permit)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from mesh.errors import UpstreamError
-from mesh.http1.message import RequestHead
+from mesh.http1.message import CONNECT, RequestHead
 from mesh.model.address import SocketAddress, parse_ip
 from mesh.model.connection import Party
 from mesh.model.provider import ExternalAuthorizer, ProviderProtocol
@@ -98,6 +98,8 @@ class Authorizers:
         if target is None:
             raise UpstreamError(f"{provider.service}:{provider.port} has no ready endpoint")
         if provider.protocol is ProviderProtocol.HTTP:
+            if head.upgrade == CONNECT:  # a question about it would itself ask for a tunnel
+                return Refusal(status=provider.error_status)
             check = self._check(provider)
             sent = body or b""
             whole = await call(

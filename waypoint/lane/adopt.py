@@ -100,8 +100,7 @@ class _Once:
         how, self._how = self._how, None
         if how is None:
             return self._proxy.open(downstream, head, origin)
-        self._proxy.active += 1
-        exchange = _Resumed(self._proxy, downstream, head, origin)
+        exchange = self._proxy.begun(_Resumed(self._proxy, downstream, head, origin))
         exchange.how = how
         return exchange
 

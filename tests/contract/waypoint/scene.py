@@ -90,6 +90,9 @@ class Scene:
     async def connect(self) -> Client:
         return Client(*await asyncio.open_connection("127.0.0.1", self.port))
 
+    async def connect_h2(self) -> Client:
+        return Client(*await asyncio.open_connection("127.0.0.1", self.port_h2))
+
     async def ask(self, data: bytes) -> bytes:
         """Send bytes and read all that is answered."""
         async with await self.connect() as client:

@@ -177,7 +177,7 @@ def test_its_denial_is_the_clients_answer() -> None:
         assert len(seen) == 1
         denied, _ = here.records
         assert denied.flag == "UAEX"
-        assert denied.details == "ext_authz_denied[shop/ask]"
+        assert denied.details == "ext_authz_denied[AuthorizationPolicy shop/ask rule[0]]"
         assert denied.policy == "AuthorizationPolicy shop/ask rule[0]"
 
     http_scene(act)
@@ -191,7 +191,8 @@ def test_deny_comes_after_custom_and_sees_its_headers() -> None:
     async def act(here: Scene, seen: list[bytes]) -> None:
         status, _, body = await here.get("/asked/x", "x-ticket: good")
         assert (status, body) == (403, b"RBAC: access denied")
-        assert here.records[0].details == "rbac_access_denied_matched_policy[shop/no-ann]"
+        wanted = "rbac_access_denied_matched_policy[AuthorizationPolicy shop/no-ann rule[0]]"
+        assert here.records[0].details == wanted
         assert (await here.get("/asked/x"))[0] == 401
         assert len(seen) == 2
 
@@ -291,7 +292,8 @@ def test_a_provider_that_is_not_configured_denies() -> None:
     async def main() -> None:
         async with scene(app, script=Script(policies=(ASK,))) as here:
             assert (await here.get("/asked"))[0] == 403
-            assert here.records[0].details == "ext_authz_error{unknown provider}[shop/ask]"
+            wanted = "ext_authz_error{unknown provider}[AuthorizationPolicy shop/ask rule[0]]"
+            assert here.records[0].details == wanted
             assert here.records[0].flag == "UAEX"
 
     run(main())
@@ -497,7 +499,8 @@ def test_a_grpc_authorizer_denies_with_its_own_answer() -> None:
         assert (status, body) == (402, b"no money")
         assert b"x-why: pay" in head
         assert (await here.get("/asked/plain"))[0] == 403
-        assert {record.details for record in here.records} == {"ext_authz_denied[shop/ask]"}
+        wanted = "ext_authz_denied[AuthorizationPolicy shop/ask rule[0]]"
+        assert {record.details for record in here.records} == {wanted}
 
     grpc_scene(guard, act)
 

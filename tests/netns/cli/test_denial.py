@@ -80,7 +80,7 @@ def watching(scene: Shop, *arguments: str) -> Process:
 
 
 def test_the_access_log_names_the_policy(scene: Shop) -> None:
-    wanted = f"rbac_access_denied_matched_policy[{POLICY}]"
+    wanted = f"rbac_access_denied_matched_policy[{RULE}]"
     eventually(lambda: wanted in scene.waypoint.output, 5.0, "the log line")
 
 

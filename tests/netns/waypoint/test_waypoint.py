@@ -149,7 +149,7 @@ def test_path_is_denied_with_the_policy_named(scene: Shop) -> None:
     assert scene.get("/a/../admin/x") == "403 RBAC: access denied"
     assert scene.get("/%61dmin") == "403 RBAC: access denied"
     assert scene.get("/other").startswith("200 ")
-    wanted = "rbac_access_denied_matched_policy[shop/no-admin]"
+    wanted = "rbac_access_denied_matched_policy[AuthorizationPolicy shop/no-admin rule[0]]"
     eventually(lambda: wanted in scene.waypoint.output, 3.0, "the policy is named")
     scene.lab.delete("policy-admin")
 

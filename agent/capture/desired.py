@@ -1,14 +1,16 @@
 """What the kernel's maps should hold, computed from a snapshot. Pure: no kernel, no files.
 
-`reconcile` makes the maps equal to a `KernelState`; `meshnode bpf diff` compares them. The pods
-map is the exception: `enrolment` adds and removes its entries in step with listeners and links,
-`reconcile` only refreshes the values of those that exist.
+A `Basis` answers for single entries, so that a change costs what it changes (see `change`),
+and for all of them as a `KernelState`. `reconcile` makes the maps equal to one; `meshnode bpf diff`
+compares them. The pods map is the exception: `enrolment` adds and removes its entries in step with
+listeners and links, `reconcile` only refreshes the values of those that exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from agent.capture.numbering import Numbering, ServicePortKey
 from bpf.layout import ConfigFlag, Exclusion, PodFlag, ServiceFlag, WorkloadFlag
@@ -113,56 +115,139 @@ class KernelState:
     probes: frozenset[IPAddress]
 
 
-def number_snapshot(snapshot: MeshSnapshot, previous: Numbering) -> Numbering:
-    """Numbers for everything in the snapshot, keeping those given before."""
-    ports = (
-        ServicePortKey(service.key, port.port, vip.version)
-        for service in snapshot.services.values()
-        for vip in service.addresses
-        for port in service.ports
-    )
-    return previous.extended(snapshot.workloads, ports)
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """All that the maps of one node are computed from.
 
-
-def desired_state(
-    *,
-    snapshot: MeshSnapshot,
-    local: Mapping[WorkloadUid, int],
-    policy: KernelPolicy,
-    numbering: Numbering,
-    agent: AgentCgroup,
-) -> KernelState:
-    """Compute the maps of one node.
-
-    `local` holds the netns cookies of the pods that are enrolled here (or about to be);
-    `numbering` must come from `number_snapshot` of the same snapshot. A local pod that the
-    snapshot no longer knows is left out.
+    Attributes:
+        local: netns cookies of the pods that are enrolled here (or about to be). One that the
+            snapshot no longer knows is left out.
+        numbering: must name everything that is in the snapshot (`number_snapshot`).
+        extra: workloads beside the snapshot's, of which addresses are captured too.
     """
-    known = {uid: cookie for uid, cookie in local.items() if uid in snapshot.workloads}
-    excluded = {known[uid]: snapshot.workloads[uid].exclusions for uid in known}
-    encrypt = snapshot.settings.same_node is SameNode.ENCRYPT
-    return KernelState(
-        config=ConfigEntry(agent=agent, flags=ConfigFlag.ENCRYPT if encrypt else ConfigFlag(0)),
-        pods={
-            cookie: _pod_entry(snapshot.workloads[uid], policy, numbering)
-            for uid, cookie in known.items()
-        },
-        workloads={
-            address: _workload_entry(workload, known.get(workload.uid, 0), policy, numbering)
-            for address, workload in snapshot.by_address.items()
-        },
-        services=dict(_services(snapshot, numbering)),
-        verdicts=dict(policy.verdicts),
-        exclusions=frozenset(
-            entry for cookie, what in excluded.items() for entry in _exclusions(cookie, what)
-        ),
-        excluded_nets=frozenset(
+
+    snapshot: MeshSnapshot
+    local: Mapping[WorkloadUid, int]
+    policy: KernelPolicy
+    numbering: Numbering
+    agent: AgentCgroup
+    extra: Sequence[Workload] = ()
+
+    @cached_property
+    def known(self) -> Mapping[WorkloadUid, int]:
+        """`local` without what the snapshot forgot."""
+        return {uid: c for uid, c in self.local.items() if uid in self.snapshot.workloads}
+
+    @cached_property
+    def pods(self) -> Mapping[int, PodEntry]:
+        """Content of `mn_enrolled`."""
+        workloads = self.snapshot.workloads
+        return {
+            cookie: _pod_entry(workloads[uid], self.policy, self.numbering)
+            for uid, cookie in self.known.items()
+        }
+
+    @cached_property
+    def exclusions(self) -> frozenset[ExclusionEntry]:
+        """Keys of `mn_exclude`."""
+        workloads = self.snapshot.workloads
+        return frozenset(
+            entry
+            for uid, cookie in self.known.items()
+            for entry in _exclusions(cookie, workloads[uid].exclusions)
+        )
+
+    @cached_property
+    def excluded_nets(self) -> frozenset[ExcludedNet]:
+        """Keys of `mn_exclude_net`."""
+        workloads = self.snapshot.workloads
+        return frozenset(
             ExcludedNet(cookie, network)
-            for cookie, what in excluded.items()
-            for network in what.outbound_cidrs
-        ),
-        probes=frozenset(snapshot.settings.probe_sources),
-    )
+            for uid, cookie in self.known.items()
+            for network in workloads[uid].exclusions.outbound_cidrs
+        )
+
+    @property
+    def probes(self) -> frozenset[IPAddress]:
+        """Keys of `mn_probe`."""
+        return frozenset(self.snapshot.settings.probe_sources)
+
+    @property
+    def config(self) -> ConfigEntry:
+        """The entry of `mn_config`."""
+        encrypt = self.snapshot.settings.same_node is SameNode.ENCRYPT
+        return ConfigEntry(agent=self.agent, flags=ConfigFlag.ENCRYPT if encrypt else ConfigFlag(0))
+
+    @cached_property
+    def _extra_by_address(self) -> Mapping[IPAddress, Workload]:
+        return {address: item for item in self.extra for address in item.addresses}
+
+    def addresses(self) -> Iterator[IPAddress]:
+        """Keys of `mn_workload`."""
+        yield from self.snapshot.by_address
+        yield from (a for a in self._extra_by_address if a not in self.snapshot.by_address)
+
+    def workload_at(self, address: IPAddress) -> WorkloadEntry | None:
+        """The entry of `mn_workload` for an address."""
+        workload = self.snapshot.by_address.get(address) or self._extra_by_address.get(address)
+        if workload is None:
+            return None
+        cookie = self.known.get(workload.uid, 0)
+        return _workload_entry(workload, cookie, self.policy, self.numbering)
+
+    def services_of(
+        self, services: Iterable[Service]
+    ) -> Iterator[tuple[SocketAddress, ServiceEntry]]:
+        """Entries of `mn_service` for some services."""
+        for service in services:
+            yield from _service_entries(service, self.numbering)
+
+    def state(self) -> KernelState:
+        """The content of all maps."""
+        return KernelState(
+            config=self.config,
+            pods=self.pods,
+            workloads=_Workloads(self),
+            services=dict(self.services_of(self.snapshot.services.values())),
+            verdicts=self.policy.verdicts,
+            exclusions=self.exclusions,
+            excluded_nets=self.excluded_nets,
+            probes=self.probes,
+        )
+
+
+class _Workloads(Mapping[IPAddress, WorkloadEntry]):
+    """`KernelState.workloads`, computed when asked: there may be 100,000."""
+
+    def __init__(self, basis: Basis) -> None:
+        self._basis = basis
+
+    def __getitem__(self, address: IPAddress) -> WorkloadEntry:
+        entry = self._basis.workload_at(address)
+        if entry is None:
+            raise KeyError(address)
+        return entry
+
+    def __iter__(self) -> Iterator[IPAddress]:
+        return self._basis.addresses()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._basis.addresses())
+
+
+def number_snapshot(
+    snapshot: MeshSnapshot, previous: Numbering, extra: Sequence[Workload] = ()
+) -> Numbering:
+    """Numbers for everything in the snapshot, keeping those given before."""
+    ports = (key for service in snapshot.services.values() for key in port_keys(service))
+    return previous.extended((*snapshot.workloads, *(item.uid for item in extra)), ports)
+
+
+def port_keys(service: Service) -> Iterator[ServicePortKey]:
+    """What of a service has numbers."""
+    for vip in service.addresses:
+        for port in service.ports:
+            yield ServicePortKey(service.key, port.port, vip.version)
 
 
 def _pod_entry(workload: Workload, policy: KernelPolicy, numbering: Numbering) -> PodEntry:
@@ -213,21 +298,20 @@ def _exclusions(cookie: int, exclusions: Exclusions) -> Iterator[ExclusionEntry]
             yield ExclusionEntry(cookie, kind, value)
 
 
-def _services(
-    snapshot: MeshSnapshot, numbering: Numbering
+def _service_entries(
+    service: Service, numbering: Numbering
 ) -> Iterator[tuple[SocketAddress, ServiceEntry]]:
-    for service in snapshot.services.values():
-        for vip in service.addresses:
-            for port in service.ports:
-                key = ServicePortKey(service.key, port.port, vip.version)
-                yield (
-                    SocketAddress(vip, port.port),
-                    ServiceEntry(
-                        service=numbering.services[key],
-                        backends=_backends(service, port.port, vip.version),
-                        flags=ServiceFlag.WAYPOINT if service.waypoint else ServiceFlag(0),
-                    ),
-                )
+    for vip in service.addresses:
+        for port in service.ports:
+            key = ServicePortKey(service.key, port.port, vip.version)
+            yield (
+                SocketAddress(vip, port.port),
+                ServiceEntry(
+                    service=numbering.services[key],
+                    backends=_backends(service, port.port, vip.version),
+                    flags=ServiceFlag.WAYPOINT if service.waypoint else ServiceFlag(0),
+                ),
+            )
 
 
 def _backends(service: Service, port: int, family: int) -> tuple[SocketAddress, ...]:

@@ -23,7 +23,7 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _SOCK_DESTROY = 21
 _TCP_LISTEN = 10
-_STATE_OFFSET, _COOKIE_OFFSET = 16 + 1, 16 + 44
+_STATE_OFFSET, _COOKIE_OFFSET, _UID_OFFSET = 16 + 1, 16 + 44, 16 + 64
 """Behind the netlink header, in `struct inet_diag_msg` (linux/inet_diag.h)."""
 _NLMSG_ERROR = 2
 _NLM_F_REQUEST, _NLM_F_ACK = 1, 4
@@ -84,6 +84,18 @@ def destroy_flow(flow: OpenFlow, src_netns_fd: int | None, dst_netns_fd: int | N
     if dst_netns_fd is not None:
         found |= call_in_netns(dst_netns_fd, lambda: _destroy_found(flow.dst, flow.src))
     return found
+
+
+def owner_of(local: SocketAddress, remote: SocketAddress) -> int | None:
+    """The uid that made the socket of an open connection of this network namespace; None if there
+    is none. What its process has closed counts as gone: the kernel would call its owner root."""
+    answer = _ask(_SOCK_DIAG_BY_FAMILY, local, remote, _NO_COOKIE)
+    _, kind = struct.unpack_from("=IH", answer)
+    if kind == _NLMSG_ERROR:
+        return None
+    (state,) = struct.unpack_from("=B", answer, _STATE_OFFSET)
+    uid, inode = struct.unpack_from("=II", answer, _UID_OFFSET)
+    return int(uid) if inode and state != _TCP_LISTEN else None
 
 
 def mark_cut(maps: PinnedMaps, flow: OpenFlow) -> None:

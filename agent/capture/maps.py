@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from agent.capture.desired import (
@@ -46,30 +46,82 @@ PRESENT = struct.pack("=I", 1)
 
 
 def encode_state(state: KernelState) -> dict[str, Entries]:
-    """The wanted content of each map, `mn_enrolled` included."""
+    """The wanted content of each map, `mn_enrolled` included. The large ones are encoded when
+    they are read: nobody needs all of them at once."""
     return {
-        "mn_backend": {
-            encode_backend_key(entry.service, index): encode_backend(backend)
-            for entry in state.services.values()
-            for index, backend in enumerate(entry.backends)
-        },
-        "mn_service": {
-            encode_service_key(vip): encode_service(entry) for vip, entry in state.services.items()
-        },
+        "mn_backend": _Backends(state.services),
+        "mn_service": encode_services(state.services),
         "mn_exclude": {encode_exclusion(entry): PRESENT for entry in state.exclusions},
         "mn_exclude_net": {encode_net(entry): PRESENT for entry in state.excluded_nets},
         "mn_probe": {pack_ip(ip): PRESENT for ip in state.probes},
-        "mn_workload": {
-            pack_ip(ip): encode_workload(entry) for ip, entry in state.workloads.items()
-        },
-        "mn_enrolled": {
-            encode_cookie(cookie): encode_pod(entry) for cookie, entry in state.pods.items()
-        },
-        "mn_verdict": {
-            encode_verdict_key(key): encode_verdict(value) for key, value in state.verdicts.items()
-        },
+        "mn_workload": _Workloads(state.workloads),
+        "mn_enrolled": encode_pods(state.pods),
+        "mn_verdict": encode_verdicts(state.verdicts),
         "mn_config": {bytes(4): encode_config(state.config)},
     }
+
+
+def encode_backends(services: Mapping[SocketAddress, ServiceEntry]) -> dict[bytes, bytes]:
+    """Content of `mn_backend` for some services."""
+    return dict(_Backends(services))
+
+
+def encode_services(services: Mapping[SocketAddress, ServiceEntry]) -> dict[bytes, bytes]:
+    """Content of `mn_service`."""
+    return {encode_service_key(vip): encode_service(entry) for vip, entry in services.items()}
+
+
+def encode_workloads(workloads: Mapping[IPAddress, WorkloadEntry]) -> dict[bytes, bytes]:
+    """Content of `mn_workload` for some workloads."""
+    return {pack_ip(ip): encode_workload(entry) for ip, entry in workloads.items()}
+
+
+def encode_pods(pods: Mapping[int, PodEntry]) -> dict[bytes, bytes]:
+    """Content of `mn_enrolled`."""
+    return {encode_cookie(cookie): encode_pod(entry) for cookie, entry in pods.items()}
+
+
+def encode_verdicts(verdicts: Mapping[VerdictKey, VerdictValue]) -> dict[bytes, bytes]:
+    """Content of `mn_verdict`."""
+    return {encode_verdict_key(key): encode_verdict(value) for key, value in verdicts.items()}
+
+
+class _Workloads(Mapping[bytes, bytes]):
+    """Entries of `mn_workload`, encoded when asked for."""
+
+    def __init__(self, workloads: Mapping[IPAddress, WorkloadEntry]) -> None:
+        self._workloads = workloads
+
+    def __getitem__(self, key: bytes) -> bytes:
+        return encode_workload(self._workloads[decode_ip(key)])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(pack_ip, self._workloads)
+
+    def __len__(self) -> int:
+        return len(self._workloads)
+
+
+class _Backends(Mapping[bytes, bytes]):
+    """Entries of `mn_backend`, encoded when asked for."""
+
+    def __init__(self, services: Mapping[SocketAddress, ServiceEntry]) -> None:
+        self._backends = {entry.service: entry.backends for entry in services.values()}
+
+    def __getitem__(self, key: bytes) -> bytes:
+        service, index = decode_backend_key(key)
+        backends = self._backends.get(service, ())
+        if index >= len(backends):
+            raise KeyError(key)
+        return encode_backend(backends[index])
+
+    def __iter__(self) -> Iterator[bytes]:
+        for service, backends in self._backends.items():
+            for index in range(len(backends)):
+                yield encode_backend_key(service, index)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._backends.values()))
 
 
 def encode_cookie(cookie: int) -> bytes:

@@ -6,10 +6,13 @@ stays with its name for as long as the name exists and is never given to another
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
 
 from agent.paths import NodePaths
 from mesh.errors import ConfigError
@@ -25,9 +28,20 @@ class ServicePortKey:
     family: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+Key = TypeVar("Key", WorkloadUid, ServicePortKey)
+
+
+@dataclass(frozen=True, slots=True)
+class Membership(Generic[Key]):
+    """Names that are `gone`, and names that are `there`, whether they are new or not."""
+
+    gone: Collection[Key] = ()
+    there: Collection[Key] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Numbering:
-    """Immutable; `extended` returns the next one. Number 0 means "no workload"."""
+    """Immutable; `extended` and `changed` return the next one. Number 0 means "no workload"."""
 
     workloads: Mapping[WorkloadUid, int] = field(default_factory=dict)
     services: Mapping[ServicePortKey, int] = field(default_factory=dict)
@@ -50,13 +64,52 @@ class Numbering:
             number += known is None
         return Numbering(workloads=new_workloads, services=new_services, next_number=number)
 
-    def workload_names(self) -> dict[int, WorkloadUid]:
+    def changed(
+        self, workloads: Membership[WorkloadUid], services: Membership[ServicePortKey]
+    ) -> Numbering:
+        """Forget what is gone and number what is new; itself if that is nothing."""
+        by_uid, number = _renumbered(self.workloads, workloads, self.next_number)
+        by_port, number = _renumbered(self.services, services, number)
+        if by_uid is self.workloads and by_port is self.services:
+            return self
+        made = Numbering(workloads=by_uid, services=by_port, next_number=number)
+        if "_workload_names" in vars(self):
+            names = dict(self._workload_names)
+            for uid in workloads.gone:
+                names.pop(self.workloads.get(uid, 0), None)
+            names.update((by_uid[uid], uid) for uid in workloads.there)
+            vars(made)["_workload_names"] = names
+        return made
+
+    def workload_names(self) -> Mapping[int, WorkloadUid]:
         """Number to uid."""
+        return self._workload_names
+
+    @cached_property
+    def _workload_names(self) -> dict[int, WorkloadUid]:
         return {number: uid for uid, number in self.workloads.items()}
 
-    def service_names(self) -> dict[int, ServicePortKey]:
+    def service_names(self) -> Mapping[int, ServicePortKey]:
         """Number to service port."""
+        return self._service_names
+
+    @cached_property
+    def _service_names(self) -> Mapping[int, ServicePortKey]:
         return {number: key for key, number in self.services.items()}
+
+
+def _renumbered(
+    known: Mapping[Key, int], change: Membership[Key], number: int
+) -> tuple[Mapping[Key, int], int]:
+    new = sorted(key for key in change.there if key not in known)
+    lost = [key for key in change.gone if key in known]
+    if not new and not lost:
+        return known, number
+    made = dict(known)
+    for key in lost:
+        del made[key]
+    made.update(zip(new, range(number, number + len(new)), strict=True))
+    return made, number + len(new)
 
 
 def numbering_file(paths: NodePaths) -> Path:
@@ -64,21 +117,21 @@ def numbering_file(paths: NodePaths) -> Path:
     return paths.run_dir / "numbering.json"
 
 
-def dump_numbering(numbering: Numbering) -> str:
+def dump_numbering(numbering: Numbering) -> bytes:
     """As JSON, to be read by the next agent process and by `meshnode bpf`."""
-    return json.dumps(
+    return msgspec.json.encode(
         {
             "next": numbering.next_number,
-            "workloads": dict(numbering.workloads),
+            "workloads": numbering.workloads,
             "services": [[k.service, k.port, k.family, n] for k, n in numbering.services.items()],
         }
     )
 
 
-def parse_numbering(text: str) -> Numbering:
+def parse_numbering(text: str | bytes) -> Numbering:
     """The reverse of `dump_numbering`; raise `ConfigError` for anything else."""
     try:
-        raw = json.loads(text)
+        raw = msgspec.json.decode(text)
         workloads = {WorkloadUid(str(uid)): int(number) for uid, number in raw["workloads"].items()}
         services = {
             ServicePortKey(ServiceKey(str(service)), int(port), int(family)): int(number)

@@ -115,6 +115,10 @@ class Table:
                 seen.add(key)
                 yield key, value
 
+    def scan(self) -> Iterator[bytes]:
+        """All keys, without remembering any: one may come twice while others change the map."""
+        return (key for key, _ in self._raw_items())
+
     def keys(self) -> Iterator[bytes]:
         """All keys, also of maps whose values cannot be read (socket hashes)."""
         seen: set[bytes] = set()

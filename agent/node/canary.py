@@ -10,7 +10,6 @@ from pathlib import Path
 from agent.canary import ADDRESS_V4, ADDRESS_V6
 from mesh.errors import KernelError
 from mesh.model.address import IPAddress, parse_ip
-from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Workload, WorkloadUid
 
 CANARY_V4 = parse_ip(ADDRESS_V4)
@@ -20,28 +19,17 @@ CANARY_UID = WorkloadUid("workload/meshnode/canary")
 ANSWER_TIMEOUT_S = 10.0
 
 
-def with_canary(snapshot: MeshSnapshot) -> MeshSnapshot:
-    """The snapshot as the kernel gets it: with a workload of no node at the canary addresses, so
-    that connections to them are captured."""
-    canary = Workload(
-        uid=CANARY_UID,
-        name="canary",
-        namespace="meshnode",
-        service_account="canary",
-        trust_domain=snapshot.settings.trust_domain,
-        node="",
-        addresses=(CANARY_V4, CANARY_V6),
-        enrolled=True,
-    )
-    return MeshSnapshot(
-        revision=snapshot.revision,
-        settings=snapshot.settings,
-        workloads={**snapshot.workloads, CANARY_UID: canary},
-        services=snapshot.services,
-        policies=snapshot.policies,
-        peer_authentications=snapshot.peer_authentications,
-        problems=snapshot.problems,
-    )
+CANARY = Workload(
+    uid=CANARY_UID,
+    name="canary",
+    namespace="meshnode",
+    service_account="canary",
+    trust_domain="",
+    node="",
+    addresses=(CANARY_V4, CANARY_V6),
+    enrolled=True,
+)
+"""To the kernel, a workload of no node at the canary addresses: connections to it are captured."""
 
 
 class Canary:

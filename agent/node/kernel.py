@@ -13,18 +13,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.capture import inspect, links
+from agent.capture.audit import Audit
 from agent.capture.cgroup import agent_cgroup_path, cgroup_mount, make_agent_cgroup
-from agent.capture.desired import AgentCgroup, KernelState, desired_state, number_snapshot
+from agent.capture.desired import AgentCgroup, KernelState, PodEntry
 from agent.capture.enrolment import Enrolment, PodCapture
 from agent.capture.guard import PinGuard
 from agent.capture.numbering import Numbering
 from agent.capture.pins import PinnedMaps, open_maps
-from agent.capture.reconcile import reconcile
 from agent.capture.transparent import make_transparent, undo_transparent
+from agent.capture.upkeep import MapUpkeep
 from agent.holder.client import PodSockets
 from agent.holder.protocol import ListenerName
 from agent.netns import netns_cookie, open_netns
-from agent.node.canary import with_canary
+from agent.node.canary import CANARY
 from agent.paths import NodePaths
 from bpf.layout import PROGRAMS, Target
 from mesh.errors import KernelError, MeshnodeError
@@ -32,7 +33,7 @@ from mesh.model.kernel import KernelPolicy
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Workload, WorkloadUid
 from mesh.policy.engine import PolicyIndex
-from mesh.policy.kernel import compile_kernel_policy
+from mesh.state.delta import SnapshotDelta
 
 log = logging.getLogger(__name__)
 
@@ -77,38 +78,42 @@ class KernelPlane:
         self.pods_cgroup = pods_cgroup or cgroup_mount()
         self._attached = False
         self._captured: dict[WorkloadUid, tuple[int, Workload]] = {}
-        # Open flows and counters carry numbers that an earlier agent gave.
-        self.numbering: Numbering = inspect.saved_numbering(paths.node)
-        self.policy: KernelPolicy = KernelPolicy(
-            src_class={}, dst_class={}, verdicts={}, reasons=()
+        self._upkeep = MapUpkeep(
+            self.maps,
+            node=paths.node,
+            agent=self.agent_cgroup,
+            numbering=inspect.saved_numbering(paths.node),
+            extra=(CANARY,),
         )
-        self.state: KernelState | None = None
-        self._snapshot: MeshSnapshot | None = None
-        self._seen = MeshSnapshot(revision=0)
+        self._audit = Audit(self.maps, lambda: self._upkeep.basis)
         self.problem = ""
+
+    @property
+    def numbering(self) -> Numbering:
+        """The numbers of workloads and service ports."""
+        return self._upkeep.numbering
+
+    @property
+    def policy(self) -> KernelPolicy:
+        """The verdicts that the kernel holds."""
+        return self._upkeep.policy
+
+    def state(self) -> KernelState | None:
+        """What the maps are to hold; None before the first `apply`."""
+        basis = self._upkeep.basis
+        return basis.state() if basis is not None else None
 
     def apply(
         self,
         snapshot: MeshSnapshot,
         policies: PolicyIndex,
-        node: str,
         cookies: Mapping[WorkloadUid, int],
+        delta: SnapshotDelta | None = None,
     ) -> None:
-        """Make the maps say what the snapshot says. A full map is kept as `problem`: what did not
-        fit goes to ztunnel."""
-        if snapshot is not self._snapshot:
-            self._snapshot, self._seen = snapshot, with_canary(snapshot)
-            self.policy = compile_kernel_policy(policies, snapshot, node)
-            self.numbering = number_snapshot(self._seen, self.numbering)
-        self.state = desired_state(
-            snapshot=self._seen,
-            local=cookies,
-            policy=self.policy,
-            numbering=self.numbering,
-            agent=self.agent_cgroup,
-        )
+        """Make the maps say what the snapshot says; `delta`: the way from the last one. A full
+        map is kept as `problem`: what did not fit goes to ztunnel."""
         try:
-            reconcile(self.maps, self.state)
+            self._upkeep.apply(snapshot, policies, cookies, delta)
             self.problem = ""
         except KernelError as error:
             self.problem = str(error)
@@ -118,9 +123,14 @@ class KernelPlane:
             self._attached = True
             self._guard.hold()
 
+    def _pods(self) -> Mapping[int, PodEntry]:
+        basis = self._upkeep.basis
+        return basis.pods if basis is not None else {}
+
     def enrol(self, workload: Workload, netns: str, sockets: PodSockets) -> None:
         """Capture a pod; `apply` must have run with its cookie."""
-        if self.state is None or sockets.cookie not in self.state.pods:
+        entry = self._pods().get(sockets.cookie)
+        if entry is None:
             raise KernelError(f"enrolling {workload.uid}", hint="The mesh state is not there yet.")
         plaintext = sockets.listeners[ListenerName.PLAINTEXT]
         netns_fd = open_netns(netns)
@@ -131,7 +141,7 @@ class KernelPlane:
                     netns_cookie=sockets.cookie,
                     netns_fd=netns_fd,
                     plaintext=dict.fromkeys(workload.addresses, plaintext),
-                    entry=self.state.pods[sockets.cookie],
+                    entry=entry,
                 )
             )
         finally:
@@ -173,9 +183,11 @@ class KernelPlane:
     # -- what others took away ------------------------------------------------------------------
 
     def repair(self, sockets: Mapping[WorkloadUid, PodSockets]) -> list[str]:
-        """Put back pins, attachments, captured pods and listeners that are gone; their names.
+        """Put back pins, attachments, captured pods, listeners and entries of maps that are gone;
+        their names.
 
-        Every other call looks at the same pods' entries; at pins and attachments each of them.
+        Every other call looks at the same pods' entries; at pins and attachments each of them; at
+        the maps' entries a few in turn.
 
         Raises `KernelError` for the first that cannot be put back.
         """
@@ -183,17 +195,19 @@ class KernelPlane:
         repaired += self._attach_again()
         # Half of the pods at a time: with hundreds of them it is work.
         self._repairs += 1
+        pods = self._pods()
         for index, (uid, (cookie, workload)) in enumerate(self._captured.items()):
             if index % 2 == self._repairs % 2:
                 continue
-            if self.state is not None and cookie in self.state.pods and uid in sockets:
+            entry = pods.get(cookie)
+            if entry is not None and uid in sockets:
                 listener = sockets[uid].listeners[ListenerName.PLAINTEXT]
-                entry = self.state.pods[cookie]
                 again = self._enrolment.restore(cookie, entry, workload.addresses, listener)
                 repaired += [f"{what} of {uid}" for what in again]
         if repaired:
             self._guard.hold()
-        return repaired
+        # What is missing because a map is full cannot be put back by one who looks for it.
+        return repaired + (self._audit.step() if self._upkeep.is_whole else [])
 
     def _attach_again(self) -> list[str]:
         repaired = []

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from agent.capture.cgroup import agent_cgroup_path
-from agent.capture.numbering import dump_numbering, numbering_file
+from agent.capture.numbering import Numbering, dump_numbering, numbering_file
 from agent.kubernetes.probes import own_addresses
 from agent.node.canary import Canary
 from agent.node.direct import DirectConnections
@@ -31,10 +31,12 @@ from mesh.identity.rotation import Priority
 from mesh.identity.store import CertificateStore
 from mesh.model.address import IPAddress
 from mesh.model.snapshot import MeshSnapshot
+from mesh.model.workload import WorkloadUid
 from mesh.policy.engine import PolicyIndex
 from mesh.privilege import worker_ids
 from mesh.sources.objects import ObjectSet
 from mesh.state.carry import carry_indexes
+from mesh.state.delta import SnapshotDelta, diff
 from mesh.state.reducer import Reducer
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import MeshMetrics
@@ -76,6 +78,9 @@ class Node:
         self.recent = recent
         self._records = Records(metrics, access_log)
         self.tap = self._records.tap
+        self._delta: SnapshotDelta | None = None
+        """The way to `snapshot` from the one before."""
+        self._saved_numbering: Numbering | None = None
         self._policies = PolicyIndex.compile(self.snapshot)
         self.direct = DirectConnections(kernel, lambda: self.snapshot)
         self.canary = Canary(kernel.pods_cgroup, options.node)
@@ -115,19 +120,27 @@ class Node:
         for problem in set(snapshot.problems) - set(self.snapshot.problems):
             log.warning("%s: %s %s", problem.where, problem.subject, problem.message)
         self._policies = PolicyIndex.compile(snapshot, self._policies)
+        self._delta = diff(self.snapshot, snapshot, self._touched())
         self._take_direct_records()
         self.snapshot = snapshot
         return True
 
+    def _touched(self) -> frozenset[WorkloadUid] | None:
+        """The workloads that changed, where it is known that no others did."""
+        return self._reducer.touched if self.options.trust_domain is None else None
+
     def apply(self) -> None:
         """Carry out the newest snapshot."""
+        judged_by = self.kernel.policy
         self._apply_kernel()
-        self.workers.update_snapshot(self.snapshot)
+        self.workers.update_snapshot(self.snapshot, self._delta)
         local = self.snapshot.local_workloads(self.options.node)
         if self._store is not None:
             self._store.set_wanted({w.identity: Priority.NOW for w in local})
         self.pods.want(local)
-        cut = self.direct.judge_again(self._policies)
+        # The same verdicts between the same pods: their connections may go on.
+        same = self.kernel.policy is judged_by
+        cut = 0 if same else self.direct.judge_again(self._policies)
         log.info(
             "revision %d: %d workloads, %d services, %d policies, %d direct connections cut",
             self.snapshot.revision,
@@ -139,10 +152,12 @@ class Node:
 
     def _apply_kernel(self) -> None:
         self._take_direct_records()
-        self.kernel.apply(self.snapshot, self._policies, self.options.node, self.pods.cookies())
-        saved = numbering_file(self._paths)
-        saved.with_suffix(".new").write_text(dump_numbering(self.kernel.numbering))
-        saved.with_suffix(".new").replace(saved)
+        self.kernel.apply(self.snapshot, self._policies, self.pods.cookies(), self._delta)
+        if self.kernel.numbering is not self._saved_numbering:
+            saved = numbering_file(self._paths)
+            saved.with_suffix(".new").write_bytes(dump_numbering(self.kernel.numbering))
+            saved.with_suffix(".new").replace(saved)
+            self._saved_numbering = self.kernel.numbering
 
     # -- background -----------------------------------------------------------------------------
 

@@ -232,7 +232,7 @@ class View:
         ]
 
     def _diff(self) -> BpfDiff:
-        state = self._kernel.state
+        state = self._kernel.state()
         if state is None:
             raise KernelError("bpf diff", hint="The node has no state yet; try again.")
         entries = tuple(

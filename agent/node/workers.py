@@ -44,7 +44,7 @@ from mesh.model.connection import ConnectionRecord
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
-from mesh.state.delta import diff, encode_delta
+from mesh.state.delta import SnapshotDelta, diff, encode_delta
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,14 @@ class WorkerOptions:
     gid: int
     log_level: str
     drain_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownDelta:
+    """The way from a snapshot to the next, as it is sent."""
+
+    base: MeshSnapshot
+    encoded: bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -102,10 +110,14 @@ class Worker:
         if not self.writer.is_closing():
             self.writer.write(encode(message))
 
-    def send_snapshot(self, snapshot: MeshSnapshot) -> None:
-        delta = diff(self.sent, snapshot)
+    def send_snapshot(self, snapshot: MeshSnapshot, known: KnownDelta | None = None) -> None:
+        """Send what is new to it; `known`: the encoded way to the snapshot from another one."""
+        if known is not None and known.base is self.sent:
+            encoded = known.encoded
+        else:
+            encoded = encode_delta(diff(self.sent, snapshot))
         self.sent = snapshot
-        self.send(SnapshotChange(delta=encode_delta(delta)))
+        self.send(SnapshotChange(delta=encoded))
 
 
 class WorkerSupervisor:
@@ -128,11 +140,17 @@ class WorkerSupervisor:
 
     # -- what workers are told ----------------------------------------------------------------
 
-    def update_snapshot(self, snapshot: MeshSnapshot) -> None:
-        """Send the difference to every worker."""
-        self._snapshot = snapshot
+    def update_snapshot(self, snapshot: MeshSnapshot, delta: SnapshotDelta | None = None) -> None:
+        """Send the difference to every worker; `delta`: the way from the last one, if known."""
+        before, self._snapshot = self._snapshot, snapshot
+        known = None
+        if delta is not None and (delta.base, delta.revision) == (
+            before.revision,
+            snapshot.revision,
+        ):
+            known = KnownDelta(base=before, encoded=encode_delta(delta))
         for worker in self.workers.values():
-            worker.send_snapshot(snapshot)
+            worker.send_snapshot(snapshot, known)
 
     def update_credentials(
         self, valid: Iterable[Credentials], gone: Iterable[SpiffeId] = ()

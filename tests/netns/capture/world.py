@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from agent.capture import cgroup, links
-from agent.capture.desired import AgentCgroup, desired_state, number_snapshot
+from agent.capture.desired import AgentCgroup, Basis, number_snapshot
 from agent.capture.enrolment import Enrolment, PodCapture
 from agent.capture.numbering import Numbering
 from agent.capture.pins import PinnedMaps, open_maps
@@ -214,13 +214,13 @@ class Node:
             services={s.key: s for s in services},
         )
         self.numbering = number_snapshot(snapshot, self.numbering)
-        self.state = desired_state(
+        self.state = Basis(
             snapshot=snapshot,
             local=self.local,
             policy=policy,
             numbering=self.numbering,
             agent=self.agent,
-        )
+        ).state()
         return reconcile(self.maps, self.state)
 
     def enrol(self, *pods: PodNs) -> None:

@@ -5,10 +5,10 @@ from ipaddress import ip_address, ip_network
 
 from agent.capture.desired import (
     AgentCgroup,
+    Basis,
     ExcludedNet,
     ExclusionEntry,
     KernelState,
-    desired_state,
     number_snapshot,
 )
 from agent.capture.numbering import Numbering
@@ -80,13 +80,13 @@ def state_of(
         workloads={w.uid: w for w in workloads},
         services={s.key: s for s in services},
     )
-    return desired_state(
+    return Basis(
         snapshot=snapshot,
         local={A.uid: 100} if local is None else local,
         policy=POLICY,
         numbering=number_snapshot(snapshot, Numbering()),
         agent=AGENT,
-    )
+    ).state()
 
 
 def test_local_and_remote_workloads() -> None:

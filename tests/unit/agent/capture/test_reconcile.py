@@ -1,9 +1,7 @@
-"""Reconciling against tables in memory that obey the kernel's contract (and can be full)."""
+"""Reconciling against tables in memory."""
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -18,54 +16,15 @@ from agent.capture.desired import (
     WorkloadEntry,
 )
 from agent.capture.maps import decode_config, encode_cookie, encode_pod, encode_state
-from agent.capture.reconcile import EntryTable, reconcile
+from agent.capture.reconcile import reconcile
 from bpf.layout import ConfigFlag
 from mesh.errors import KernelError
 from mesh.model.address import SocketAddress
 from mesh.model.kernel import KernelVerdict, VerdictKey, VerdictValue
+from tests.unit.agent.capture.memory_tables import MemoryTables
 
 ALLOW = VerdictValue(KernelVerdict.ALLOW, 0)
 IP = ip_address("10.0.0.1")
-
-
-class MemoryTable:
-    """Entries in a dictionary; `log` is shared by all tables and shows the order of steps."""
-
-    def __init__(self, name: str, log: list[tuple[str, str]], limit: int = 1000) -> None:
-        self.name, self.log, self.limit = name, log, limit
-        self.entries: dict[bytes, bytes] = {}
-
-    def items(self) -> Iterable[tuple[bytes, bytes]]:
-        return list(self.entries.items())
-
-    def lookup(self, key: bytes) -> bytes | None:
-        return self.entries.get(key)
-
-    def update(self, key: bytes, value: bytes) -> None:
-        if key not in self.entries and len(self.entries) >= self.limit:
-            raise KernelError(f"map {self.name}", errno.E2BIG)
-        self.log.append(("write", self.name))
-        self.entries[key] = value
-
-    def delete(self, key: bytes) -> bool:
-        self.log.append(("delete", self.name))
-        return self.entries.pop(key, None) is not None
-
-
-class MemoryTables:
-    def __init__(self) -> None:
-        self.log: list[tuple[str, str]] = []
-        self.tables: dict[str, MemoryTable] = {}
-
-    def __getitem__(self, name: str) -> EntryTable:
-        return self.tables.setdefault(name, MemoryTable(name, self.log))
-
-    def raw(self, name: str) -> MemoryTable:
-        self[name]
-        return self.tables[name]
-
-    def content(self) -> dict[str, dict[bytes, bytes]]:
-        return {name: table.entries for name, table in self.tables.items() if table.entries}
 
 
 STATE = KernelState(
@@ -103,7 +62,7 @@ def test_twice_changes_nothing(tables: MemoryTables) -> None:
 
 def test_pods_are_refreshed_never_added_or_removed(tables: MemoryTables) -> None:
     reconcile(tables, replace(STATE, pods={6: PodEntry(workload=2)}))
-    assert set(tables.raw("mn_enrolled").entries) == {encode_cookie(5)}
+    assert set(tables["mn_enrolled"].entries) == {encode_cookie(5)}
 
 
 def test_what_is_pointed_at_comes_first_and_goes_last(tables: MemoryTables) -> None:
@@ -133,13 +92,13 @@ def test_changed_verdict_is_withdrawn_before_it_is_replaced(tables: MemoryTables
 
 
 def test_full_map_is_an_error_and_closes_the_rest(tables: MemoryTables) -> None:
-    tables.raw("mn_workload").limit = 0
+    tables["mn_workload"].limit = 0
     with pytest.raises(KernelError, match="mn_workload"):
         reconcile(tables, STATE)
-    settings = decode_config(tables.raw("mn_config").entries[bytes(4)])
+    settings = decode_config(tables["mn_config"].entries[bytes(4)])
     assert ConfigFlag.INCOMPLETE in settings.flags
-    assert tables.raw("mn_verdict").entries  # what fits is there
-    tables.raw("mn_workload").limit = 10
+    assert tables["mn_verdict"].entries  # what fits is there
+    tables["mn_workload"].limit = 10
     reconcile(tables, STATE)
-    settings = decode_config(tables.raw("mn_config").entries[bytes(4)])
+    settings = decode_config(tables["mn_config"].entries[bytes(4)])
     assert ConfigFlag.INCOMPLETE not in settings.flags

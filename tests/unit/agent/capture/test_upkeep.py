@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from agent.capture.audit import Audit
-from agent.capture.desired import AgentCgroup, Basis
+from agent.capture.desired import AgentCgroup, Basis, port_keys
 from agent.capture.maps import decode_config, encode_cookie, encode_pod, encode_state
 from agent.capture.numbering import Numbering
 from agent.capture.upkeep import MapUpkeep
@@ -32,7 +32,7 @@ from mesh.sources.objects import ObjectSet, SourceObject
 from mesh.state.delta import diff
 from mesh.state.reducer import Reducer
 from tests.unit.agent.capture.memory_tables import MemoryTables
-from tests.unit.mesh.state.test_incremental import histories
+from tests.unit.mesh.state.test_incremental import histories, manifest, read
 
 NODE = "n1"
 AGENT = AgentCgroup(id=1, level=1)
@@ -56,6 +56,12 @@ def workload(name: str, *addresses: str, node: str = NODE) -> Workload:
 
 
 CANARY = workload("canary", "192.0.2.1", node="")
+
+
+ENABLED = [
+    read(manifest("Namespace", "v1", "", name, {"labels": {"meshnode.io/dataplane": "enabled"}}))
+    for name in ("a", "b")
+]
 
 
 def enrol(tables: MemoryTables, basis: Basis) -> None:
@@ -84,7 +90,8 @@ def test_following_leaves_what_reading_anew_would(
     snapshot, policies = MeshSnapshot(revision=0), PolicyIndex(MeshSnapshot(revision=0))
     cookies: dict[WorkloadUid, int] = {}
     for step, objects in enumerate(history):
-        found = reducer.reduce(ObjectSet(objects=tuple(objects)))
+        pods = [item for item in objects if item.kind != "Namespace"]
+        found = reducer.reduce(ObjectSet(objects=(*ENABLED, *pods)))
         delta = diff(snapshot, found, reducer.touched)
         snapshot, policies = found, PolicyIndex.compile(found, policies)
         upkeep.apply(snapshot, policies, dict(cookies), delta)
@@ -109,6 +116,8 @@ def check(
     uids = [w.uid for w in anew.local_workloads(NODE)]
     assert known_verdicts(upkeep.policy, uids) == known_verdicts(policy, uids)
     assert upkeep.numbering.workloads.keys() == {*anew.workloads, CANARY.uid}
+    ports = {key for service in anew.services.values() for key in port_keys(service)}
+    assert upkeep.numbering.services.keys() == ports
     numbers = [*upkeep.numbering.workloads.values(), *upkeep.numbering.services.values()]
     assert len(set(numbers)) == len(numbers)
     assert max(numbers) < upkeep.numbering.next_number
@@ -167,6 +176,30 @@ def test_a_change_of_one_pod_touches_its_entries_only() -> None:
     upkeep.apply(second, PolicyIndex(second), {})
     assert tables.log == [("write", "mn_workload")]
     assert upkeep.policy is policy  # Nothing of this node's own pods has changed.
+
+
+def test_verdicts_are_emptied_while_classes_move() -> None:
+    tables = MemoryTables()
+    upkeep = upkeep_of(tables)
+    first, second = replace(workload("a", "10.1.0.1"), waypoint="ns/w"), workload("b", "10.1.0.2")
+    both, one = mesh(first, second), mesh(second, revision=2)
+    upkeep.apply(both, PolicyIndex(both), {first.uid: 1, second.uid: 2})
+    assert upkeep.policy.dst_class[second.uid] == 2
+    basis = upkeep.basis
+    assert basis is not None
+    enrol(tables, basis)
+    tables.log.clear()
+    upkeep.apply(one, PolicyIndex(one), {second.uid: 2})
+    assert upkeep.policy.dst_class[second.uid] == 1
+    steps = [step for step in tables.log if step[1] in ("mn_verdict", "mn_workload", "mn_enrolled")]
+    assert list(dict.fromkeys(steps)) == [
+        ("delete", "mn_verdict"),
+        ("write", "mn_workload"),
+        ("write", "mn_enrolled"),
+        ("write", "mn_verdict"),
+        ("delete", "mn_workload"),
+    ]
+    assert steps.count(("delete", "mn_verdict")) == 4  # Of two sources to two destinations.
 
 
 def test_a_change_in_a_map_that_is_full_is_tried_again() -> None:

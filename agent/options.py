@@ -115,6 +115,7 @@ class AgentOptions:
 
     Attributes:
         cgroup: parent cgroup of the pods; None = the root of cgroup v2.
+        view: where root's processes may ask what the admin socket answers; None = nowhere.
         trust_domain: None = as the mesh's objects say.
         access_log_file: None = standard output.
         drain_timeout_s: how long open connections may go on after a stop or an upgrade.
@@ -130,6 +131,7 @@ class AgentOptions:
     trust_domain: str | None = None
     workers: int = 1
     metrics: SocketAddress
+    view: SocketAddress | None = None
     access_log: LogFormat = LogFormat.TEXT
     access_log_file: Path | None = None
     log_level: LogLevel = LogLevel.INFO
@@ -218,6 +220,14 @@ def parse_listen(option: str, text: str) -> SocketAddress:
         return parse_socket_address(text)
     except ConfigError as error:
         raise ConfigError(f"{option}: {error}, such as 127.0.0.1:15020") from error
+
+
+def parse_view(text: str) -> SocketAddress:
+    """Parse `--view`: it knows no password, so it is for this machine alone."""
+    address = parse_listen("--view", text)
+    if not address.ip.is_loopback:
+        raise ConfigError(f"--view {text}: only a loopback address, such as 127.0.0.1:15019")
+    return address
 
 
 def parse_ca(

@@ -23,6 +23,7 @@ from installer.parts import (
     namespaced,
 )
 from installer.values import Manifest, Values
+from mesh.run_files import VIEW_PORT
 
 CAPABILITIES: Sequence[str] = (
     "DAC_OVERRIDE",  # the root of cgroup v2 is mode 0555: nobody else makes a cgroup there
@@ -125,6 +126,7 @@ def _arguments(values: Values) -> list[object]:
         values.text("--cgroup={agent.podsCgroup}"),
         values.text("--workers={agent.workers}"),
         values.text("--metrics=$(NODE_ADDRESS):{agent.metricsPort}"),
+        f"--view=127.0.0.1:{VIEW_PORT}",
         values.text("--access-log={agent.accessLog}"),
         values.text("--log-level={agent.logLevel}"),
         values.text("--drain-timeout={agent.drainTimeout}"),

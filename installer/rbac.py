@@ -16,6 +16,10 @@ _LABELS = {"app.kubernetes.io/part-of": "meshnode"}
 _RBAC = "rbac.authorization.k8s.io"
 _WEBHOOKS = "validatingwebhookconfigurations"
 WAYPOINT = "meshnode-waypoint"
+VIEWER = "meshnode-viewer"
+"""For people: `meshnode stat`, `tap`, `dashboard` and the like from elsewhere. Nobody is bound to
+it. Whoever may forward a port of a pod reaches all of its ports, so it is for RoleBindings in the
+namespace of the agents, and in those of waypoints."""
 
 
 def manifests(namespace: str = NAMESPACE) -> list[Manifest]:
@@ -29,6 +33,7 @@ def manifests(namespace: str = NAMESPACE) -> list[Manifest]:
         _cluster_role(AGENT, [*reading, _rule("", ["pods/status"], ["patch"])]),
         _cluster_role(WAYPOINT, reading),
         _cluster_role(CONTROLLER, [*reading, *_controller_rules()]),
+        _cluster_role(VIEWER, _viewer_rules()),
         _cluster_binding(AGENT, namespace),
         _cluster_binding(CONTROLLER, namespace),
         # The controller fills in the accounts of waypoints.
@@ -47,6 +52,15 @@ def manifests(namespace: str = NAMESPACE) -> list[Manifest]:
             "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": CONTROLLER},
             "subjects": [_subject(CONTROLLER, namespace)],
         },
+    ]
+
+
+def _viewer_rules() -> list[Manifest]:
+    """Find the pods, and forward a port. Which of the verbs is asked for depends on the server's
+    version: a WebSocket begins with GET, and newer ones want `create` for it too."""
+    return [
+        _rule("", ["pods", "services"], ["get", "list"]),
+        _rule("", ["pods/portforward"], ["create", "get"]),
     ]
 
 

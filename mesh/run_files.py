@@ -10,6 +10,11 @@ WAYPOINTS = Path("/run/meshnode-waypoints")
 """Mode 0700; one socket per running waypoint of this machine."""
 
 
+VIEW_PORT = 15019
+"""On Kubernetes, the loopback port of agents and waypoints that answers questions and changes
+nothing; people reach it through the API server."""
+
+
 def waypoint_socket(name: str, pid: int, directory: Path = WAYPOINTS) -> Path:
     """The socket of waypoint `<namespace>/<name>`; no object's name has an underscore."""
     namespace, _, own = name.partition("/")

@@ -35,23 +35,25 @@ log = logging.getLogger(__name__)
 async def serve_admin(
     supervisor: Supervisor, registry: CollectorRegistry, address: SocketAddress, directory: Path
 ) -> AsyncIterator[None]:
-    """Serve while the block runs: on `address`, and on a unix socket in `directory`.
+    """Serve while the block runs: on `address`, on a unix socket in `directory`, and on loopback
+    where `--view` says so.
 
-    Requests of others are shown only where nobody but this machine's root, or this network
-    namespace, gets in. Raises `ConfigError` if the address is taken.
+    Configuration and requests of others are shown only where nobody but this machine's root, or
+    this network namespace, gets in. Raises `ConfigError` if an address is taken.
     """
-    open_app = _app(supervisor, registry, with_tap=address.ip.is_loopback)
+    view = supervisor.options.view
+    open_app = _app(supervisor, registry, is_private=address.ip.is_loopback)
     async with _served(open_app) as runner, AsyncExitStack() as stack:
-        try:
-            await web.TCPSite(runner, str(address.ip), address.port).start()
-        except OSError as error:
-            raise ConfigError(f"--admin {address}: {error.strerror}") from error
+        await _listen(runner, "--admin", address)
+        if view is not None:
+            viewed = _served(_app(supervisor, registry, is_private=True))
+            await _listen(await stack.enter_async_context(viewed), "--view", view)
         path = waypoint_socket(supervisor.options.name, os.getpid(), directory)
         sock = bind_private(path)
         if sock is not None:
             stack.callback(path.unlink, missing_ok=True)
             private = await stack.enter_async_context(
-                _served(_app(supervisor, registry, with_tap=True))
+                _served(_app(supervisor, registry, is_private=True))
             )
             await web.SockSite(private, sock).start()
         yield
@@ -65,6 +67,13 @@ async def _served(app: web.Application) -> AsyncIterator[web.AppRunner]:
         yield runner
     finally:
         await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, option: str, address: SocketAddress) -> None:
+    try:
+        await web.TCPSite(runner, str(address.ip), address.port).start()
+    except OSError as error:
+        raise ConfigError(f"{option} {address}: {error.strerror}") from error
 
 
 def bind_private(path: Path) -> socket.socket | None:
@@ -83,7 +92,9 @@ def bind_private(path: Path) -> socket.socket | None:
     return sock
 
 
-def _app(supervisor: Supervisor, registry: CollectorRegistry, *, with_tap: bool) -> web.Application:
+def _app(
+    supervisor: Supervisor, registry: CollectorRegistry, *, is_private: bool
+) -> web.Application:
     async def live(_: web.Request) -> web.Response:
         return web.Response(text="live\n")
 
@@ -110,16 +121,16 @@ def _app(supervisor: Supervisor, registry: CollectorRegistry, *, with_tap: bool)
         return await stream_tap(request, supervisor.taps)
 
     app = web.Application()
-    if with_tap:
+    if is_private:
         app.router.add_get("/v1/tap", tap)
         app.router.add_get("/v1/traffic", partial(_traffic, supervisor.metrics.recent))
+        app.router.add_get("/config_dump", config_dump)
+        app.router.add_get("/problems", problems)
+        app.router.add_get("/clusters", clusters)
     app.router.add_get("/healthz", ready)
     app.router.add_get("/healthz/live", live)
     app.router.add_get("/healthz/ready", ready)
     app.router.add_get("/metrics", metrics)
-    app.router.add_get("/config_dump", config_dump)
-    app.router.add_get("/problems", problems)
-    app.router.add_get("/clusters", clusters)
     return app
 
 

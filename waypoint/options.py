@@ -48,6 +48,7 @@ class WaypointOptions:
         service_account: of its pods; the identity is made of it.
         node: the node it runs on, which is what a join token names.
         listen: the HBONE listener.
+        view: a loopback address that answers what the admin socket does; None = none.
         otlp_endpoint: where spans go, empty: nowhere.
         trace_sampling: share of new traces that are sampled, None: none begins here.
     """
@@ -59,6 +60,7 @@ class WaypointOptions:
     ca: CaDirectory | CaAddress
     listen: SocketAddress
     admin: SocketAddress
+    view: SocketAddress | None = None
     workers: int
     access_log: LogFormat
     drain_timeout_s: float

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import urlencode
 
 from agent.admin.codec import from_json, to_json
@@ -31,6 +31,7 @@ from mesh.telemetry.window_answer import Traffic
 T = TypeVar("T")
 
 TIMEOUT_S = 10.0
+NO_ANSWER = "no_answer"
 
 
 class AgentNotRunning(MeshnodeError):
@@ -49,29 +50,73 @@ class AgentRefused(MeshnodeError):
         self.code = code
 
 
-class _UnixConnection(HTTPConnection):
-    """HTTP/1.1 over a unix socket: http.client has none of its own."""
+class Way(Protocol):
+    """How one agent or waypoint is reached."""
 
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("meshnode", timeout=timeout_s)
+    def open(self, timeout_s: float) -> socket.socket:
+        """A fresh connection. Raises `OSError` or `MeshnodeError`."""
+        ...
+
+    def explain(self, sock: socket.socket | None, error: Exception) -> MeshnodeError:
+        """Why an exchange failed: on its way there, or over this connection."""
+        ...
+
+
+class UnixWay:
+    """The admin socket of this machine."""
+
+    def __init__(self, node: str, path: Path) -> None:
+        self._node = node
         self._path = path
 
+    def open(self, timeout_s: float) -> socket.socket:
+        """Connect to the socket."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout_s)
+        try:
+            with short_address(self._path) as name:
+                sock.connect(name)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def explain(self, sock: socket.socket | None, error: Exception) -> MeshnodeError:
+        """Nobody there, not ours, or no answer."""
+        match error:
+            case FileNotFoundError() | ConnectionRefusedError():
+                return AgentNotRunning(f"no agent is running for node {self._node}")
+            case PermissionError():
+                return AgentForbidden(f"{self._path} belongs to root: run the command with sudo")
+        return AgentRefused(NO_ANSWER, f"the agent of node {self._node} does not answer: {error}")
+
+
+class _Connection(HTTPConnection):
+    """HTTP/1.1 over a connection that a `Way` opens."""
+
+    def __init__(self, way: Way, timeout_s: float) -> None:
+        super().__init__("meshnode", timeout=timeout_s)
+        self._way = way
+        self._timeout_s = timeout_s
+        self._opened: socket.socket | None = None
+
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        with short_address(self._path) as name:
-            self.sock.connect(name)
+        self.sock = self._opened = self._way.open(self._timeout_s)
+
+    def explain(self, error: Exception) -> MeshnodeError:
+        """Why the exchange failed; the connection may have dropped its socket already."""
+        return self._way.explain(self._opened, error)
 
 
 class AdminClient:
     """The admin socket's addresses as methods.
 
-    Every method raises `AgentNotRunning`, `AgentForbidden`, or `AgentRefused`.
+    `way` is the path of an admin socket, or how else it is reached. Every method raises
+    `AgentNotRunning`, `AgentForbidden`, or `AgentRefused`.
     """
 
-    def __init__(self, node: str, path: Path, timeout_s: float = TIMEOUT_S) -> None:
-        self._node = node
-        self._path = path
+    def __init__(self, node: str, way: Path | Way, timeout_s: float = TIMEOUT_S) -> None:
+        self._way = UnixWay(node, way) if isinstance(way, Path) else way
         self._timeout_s = timeout_s
 
     def status(self) -> NodeStatus:
@@ -122,7 +167,7 @@ class AdminClient:
     @contextmanager
     def stream(self, address: str, **query: str) -> Iterator[Iterator[bytes]]:
         """Lines of live events, until the block ends. An empty line comes every second."""
-        connection = _UnixConnection(self._path, self._timeout_s)
+        connection = _Connection(self._way, self._timeout_s)
         with self._failures(connection):
             connection.request("GET", f"{address}?{urlencode(query)}")
             response = connection.getresponse()
@@ -145,7 +190,7 @@ class AdminClient:
         return from_json(self._exchange("POST", address, to_json(body)), kind)
 
     def _exchange(self, method: str, address: str, body: str | None) -> bytes:
-        connection = _UnixConnection(self._path, self._timeout_s)
+        connection = _Connection(self._way, self._timeout_s)
         with self._failures(connection):
             connection.request(method, address, body)
             response = connection.getresponse()
@@ -155,20 +200,12 @@ class AdminClient:
         return content
 
     @contextmanager
-    def _failures(self, connection: HTTPConnection) -> Iterator[None]:
+    def _failures(self, connection: _Connection) -> Iterator[None]:
         """Name what went wrong on the way, and close the connection in the end."""
         try:
             yield
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise AgentNotRunning(f"no agent is running for node {self._node}") from error
-        except PermissionError as error:
-            raise AgentForbidden(
-                f"{self._path} belongs to root: run the command with sudo"
-            ) from error
         except (OSError, HTTPException) as error:
-            raise AgentRefused(
-                "no_answer", f"the agent of node {self._node} does not answer: {error}"
-            ) from error
+            raise connection.explain(error) from error
         finally:
             connection.close()
 

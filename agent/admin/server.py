@@ -1,7 +1,10 @@
-"""Two small HTTP servers of the node process.
+"""Small HTTP servers of the node process.
 
 * On the unix socket, for the command line: everything, because only root gets in (mode 0600 in a
   directory of mode 0700).
+* On TCP at loopback, where `--view` says so: every question, and nothing that changes anything. The
+  kernel tells whose the other end is: only root's processes get an answer, which a kubelet that
+  forwards a port is. So who may forward ports of the agent's pod may look, and nobody else.
 * On TCP, for Prometheus and probes: `/metrics` and `/healthz/...` only, nothing that changes
   anything and nothing secret.
 """
@@ -11,11 +14,12 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -38,12 +42,14 @@ from agent.admin.view import (
 from agent.holder.wire import short_address
 from agent.listening import bind_tcp
 from mesh.errors import ConfigError, KernelError, MeshnodeError
-from mesh.model.address import SocketAddress
+from mesh.model.address import SocketAddress, parse_ip
 from mesh.telemetry.window import WINDOW_S
 
 MAX_REQUEST_BYTES = 64 * 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+OwnerOf = Callable[[SocketAddress, SocketAddress], int | None]
+"""The uid behind the socket with this local and this remote address."""
 
 
 @asynccontextmanager
@@ -62,6 +68,27 @@ async def serve_admin(view: NodeView, path: Path) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def serve_view(
+    view: NodeView, address: SocketAddress | None, owner_of: OwnerOf
+) -> AsyncIterator[SocketAddress | None]:
+    """Answer root's questions on a loopback address, if there is one, while the context is open.
+
+    `owner_of` tells who made the socket at the other end. Yields the address in use. Raises
+    `ConfigError` if it is taken.
+    """
+    if address is None:
+        yield None
+        return
+    sock = _bind_tcp(address, "view", "--view")
+    app = admin_app(view, middlewares=[_only_root(owner_of)], may_change=False)
+    try:
+        async with _running(app, sock):
+            yield SocketAddress(address.ip, sock.getsockname()[1])
+    finally:
+        sock.close()
+
+
+@asynccontextmanager
 async def serve_metrics(
     view: NodeView, registry: CollectorRegistry, address: SocketAddress
 ) -> AsyncIterator[SocketAddress]:
@@ -69,7 +96,7 @@ async def serve_metrics(
 
     Yields the address in use (port 0 asks the kernel for one). Raises `ConfigError` if it is taken.
     """
-    sock = _bind_tcp(address)
+    sock = _bind_tcp(address, "metrics", "--metrics")
     try:
         async with _running(metrics_app(view, registry), sock):
             yield SocketAddress(address.ip, sock.getsockname()[1])
@@ -77,10 +104,13 @@ async def serve_metrics(
         sock.close()
 
 
-def admin_app(view: NodeView) -> web.Application:
-    """The application behind the unix socket."""
+def admin_app(
+    view: NodeView, *, middlewares: Sequence[Middleware] = (), may_change: bool = True
+) -> web.Application:
+    """The application behind the unix socket; without `may_change` it only answers questions."""
     routes = AdminRoutes(view)
-    app = web.Application(middlewares=[_errors_as_json], client_max_size=MAX_REQUEST_BYTES)
+    every: list[Middleware] = [_errors_as_json, *middlewares]
+    app = web.Application(middlewares=every, client_max_size=MAX_REQUEST_BYTES)
     app.router.add_get("/v1/status", routes.status)
     app.router.add_get("/v1/config", routes.config)
     app.router.add_get("/v1/certificates", routes.certificates)
@@ -93,7 +123,7 @@ def admin_app(view: NodeView) -> web.Application:
     app.router.add_get("/v1/tap", routes.tap)
     app.router.add_get("/v1/bpf/monitor", routes.monitor)
     app.router.add_get("/v1/log", routes.log)
-    app.router.add_post("/v1/log", routes.set_log)
+    app.router.add_post("/v1/log", routes.set_log if may_change else _refuse_change)
     return app
 
 
@@ -210,6 +240,29 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return _error(error.status, code, f"{request.method} {request.path}: {error.reason}")
 
 
+async def _refuse_change(_request: web.Request) -> web.Response:
+    hint = "run the command on the node itself, or in the agent's pod"
+    return _error(403, "read_only", "from afar this agent only answers questions", hint)
+
+
+def _only_root(owner_of: OwnerOf) -> Middleware:
+    """Answer the processes of root alone: loopback is open to everybody on the node."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        there, here = _end(request, "peername"), _end(request, "sockname")
+        if there is None or here is None or owner_of(there, here) != 0:
+            return _error(403, "not_root", "only root's processes are answered here")
+        return await handler(request)
+
+    return guard
+
+
+def _end(request: web.Request, name: str) -> SocketAddress | None:
+    found = request.get_extra_info(name)
+    return SocketAddress(parse_ip(found[0]), found[1]) if found else None
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -259,10 +312,10 @@ def _close_unix(sock: socket.socket, path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _bind_tcp(address: SocketAddress) -> socket.socket:
+def _bind_tcp(address: SocketAddress, what: str, option: str) -> socket.socket:
     try:
         return bind_tcp(address)
     except OSError as error:
         raise ConfigError(
-            f"metrics address {address}: {error.strerror}. Choose another with --metrics HOST:PORT"
+            f"{what} address {address}: {error.strerror}. Choose another with {option} HOST:PORT"
         ) from error

@@ -9,9 +9,11 @@ import click
 
 from agent.admin.question import AuthzAnswer, AuthzParty, AuthzQuestion, RequestQuestion
 from agent.cli.exits import Exit
+from agent.cli.observers import any_agent
 from agent.cli.offline import load_snapshot, source_option
+from agent.cli.reach_options import reach_options
 from agent.cli.request_options import parse_header, request_options
-from agent.cli.shared import Output, answer, node_option, output_option, paths_of
+from agent.cli.shared import Output, answer, output_option
 from agent.cli.table import clean, columns, table
 from mesh.jwt.token import MAX_TOKEN_BYTES
 
@@ -33,7 +35,7 @@ def authz() -> None:
     metavar="FILE",
     help="File (or - for standard input) with a JWT that the request carries as bearer token.",
 )
-@node_option
+@reach_options
 @output_option()
 @click.pass_context
 def check(
@@ -78,9 +80,7 @@ def check(
 
 
 def _live(node: str | None, question: AuthzQuestion) -> AuthzAnswer:
-    from agent.cli.live import admin
-
-    return admin(paths_of(node)).authz(question)
+    return any_agent(node, lambda client: client.authz(question))
 
 
 def _offline(source: str, question: AuthzQuestion) -> AuthzAnswer:

@@ -11,6 +11,7 @@ from agent.capture.views import DropView
 from agent.cli import kernel_tables
 from agent.cli.exits import Exit
 from agent.cli.kernel_tables import Layout, Names, format_entries, plain_entries
+from agent.cli.reach_options import reach_options
 from agent.cli.shared import Command, Output, answer, node_option, output_option, paths_of
 from agent.paths import SCHEMA_VERSION, NodePaths
 
@@ -165,7 +166,7 @@ def drops(node: str | None, everything: bool, output: Output) -> None:
 
 
 @bpf.command()
-@node_option
+@reach_options
 @output_option()
 @click.pass_context
 def diff(context: click.Context, node: str | None, output: Output) -> None:
@@ -173,10 +174,10 @@ def diff(context: click.Context, node: str | None, output: Output) -> None:
 
     Ends with 5 if they differ. A difference that stays for more than a second is a defect.
     """
-    from agent.cli.live import admin
+    from agent.cli.observers import one_agent
     from agent.cli.table import columns, counted, table
 
-    found = admin(paths_of(node)).bpf_diff()
+    found = one_agent(node).bpf_diff()
     rows = [(one.map, one.kind, one.key, one.wanted, one.found) for one in found.entries]
     footer = f"{counted(len(rows), 'difference')} in {counted(found.compared, 'entry')}"
     heads = columns("MAP DIFFERENCE KEY WANTED FOUND")

@@ -6,8 +6,9 @@ import click
 
 from agent.cli.bpf import bpf
 from agent.cli.follow import Event, follow
-from agent.cli.observers import Observer, observers
-from agent.cli.shared import Output, node_option, output_option
+from agent.cli.observers import agents
+from agent.cli.reach_options import reach_options
+from agent.cli.shared import Output, output_option
 from agent.cli.table import clean, size
 from agent.cli.tap import count_option, show
 
@@ -17,7 +18,7 @@ _COLOURS = {"allowed": "green", "denied": "red", "failed": "yellow"}
 @bpf.command()
 @click.option("--denied", is_flag=True, help="Only refused connections.")
 @count_option
-@node_option
+@reach_options
 @output_option()
 @click.pass_context
 def monitor(
@@ -28,7 +29,7 @@ def monitor(
     Asks the running agent, who owns the ring's reading end. Events the ring had no room for are
     counted in `lost`. Ctrl-C ends it.
     """
-    asked: list[Observer] = [one for one in observers(node) if one.is_node]
+    asked = agents(node)
     query = {"denied": "1"} if denied else {}
     show(context, follow(asked, "/v1/bpf/monitor", query), output, count, format_flow)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import quote
 import click
 import msgspec
 
+from agent.cli.reach_options import kubeconfig_of
 from agent.cli.shared import Command
 from mesh.errors import ConfigError
 
@@ -48,8 +48,7 @@ def in_cluster(kubeconfig: str | None, work: Callable[[KubeApi], Awaitable[T]]) 
 
 
 def _file(given: str | None) -> Path:
-    text = given or os.environ.get("KUBECONFIG") or "~/.kube/config"
-    file = Path(text.split(os.pathsep)[0]).expanduser()
+    file = kubeconfig_of(given)
     if not file.is_file():
         raise ConfigError(f"there is no kubeconfig at {file}: use --kubeconfig FILE")
     return file

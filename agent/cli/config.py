@@ -11,10 +11,10 @@ import click
 
 from agent.admin.codec import to_plain
 from agent.cli.exits import Exit
-from agent.cli.live import admin
-from agent.cli.observers import ask, observers, tell_missing
+from agent.cli.observers import agents, ask, one_agent, tell_missing
 from agent.cli.offline import load_snapshot, source_option
-from agent.cli.shared import JSON_MODE, Output, answer, node_option, output_option, paths_of
+from agent.cli.reach_options import reach_options
+from agent.cli.shared import JSON_MODE, Output, answer, output_option
 from agent.cli.table import columns, counted, table
 from mesh.errors import ConfigError
 
@@ -57,7 +57,7 @@ def config() -> None:
 
 
 @config.command()
-@node_option
+@reach_options
 @click.pass_context
 def dump(context: click.Context, node: str | None) -> None:
     """Print the node's snapshot as JSON: settings, workloads, services, policies, problems.
@@ -65,13 +65,13 @@ def dump(context: click.Context, node: str | None) -> None:
     It holds no key material.
     """
     context.meta[JSON_MODE] = True
-    click.echo(json.dumps(admin(paths_of(node)).config(), indent=2))
+    click.echo(json.dumps(one_agent(node).config(), indent=2))
 
 
 @config.command(name="diff")
 @click.argument("nodes", nargs=-1)
 @source_option
-@node_option
+@reach_options
 @output_option()
 @click.pass_context
 def diff_command(
@@ -81,7 +81,7 @@ def diff_command(
     node: str | None,
     output: Output,
 ) -> None:
-    """Compare what two NODES of this machine work with, or a node with the objects of --source.
+    """Compare what two NODES work with, or a node with the objects of --source.
 
     Without NODES: the only two. Ends with 5 if they differ.
     """
@@ -90,7 +90,7 @@ def diff_command(
     elif nodes:
         sides = [_of_node(name) for name in nodes]
     else:
-        answers = ask([one for one in observers(None) if one.is_node], lambda c: c.config())
+        answers = ask(agents(None), lambda c: c.config())
         tell_missing(answers)
         sides = list(answers.found.items())
     if len(sides) != 2:
@@ -108,8 +108,8 @@ def diff_command(
 
 
 def _of_node(name: str | None) -> tuple[str, Mapping[str, object]]:
-    paths = paths_of(name)
-    return f"node/{paths.node}", admin(paths).config()
+    found = one_agent(name).config()
+    return f"node/{found['node']}", found
 
 
 def _of_source(source: str) -> Mapping[str, object]:

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import click
 
-from agent.admin.view import LiveConnection
-from agent.cli.live import admin
-from agent.cli.shared import Output, answer, node_option, output_option, paths_of
+from agent.admin.client import AdminClient
+from agent.admin.view import Connections
+from agent.cli.nodes import as_list, node_answers
+from agent.cli.reach_options import reach_options
+from agent.cli.shared import Output, output_option
 from agent.cli.table import age, columns, counted, size, table
+from agent.cli.watch import answers, watch_option
 
 
 @click.command()
-@node_option
+@watch_option
+@reach_options
 @output_option()
-def connections(node: str | None, output: Output) -> None:
+def connections(watch: bool, node: str | None, output: Output) -> None:
     """List open connections, oldest first."""
-    found = admin(paths_of(node)).connections()
-    ordered = sorted(found.connections, key=lambda connection: connection.opened_at)
-    answer(output, found, lambda: _table(ordered, time.time()))
+    find = node_answers(node, AdminClient.connections)
+    answers(output, find, lambda found: _table(as_list(found), time.time()), watch=watch)
 
 
-def _table(found: list[LiveConnection], now: float) -> str:
+def _table(found: Sequence[Connections], now: float) -> str:
+    held = [(answer.node, one) for answer in found for one in answer.connections]
     rows = [
         (
+            *([node] if len(found) > 1 else []),
             age(now - one.opened_at),
             one.reporter,
             one.path,
@@ -34,7 +40,8 @@ def _table(found: list[LiveConnection], now: float) -> str:
             size(one.bytes_sent),
             size(one.bytes_received),
         )
-        for one in found
+        for node, one in sorted(held, key=lambda one: one[1].opened_at)
     ]
     heads = columns(">AGE SIDE PATH FROM TO ADDRESS >SENT >RECEIVED")
+    heads = (*columns("NODE"), *heads) if len(found) > 1 else heads
     return table(heads, rows, counted(len(rows), "connection"))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import sys
+from typing import Unpack
 
 import click
 
 from agent.admin.view import LogLevel
+from agent.cli.agent_arguments import AgentArguments, agent_options
 from agent.cli.shared import host_name
 from agent.options import (
     DEFAULT_AGENT_ACCOUNT,
@@ -17,7 +19,7 @@ from agent.options import (
 )
 from mesh.errors import KernelError
 from mesh.telemetry.access_log import LogFormat
-from mesh.telemetry.trace_settings import DEFAULT_SAMPLING, parse_endpoint, parse_sampling
+from mesh.telemetry.trace_settings import DEFAULT_SAMPLING
 
 DEFAULT_CA_LISTEN = f"0.0.0.0:{DEFAULT_CA_PORT}"
 
@@ -64,6 +66,12 @@ _node = click.option(
     show_default=True,
     metavar="HOST:PORT",
     help="Where /metrics and /healthz are served.",
+)
+@click.option(
+    "--view",
+    metavar="HOST:PORT",
+    help="On this loopback address answer what the admin socket answers, to processes of root "
+    "only, and change nothing: people reach it through the API server.",
 )
 @click.option(
     "--access-log",
@@ -129,66 +137,12 @@ _node = click.option(
     metavar="NAMESPACE",
     help="Pods there start without the agent. May be repeated.",
 )
-def agent(
-    node: str,
-    source: str,
-    host_proc: str,
-    cgroup: str | None,
-    ca: str | None,
-    ca_listen: str | None,
-    ca_address: str | None,
-    join_token_file: str | None,
-    ca_root_file: str | None,
-    trust_domain: str | None,
-    workers: int | None,
-    metrics: str,
-    access_log: str,
-    access_log_file: str | None,
-    log_level: str,
-    drain_timeout: str,
-    otlp_endpoint: str,
-    trace_sampling: str,
-    hand_over: bool,
-    cni: bool,
-    cni_plugin: str | None,
-    cni_bin_dir: str,
-    cni_conf_dir: str,
-    cni_timeout: str,
-    cni_exclude: tuple[str, ...],
-) -> None:
+def agent(**given: Unpack[AgentArguments]) -> None:
     """Run the node agent: capture, certificates and ztunnel workers. Needs root.
 
     Ends with 0 after SIGTERM; open connections may go on for the drain timeout.
     """
-    from pathlib import Path
-
-    from agent import options as parse
-
-    checked = parse.AgentOptions(
-        node=node,
-        source=parse.parse_agent_source(source, host_proc),
-        ca=parse.parse_ca(ca, ca_listen, ca_address, join_token_file, ca_root_file),
-        cgroup=parse.parse_cgroup(cgroup) if cgroup else None,
-        trust_domain=parse.parse_trust_domain(trust_domain) if trust_domain else None,
-        workers=parse.parse_workers(workers),
-        metrics=parse.parse_listen("--metrics", metrics),
-        access_log=LogFormat(access_log),
-        access_log_file=Path(access_log_file) if access_log_file else None,
-        log_level=LogLevel(log_level),
-        drain_timeout_s=parse.parse_duration(drain_timeout),
-        otlp_endpoint=parse_endpoint(otlp_endpoint) if otlp_endpoint else "",
-        trace_sampling=parse_sampling(trace_sampling) or 0.0,
-        hand_over=hand_over,
-        cni=parse.CniOptions(
-            bin_dir=Path(cni_bin_dir),
-            conf_dir=Path(cni_conf_dir),
-            timeout_s=parse.parse_duration(cni_timeout),
-            excluded=cni_exclude,
-            plugin=Path(cni_plugin) if cni_plugin else None,
-        )
-        if cni
-        else None,
-    )
+    checked = agent_options(given)
     _require_root("agent")
     _run_agent(checked)
 

@@ -11,9 +11,8 @@ from collections.abc import Callable
 
 import click
 
-from agent.cli.live import SocketAt
-from agent.cli.observers import Observer, find_observers
-from agent.cli.shared import node_option
+from agent.cli.observers import Observer, finder
+from agent.cli.reach_options import reach_options
 from agent.listening import bind_tcp
 from agent.options import parse_listen
 from mesh.errors import ConfigError
@@ -31,22 +30,16 @@ DEFAULT_LISTEN = "127.0.0.1:15090"
     help="Loopback address to serve at; port 0 takes a free one.",
 )
 @click.option("--open", "show", is_flag=True, help="Open a browser too.")
-@node_option
-@click.pass_context
-def dashboard(context: click.Context, listen: str, show: bool, node: str | None) -> None:
+@reach_options
+def dashboard(listen: str, show: bool, node: str | None) -> None:
     """Serve a page with the service graph, golden numbers, denials, health and a simulator.
 
-    Asks the agents and waypoints of this machine. The address that is printed holds a secret: who
-    does not know it sees nothing. Ctrl-C ends it.
+    Asks the agents and waypoints of this machine, or of a cluster. The address that is printed
+    holds a secret: who does not know it sees nothing. Ctrl-C ends it.
     """
     address = _parse(listen)
 
-    elsewhere = context.find_object(SocketAt)
-
-    def asked() -> list[Observer]:
-        return find_observers(node, elsewhere)
-
-    asyncio.run(_serve(address, asked, show))
+    asyncio.run(_serve(address, finder(node), show))
 
 
 def _parse(text: str) -> SocketAddress:

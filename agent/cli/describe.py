@@ -7,21 +7,23 @@ from collections.abc import Iterator
 import click
 
 from agent.admin.describe import Description, What, describe
-from agent.cli.observers import observers
+from agent.cli.observers import agents, ask
 from agent.cli.offline import load_snapshot, source_option
-from agent.cli.shared import Output, answer, node_option, output_option
+from agent.cli.reach_options import reach_options
+from agent.cli.shared import Output, output_option
 from agent.cli.table import clean
-from mesh.errors import MeshnodeError
+from agent.cli.watch import answers, watch_option
 
 
 @click.command(name="describe")
 @click.argument("what", type=click.Choice([str(what) for what in What]))
 @click.argument("name")
 @source_option
-@node_option
+@reach_options
+@watch_option
 @output_option()
 def describe_command(
-    what: str, name: str, source: str | None, node: str | None, output: Output
+    what: str, name: str, source: str | None, node: str | None, watch: bool, output: Output
 ) -> None:
     """Tell in sentences what the mesh makes of a pod, service or namespace.
 
@@ -29,35 +31,20 @@ def describe_command(
     waypoint it has, what it demands of its callers, and which policies and routes are in force
     with their timeouts and retries.
     """
-    if source is not None:
-        found = describe(load_snapshot(source), What(what), name)
-    else:
-        found = _ask(node, What(what), name)
-    answer(output, found, lambda: format_description(found))
+
+    def find() -> Description:
+        if source is not None:
+            return describe(load_snapshot(source), What(what), name)
+        return _ask(node, What(what), name)
+
+    answers(output, find, format_description, watch=watch)
 
 
 def _ask(node: str | None, what: What, name: str) -> Description:
-    """Ask the nodes of this machine; the one that runs a pod knows the state of its enrolment."""
-    first: Description | None = None
-    failure: MeshnodeError | None = None
-    for one in observers(node):
-        if not one.is_node:
-            continue
-        try:
-            found = one.client.describe(what, name)
-        except MeshnodeError as error:
-            failure = failure or error
-            continue
-        if found.state:
-            return found
-        first = first or found
-    if first is not None:
-        return first
-    if failure is not None:
-        raise failure
-    from agent.admin.client import AgentNotRunning
-
-    raise AgentNotRunning("no agent is running on this machine")
+    """Ask every agent; the one that runs a pod knows the state of its enrolment."""
+    answered = ask(agents(node), lambda client: client.describe(what, name))
+    found = list(answered.found.values())
+    return next((one for one in found if one.state), found[0])
 
 
 def format_description(found: Description) -> str:

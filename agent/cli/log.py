@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from agent.admin.view import LogLevel
-from agent.cli.live import admin
-from agent.cli.shared import Output, answer, node_option, output_option, paths_of
+from agent.cli.observers import one_agent
+from agent.cli.reach_options import reach_options
+from agent.cli.shared import Output, answer, output_option
 
 
 @click.command()
-@node_option
+@reach_options
 @click.option(
     "--level",
     type=click.Choice([str(level) for level in LogLevel]),
@@ -19,6 +20,6 @@ from agent.cli.shared import Output, answer, node_option, output_option, paths_o
 @output_option()
 def log(node: str | None, level: str | None, output: Output) -> None:
     """Show or change the log level of the running agent."""
-    client = admin(paths_of(node))
+    client = one_agent(node)
     found = client.log() if level is None else client.set_log(LogLevel(level))
     answer(output, found, lambda: f"{found.node}: {found.level}")

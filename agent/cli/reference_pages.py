@@ -21,6 +21,7 @@ from agent.cli.bug_report import BugReport
 from agent.cli.check import Report
 from agent.cli.config import ConfigDiff
 from agent.cli.enroll import Enrolled
+from agent.cli.nodes import Nodes
 from agent.cli.stat import EdgesAnswer, StatAnswer
 from agent.cli.waypoint import Waypoints
 from mesh.analyze import hint_of
@@ -28,6 +29,7 @@ from mesh.model.codes import Code
 
 ANSWERS: Mapping[str, type] = {
     "status": NodeStatus,
+    "status (several nodes)": Nodes[NodeStatus],
     "check": Report,
     "stat": StatAnswer,
     "edges": EdgesAnswer,
@@ -37,7 +39,9 @@ ANSWERS: Mapping[str, type] = {
     "authz check": AuthzAnswer,
     "analyze": Analysis,
     "connections": Connections,
+    "connections (several nodes)": Nodes[Connections],
     "certs": Certificates,
+    "certs (several nodes)": Nodes[Certificates],
     "config diff": ConfigDiff,
     "bpf diff": BpfDiff,
     "log": LogStatus,

@@ -9,9 +9,11 @@ import click
 from agent.admin.matching import RoutesAnswer, RoutesQuestion, find_routes
 from agent.admin.question import RequestQuestion
 from agent.cli.exits import Exit
+from agent.cli.observers import any_agent
 from agent.cli.offline import load_snapshot, source_option
+from agent.cli.reach_options import reach_options
 from agent.cli.request_options import parse_header, request_options
-from agent.cli.shared import Output, answer, node_option, output_option, paths_of
+from agent.cli.shared import Output, answer, output_option
 from agent.cli.table import clean, columns, table
 
 
@@ -21,7 +23,7 @@ from agent.cli.table import clean, columns, table
 @click.option("--caller", default="", metavar="NAMESPACE", help="Namespace of the caller.")
 @request_options
 @source_option
-@node_option
+@reach_options
 @output_option()
 @click.pass_context
 def routes(
@@ -52,9 +54,7 @@ def routes(
     if source is not None:
         found = find_routes(load_snapshot(source), question)
     else:
-        from agent.cli.live import admin
-
-        found = admin(paths_of(node)).routes(question)
+        found = any_agent(node, lambda client: client.routes(question))
     answer(output, found, lambda: format_routes(found))
     if found.outcome.startswith("answered"):
         context.exit(Exit.NEGATIVE)

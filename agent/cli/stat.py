@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import click
 
-from agent.admin.codec import to_json
-from agent.cli.observers import ask, observers, tell_missing
-from agent.cli.shared import Command, Output, node_option, output_option
+from agent.cli.observers import Observer, ask, finder, tell_missing
+from agent.cli.reach_options import reach_options
+from agent.cli.shared import Command, Output, output_option
 from agent.cli.table import Coloured, columns, counted, size, table
-from agent.cli.watch import repeat, watch_option
+from agent.cli.watch import answers, watch_option
 from agent.options import parse_duration
 from mesh.errors import ConfigError
 from mesh.telemetry.window import WINDOW_S
 from mesh.telemetry.window_answer import Traffic
-from mesh.telemetry.window_stats import By, EdgeRow, Golden, edges, origins, stat
+from mesh.telemetry.window_stats import By, EdgeRow, Golden, edges, stat
 
 SCHEMA_VERSION = 1
 TOP_SINCE_S = 15.0
@@ -24,22 +24,29 @@ TOP_SINCE_S = 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatAnswer:
-    """`meshnode stat -o json`. `origins`: who answered, and the seconds each answer covers."""
+    """`meshnode stat -o json`.
+
+    Attributes:
+        origins: who answered, and the seconds each answer covers.
+        missing: who did not answer, and why: the numbers lack their share.
+    """
 
     schema_version: int = SCHEMA_VERSION
     by: By
     since_s: float
     origins: Mapping[str, float]
+    missing: Mapping[str, str]
     rows: tuple[Golden, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgesAnswer:
-    """`meshnode edges -o json` and `meshnode top -o json`."""
+    """`meshnode edges -o json` and `meshnode top -o json`; see `StatAnswer`."""
 
     schema_version: int = SCHEMA_VERSION
     since_s: float
     origins: Mapping[str, float]
+    missing: Mapping[str, str]
     edges: tuple[EdgeRow, ...]
 
 
@@ -67,7 +74,7 @@ def namespace_option(command: Command) -> Command:
 @namespace_option
 @since_option
 @watch_option
-@node_option
+@reach_options
 @output_option()
 def stat_command(
     by: str,
@@ -82,27 +89,34 @@ def stat_command(
 
     BY is namespace, workload, service or route; NAMES (NAMESPACE/NAME) choose rows. SUCCESS is of
     requests where a waypoint counts them, else of connections; 5xx, broken and denied ones are
-    failures. Numbers come from the memory of the agents and waypoints of this machine: no
-    Prometheus is needed.
+    failures. Numbers come from the memory of agents and waypoints, of this machine or of a cluster:
+    no Prometheus is needed.
     """
     seconds = parse_since(since)
 
-    def show() -> str:
-        answers = traffic(node, seconds)
-        rows = stat(answers, By(by), names=names, namespace=namespace)
+    asked = finder(node, namespace)
+
+    def find() -> StatAnswer:
+        heard = traffic(asked(), seconds)
+        rows = stat(heard.traffic, By(by), names=names, namespace=namespace)
         if names:
             rows = [row for row in rows if row.name in names]
-        found = StatAnswer(by=By(by), since_s=seconds, origins=origins(answers), rows=tuple(rows))
-        return _form(output, found, lambda: format_stat(found))
+        return StatAnswer(
+            by=By(by),
+            since_s=seconds,
+            origins=heard.origins,
+            missing=heard.missing,
+            rows=tuple(rows),
+        )
 
-    repeat(show, watch=watch)
+    answers(output, find, format_stat, watch=watch)
 
 
 @click.command(name="edges")
 @namespace_option
 @since_option
 @watch_option
-@node_option
+@reach_options
 @output_option()
 def edges_command(
     namespace: str, since: str, watch: bool, node: str | None, output: Output
@@ -115,34 +129,37 @@ def edges_command(
     """
     seconds = parse_since(since)
 
-    def show() -> str:
-        answers = traffic(node, seconds)
-        found = EdgesAnswer(
-            since_s=seconds,
-            origins=origins(answers),
-            edges=tuple(edges(answers, namespace)),
-        )
-        return _form(output, found, lambda: format_edges(found.edges))
+    asked = finder(node, namespace)
 
-    repeat(show, watch=watch)
+    def find() -> EdgesAnswer:
+        heard = traffic(asked(), seconds)
+        rows = tuple(edges(heard.traffic, namespace))
+        return EdgesAnswer(
+            since_s=seconds, origins=heard.origins, missing=heard.missing, edges=rows
+        )
+
+    answers(output, find, lambda found: format_edges(found.edges), watch=watch)
 
 
 @click.command(name="top")
 @namespace_option
 @click.option("--once", is_flag=True, help="Print once and end.")
 @click.option("--rows", default=25, show_default=True, type=click.IntRange(1), metavar="N")
-@node_option
+@reach_options
 @output_option()
 def top_command(namespace: str, once: bool, rows: int, node: str | None, output: Output) -> None:
     """Show the busiest pairs of the last 15 seconds, live. Ctrl-C ends it."""
 
-    def show() -> str:
-        answers = traffic(node, TOP_SINCE_S)
-        busiest = sorted(edges(answers, namespace), key=_busyness, reverse=True)[:rows]
-        found = EdgesAnswer(since_s=TOP_SINCE_S, origins=origins(answers), edges=tuple(busiest))
-        return _form(output, found, lambda: format_top(found.edges))
+    asked = finder(node, namespace)
 
-    repeat(show, watch=not once)
+    def find() -> EdgesAnswer:
+        heard = traffic(asked(), TOP_SINCE_S)
+        busiest = sorted(edges(heard.traffic, namespace), key=_busyness, reverse=True)[:rows]
+        return EdgesAnswer(
+            since_s=TOP_SINCE_S, origins=heard.origins, missing=heard.missing, edges=tuple(busiest)
+        )
+
+    answers(output, find, lambda found: format_top(found.edges), watch=not once)
 
 
 def parse_since(text: str) -> float:
@@ -153,15 +170,24 @@ def parse_since(text: str) -> float:
     return seconds
 
 
-def traffic(node: str | None, seconds: float) -> list[Traffic]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What everybody answered, and who did not."""
+
+    traffic: Sequence[Traffic]
+    origins: Mapping[str, float]
+    missing: Mapping[str, str]
+
+
+def traffic(asked: Sequence[Observer], seconds: float) -> Heard:
     """Ask everybody."""
-    answers = ask(observers(node), lambda client: client.traffic(seconds))
-    tell_missing(answers)
-    return list(answers.found.values())
-
-
-def _form(output: Output, value: object, human: Callable[[], str]) -> str:
-    return to_json(value, indent=2) if output is Output.JSON else human()
+    found = ask(asked, lambda client: client.traffic(seconds))
+    tell_missing(found)
+    return Heard(
+        traffic=list(found.found.values()),
+        origins={origin: one.covered_s for origin, one in found.found.items()},
+        missing=found.reasons,
+    )
 
 
 def _busyness(row: EdgeRow) -> tuple[float, float, float]:

@@ -3,32 +3,69 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import click
 
+from agent.admin.client import AdminClient
 from agent.admin.view import NodeStatus, PodState, PodStatus
 from agent.cli.exits import Exit
-from agent.cli.live import admin
-from agent.cli.shared import Output, answer, node_option, output_option, paths_of
+from agent.cli.nodes import Nodes, as_list, missing_of, node_answers
+from agent.cli.reach_options import reach_options
+from agent.cli.shared import Output, output_option
 from agent.cli.table import Coloured, age, clean, columns, counted, size, table
+from agent.cli.watch import answers, watch_option
 from mesh.model.snapshot import Severity
 
 _COLOURS = {PodState.ACTIVE: "green", PodState.PENDING: "yellow", PodState.FAILED: "red"}
 
 
 @click.command()
-@node_option
+@watch_option
+@reach_options
 @output_option()
 @click.pass_context
-def status(context: click.Context, node: str | None, output: Output) -> None:
-    """Show the node, its pods, workers and problems.
+def status(context: click.Context, watch: bool, node: str | None, output: Output) -> None:
+    """Show the node, its pods, workers and problems; of several nodes, one line for each.
 
-    Ends with 1 if the node is not ready, a pod failed, or an object has an error.
+    Ends with 1 if a node is not ready or does not answer, a pod failed, or an object has an error.
     """
-    found = admin(paths_of(node)).status()
-    answer(output, found, lambda: format_status(found, time.time()))
-    if is_unwell(found):
+    find = node_answers(node, AdminClient.status)
+    found = answers(output, find, lambda one: format_statuses(one, time.time()), watch=watch)
+    if found is not None and (missing_of(found) or any(map(is_unwell, as_list(found)))):
         context.exit(Exit.NEGATIVE)
+
+
+def format_statuses(found: NodeStatus | Nodes[NodeStatus], now: float) -> str:
+    """One node in full, or a line for each of several."""
+    if not isinstance(found, Nodes):
+        return format_status(found, now)
+    rows = [_node_row(one, now) for one in sorted(found.nodes, key=lambda one: one.node)]
+    rows += [(name.removeprefix("node/"), _mark(False), *[""] * 6, reason)
+             for name, reason in sorted(found.missing.items())]  # fmt: skip
+    heads = columns("NODE READY >UP >REVISION >PODS >FAILED >WORKERS >CONNECTIONS REMARK")
+    return table(heads, rows, counted(len(rows), "node"))
+
+
+def _node_row(status: NodeStatus, now: float) -> tuple[str | Coloured, ...]:
+    states = Counter(pod.state for pod in status.pods)
+    errors = sum(problem.severity is Severity.ERROR for problem in status.problems)
+    remarks = [*status.not_ready, *([f"{counted(errors, 'object')} with an error"] * bool(errors))]
+    return (
+        status.node,
+        _mark(not status.not_ready),
+        age(now - status.started_at),
+        str(status.revision),
+        str(len(status.pods)),
+        str(states[PodState.FAILED]) if states[PodState.FAILED] else "",
+        f"{sum(worker.ready for worker in status.workers)}/{len(status.workers)}",
+        str(sum(status.open_connections.values())),
+        "; ".join(remarks),
+    )
+
+
+def _mark(is_ready: bool) -> Coloured:
+    return Coloured("yes", "green") if is_ready else Coloured("no", "red")
 
 
 def is_unwell(status: NodeStatus) -> bool:

@@ -12,7 +12,8 @@ import click
 from agent.cli.exits import Exit
 from agent.cli.follow import Event, Gone, follow
 from agent.cli.observers import observers
-from agent.cli.shared import Command, Output, node_option, output_option
+from agent.cli.reach_options import reach_options
+from agent.cli.shared import Command, Output, output_option
 from agent.cli.table import clean, size
 from mesh.errors import ConfigError
 
@@ -33,7 +34,7 @@ def count_option(command: Command) -> Command:
 @click.option("--requests", is_flag=True, help="Only requests, as waypoints see them.")
 @click.option("--connections", is_flag=True, help="Only connections, as agents see them.")
 @count_option
-@node_option
+@reach_options
 @output_option()
 @click.pass_context
 def tap(
@@ -48,9 +49,9 @@ def tap(
 ) -> None:
     """Watch connections and requests as they end, refused ones included. Ctrl-C ends it.
 
-    ABOUT is NAMESPACE/NAME of a workload or service at either end, or NAMESPACE/. Needs root, as
-    it shows what others do. With -o json: one object per line. Events that came too fast to be
-    shown are counted.
+    ABOUT is NAMESPACE/NAME of a workload or service at either end, or NAMESPACE/. As it shows what
+    others do, it needs root, or in a cluster the right to forward ports of agents and waypoints.
+    With -o json: one object per line. Events that came too fast to be shown are counted.
     """
     if about and "/" not in about:
         raise ConfigError(f"{about!r}: write NAMESPACE/NAME, or {about}/ for a whole namespace")

@@ -55,7 +55,13 @@ DEFAULT_ADMIN = "127.0.0.1:15021"
     default=DEFAULT_ADMIN,
     show_default=True,
     metavar="HOST:PORT",
-    help="Where /healthz, /metrics, /config_dump and /clusters are served.",
+    help="Where /healthz and /metrics are served; on loopback also what is not for everybody: "
+    "/config_dump, /clusters, /problems.",
+)
+@click.option(
+    "--view",
+    metavar="HOST:PORT",
+    help="Answer the same on this loopback address too: people reach it through the API server.",
 )
 @click.option("--workers", type=int, metavar="N", help="Worker processes. Default: one per core.")
 @click.option(
@@ -95,6 +101,7 @@ def waypoint(
     ca_root_file: str | None,
     listen: str,
     admin: str,
+    view: str | None,
     workers: int | None,
     access_log: str,
     otlp_endpoint: str,
@@ -119,6 +126,7 @@ def waypoint(
             ca=_certificates(ca, ca_address, join_token_file, ca_root_file),
             listen=parse.parse_listen("--listen", listen),
             admin=parse.parse_listen("--admin", admin),
+            view=parse.parse_view(view) if view else None,
             workers=parse.parse_workers(workers),
             access_log=LogFormat(access_log),
             drain_timeout_s=parse.parse_duration(drain_timeout),

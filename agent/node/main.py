@@ -16,9 +16,10 @@ from typing import NoReturn, TextIO
 import uvloop
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from agent.admin.server import serve_admin, serve_metrics
+from agent.admin.server import serve_admin, serve_metrics, serve_view
 from agent.admin.view import LogLevel
 from agent.capture.cgroup import agent_cgroup_path, make_agent_cgroup
+from agent.capture.flows import owner_of
 from agent.capture.pins import refuse_other_schemas
 from agent.cni.sandboxes import Sandboxes
 from agent.kubernetes.container import open_sysctls
@@ -136,6 +137,7 @@ async def _run(
     view = _view(node, store)
     NodeCollector(registry, view.readings)
     await stack.enter_async_context(serve_admin(view, paths.admin_socket))
+    await stack.enter_async_context(serve_view(view, options.view, owner_of))
     await stack.enter_async_context(serve_metrics(view, registry, node.options.metrics))
     node.pods.want(node.snapshot.local_workloads(node.options.node))
     node.pods.recall(await node.holder.known_pods())

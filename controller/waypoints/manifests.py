@@ -12,6 +12,7 @@ from typing import TypeAlias
 from controller.waypoints.request import HBONE_PORT, WAYPOINT_FOR, WaypointRequest
 from mesh.identity.directory import WAYPOINT_CLASS, WAYPOINT_CLASS_LABEL
 from mesh.model.workload import WAYPOINT_LABEL
+from mesh.run_files import VIEW_PORT
 
 Manifest: TypeAlias = "dict[str, object]"
 
@@ -155,6 +156,7 @@ def _container(request: WaypointRequest, settings: WaypointSettings) -> Manifest
             f"--ca-root-file={CA_ROOT_DIR}/root.pem",
             f"--listen=0.0.0.0:{HBONE_PORT}",
             f"--admin=0.0.0.0:{ADMIN_PORT}",
+            f"--view=127.0.0.1:{VIEW_PORT}",
         ],
         "env": [
             {"name": "MESHNODE_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}

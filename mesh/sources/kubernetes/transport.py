@@ -6,6 +6,7 @@ because they decode every field of every object.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ REQUEST_TIMEOUT_S = 60.0
 MAX_LINE_BYTES = 32 * 1024 * 1024
 """An event holds one object; etcd takes 1.5 MiB, JSON of bytes may be four times that."""
 MAX_ERROR_BYTES = 64 * 1024
+WEBSOCKET_CLOSE_S = 1.0
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -101,6 +103,37 @@ class KubeApi:
                 for line in lines:
                     if line:
                         yield line
+
+    @asynccontextmanager
+    async def websocket(
+        self, path: str, query: Mapping[str, str], protocol: str
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Open a WebSocket that speaks `protocol`. Raises `KubeError`."""
+        rest = self._client.rest_client
+        session: aiohttp.ClientSession = rest.pool_manager
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                socket = await session.ws_connect(
+                    f"{self._configuration.host}{path}",
+                    params=query,
+                    headers=await self._headers(""),
+                    protocols=(protocol,),
+                    proxy=rest.proxy,
+                    server_hostname=rest.server_hostname,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=WEBSOCKET_CLOSE_S),
+                    max_msg_size=0,
+                )
+        except TimeoutError as error:
+            raise KubeError(f"GET {path}: no answer in time") from error
+        except aiohttp.WSServerHandshakeError as error:
+            text = f"GET {path}: HTTP {error.status} instead of a WebSocket"
+            raise KubeError(text, status=error.status) from error
+        except (aiohttp.ClientError, ConfigException, OSError) as error:
+            raise KubeError(f"GET {path}: {str(error) or type(error).__name__}") from error
+        async with socket:
+            if socket.protocol != protocol:
+                raise KubeError(f"GET {path}: the server does not speak {protocol}")
+            yield socket
 
     @asynccontextmanager
     async def _open(

@@ -15,7 +15,9 @@ from agent.cli.bug_report import REDACTED, BugReport, redact
 from agent.cli.config import ConfigDiff, Difference, compare
 from agent.cli.manpages import write_pages
 from agent.cli.reference import commands_below
-from agent.cli.watch import repeat
+from agent.cli.shared import Output
+from agent.cli.watch import answers
+from mesh.errors import MeshnodeError
 from tests.unit.agent.admin.fake import FakeNode, running_admin
 from tests.unit.agent.cli.invoke import meshnode
 from tests.unit.agent.cli.shop import shop_directory
@@ -98,10 +100,24 @@ def test_every_command_has_a_manual_page(tmp_path: Path) -> None:
     assert ".SH EXIT STATUS" in page
 
 
-def test_watching_repeats_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_watching_repeats_through_a_failure_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
     turns = iter(range(9))
-    repeat(lambda: f"turn {next(turns)}", watch=True, interval_s=0.01, turns=3)
-    assert capsys.readouterr().out.split("\n")[:3] == ["turn 0", "turn 1", "turn 2"]
+
+    def find() -> int:
+        turn = next(turns)
+        if turn == 1:
+            raise MeshnodeError("the agent is away")
+        return turn
+
+    def watch(output: Output) -> None:
+        answers(output, find, lambda one: f"turn {one}", watch=True, interval_s=0.01, turns=3)
+
+    watch(Output.TABLE)
+    heard = capsys.readouterr()
+    assert heard.out.splitlines() == ["turn 0", "turn 2"]
+    assert "the agent is away" in heard.err
+    watch(Output.JSON)
+    assert capsys.readouterr().out.splitlines() == ["3", "4", "5"]
 
 
 @pytest.mark.parametrize("command", [path for _, path in commands_below()], ids=" ".join)

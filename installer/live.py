@@ -169,7 +169,12 @@ def _diff(key: Key, before: str, after: str) -> list[str]:
 def _projected(live: object, wanted: object) -> object:
     """The part of a live object that a manifest speaks of, in the manifest's order."""
     if _is_mapping(live) and _is_mapping(wanted):
-        return {name: _projected(live[name], item) for name, item in wanted.items() if name in live}
+        return {
+            name: _projected(live[name], item) if name in live else item
+            for name, item in wanted.items()
+            # A server leaves out what is empty.
+            if name in live or item in ([], {}, ())
+        }
     if isinstance(live, list) and isinstance(wanted, list) and len(live) == len(wanted):
         return [_projected(a, b) for a, b in zip(live, wanted, strict=True)]
     return live

@@ -36,8 +36,7 @@ def manifests(namespace: str = NAMESPACE) -> list[Manifest]:
         _cluster_role(VIEWER, _viewer_rules()),
         _cluster_binding(AGENT, namespace),
         _cluster_binding(CONTROLLER, namespace),
-        # The controller fills in the accounts of waypoints.
-        {**_cluster_binding(WAYPOINT, namespace), "subjects": []},
+        _waypoint_binding(),
         {
             **_object("Role", CONTROLLER, namespace),
             "rules": [
@@ -138,6 +137,17 @@ def _cluster_binding(name: str, namespace: str) -> Manifest:
         **_object("ClusterRoleBinding", name),
         "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": name},
         "subjects": [_subject(name, namespace)],
+    }
+
+
+def _waypoint_binding() -> Manifest:
+    """Without subjects: the controller fills in the accounts of waypoints.
+
+    An empty list would empty it again whenever the manifests are applied.
+    """
+    return {
+        **_object("ClusterRoleBinding", WAYPOINT),
+        "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": WAYPOINT},
     }
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -24,15 +23,28 @@ from mesh.sources.kubernetes.source import open_kubernetes
 from mesh.sources.kubernetes.transport import MERGE_PATCH, KubeApi
 from mesh.sources.kubernetes.watcher import WatchSettings
 from tests.support.kube_api import KubeApiServer
-from tests.support.kube_real import assets, real_api_server
+from tests.support.kube_real import RealServer, assets, real_server
 
 TIMEOUT_S = 150.0
 NEEDS_ASSETS = pytest.mark.skipif(
     assets() is None, reason="needs kube-apiserver and etcd in KUBEBUILDER_ASSETS"
 )
-SERVERS = pytest.mark.parametrize(
-    "kind", ["stand-in", pytest.param("real", marks=[NEEDS_ASSETS, pytest.mark.slow])]
+
+
+@pytest.fixture(
+    scope="module",
+    params=["stand-in", pytest.param("real", marks=[NEEDS_ASSETS, pytest.mark.slow])],
 )
+def kind(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealServer | None]:
+    """The real server that all tests share, or None for a stand-in each."""
+    binaries = assets()
+    if request.param == "stand-in" or binaries is None:
+        yield None
+        return
+    with real_server(binaries, tmp_path_factory.mktemp("real")) as made:
+        yield made
 
 
 class Api:
@@ -63,23 +75,20 @@ class Api:
 
 
 @asynccontextmanager
-async def server(kind: str, directory: Path) -> AsyncIterator[Configuration]:
-    if kind == "stand-in":
-        made = KubeApiServer()
-        async with made.running():
-            yield made.configuration
+async def server(kind: RealServer | None) -> AsyncIterator[Configuration]:
+    if kind is not None:
+        yield kind.configuration()
         return
-    binaries = assets()
-    assert binaries is not None
-    async with real_api_server(binaries, directory) as configuration:
-        yield configuration
+    made = KubeApiServer()
+    async with made.running():
+        yield made.configuration
 
 
-def play(kind: str, directory: Path, script: Callable[[Api], Awaitable[None]]) -> None:
+def play(kind: RealServer | None, script: Callable[[Api], Awaitable[None]]) -> None:
     async def run() -> None:
         async with (
             asyncio.timeout(TIMEOUT_S),
-            server(kind, directory) as configuration,
+            server(kind) as configuration,
             KubeApi(configuration) as api,
         ):
             name = f"contract-{uuid.uuid4().hex[:8]}"
@@ -96,8 +105,7 @@ async def refusal(work: Awaitable[object]) -> KubeError:
     return found.value
 
 
-@SERVERS
-def test_objects_are_locked_by_their_version(kind: str, tmp_path: Path) -> None:
+def test_objects_are_locked_by_their_version(kind: RealServer | None) -> None:
     async def script(on: Api) -> None:
         made = await on.client.create(on.config(a="1"))
         assert (await refusal(on.client.create(on.config(a="2")))).is_conflict
@@ -111,11 +119,10 @@ def test_objects_are_locked_by_their_version(kind: str, tmp_path: Path) -> None:
         await on.client.delete(path)
         assert await on.client.get(path) is None
 
-    play(kind, tmp_path, script)
+    play(kind, script)
 
 
-@SERVERS
-def test_apply_keeps_what_others_set_and_takes_back_its_own(kind: str, tmp_path: Path) -> None:
+def test_apply_keeps_what_others_set_and_takes_back_its_own(kind: RealServer | None) -> None:
     async def script(on: Api) -> None:
         await on.apply_as("one", on.config(a="1", b="1"))
         await on.apply_as("two", on.config(c="2"))
@@ -129,22 +136,20 @@ def test_apply_keeps_what_others_set_and_takes_back_its_own(kind: str, tmp_path:
         found = await on.apply_as("one", on.config())
         assert found["data"] == {"a": "2", "c": "2"}
 
-    play(kind, tmp_path, script)
+    play(kind, script)
 
 
-@SERVERS
-def test_applying_the_same_again_is_no_change(kind: str, tmp_path: Path) -> None:
+def test_applying_the_same_again_is_no_change(kind: RealServer | None) -> None:
     async def script(on: Api) -> None:
         first = await on.client.apply(on.config(a="1"))
         again = await on.client.apply(on.config(a="1"))
         version = metadata_of(first)["resourceVersion"]
         assert metadata_of(again)["resourceVersion"] == version
 
-    play(kind, tmp_path, script)
+    play(kind, script)
 
 
-@SERVERS
-def test_a_merge_patch_removes_what_is_null(kind: str, tmp_path: Path) -> None:
+def test_a_merge_patch_removes_what_is_null(kind: RealServer | None) -> None:
     async def script(on: Api) -> None:
         made = await on.client.create(on.config(a="1", b="1"))
         body = msgspec.json.encode({"data": {"a": None, "c": "3"}})
@@ -152,11 +157,10 @@ def test_a_merge_patch_removes_what_is_null(kind: str, tmp_path: Path) -> None:
         found = msgspec.json.decode(answer, type=dict[str, object])
         assert found["data"] == {"b": "1", "c": "3"}
 
-    play(kind, tmp_path, script)
+    play(kind, script)
 
 
-@SERVERS
-def test_a_pods_annotations_go_through_the_door_of_its_status(kind: str, tmp_path: Path) -> None:
+def test_a_pods_annotations_go_through_the_door_of_its_status(kind: RealServer | None) -> None:
     """And nothing of its spec does: what the agents' permission rests on."""
 
     async def script(on: Api) -> None:
@@ -180,11 +184,10 @@ def test_a_pods_annotations_go_through_the_door_of_its_status(kind: str, tmp_pat
         assert isinstance(kept, dict)
         assert kept["containers"][0]["image"] == "app:1"
 
-    play(kind, tmp_path, script)
+    play(kind, script)
 
 
-@SERVERS
-def test_generation_counts_changes_of_the_spec_only(kind: str, tmp_path: Path) -> None:
+def test_generation_counts_changes_of_the_spec_only(kind: RealServer | None) -> None:
     def generation(found: Manifest) -> object:
         return metadata_of(found)["generation"]
 
@@ -206,11 +209,10 @@ def test_generation_counts_changes_of_the_spec_only(kind: str, tmp_path: Path) -
         found = await on.client.replace(path_of(made), {**found, "spec": {**spec, "replicas": 2}})
         assert generation(found) == 2
 
-    play(kind, tmp_path, script)
+    play(kind, script)
 
 
-@SERVERS
-def test_lists_can_be_limited_by_labels(kind: str, tmp_path: Path) -> None:
+def test_lists_can_be_limited_by_labels(kind: RealServer | None) -> None:
     async def script(on: Api) -> None:
         for name, labels in (("one", {"a": "1", "b": "2"}), ("two", {"a": "1"})):
             made = on.config(name)
@@ -220,11 +222,10 @@ def test_lists_can_be_limited_by_labels(kind: str, tmp_path: Path) -> None:
         found = await on.client.list(path, "a=1,b=2")
         assert [metadata_of(item)["name"] for item in found] == ["one"]
 
-    play(kind, tmp_path, script)
+    play(kind, script)
 
 
-@SERVERS
-def test_a_source_follows_what_happens(kind: str, tmp_path: Path) -> None:
+def test_a_source_follows_what_happens(kind: RealServer | None) -> None:
     resources = (Resource(kind="Service", plural="services"),)
     settings = WatchSettings(first_backoff_s=0.05, page=2)
 
@@ -246,11 +247,10 @@ def test_a_source_follows_what_happens(kind: str, tmp_path: Path) -> None:
             while {o.name for o in found.objects if o.namespace == on.namespace} != wanted:
                 found = await anext(changes)
 
-    play(kind, tmp_path, script)
+    play(kind, script)
 
 
-@SERVERS
-def test_a_lease_can_be_held_and_let_go(kind: str, tmp_path: Path) -> None:
+def test_a_lease_can_be_held_and_let_go(kind: RealServer | None) -> None:
     async def script(on: Api) -> None:
         loop = asyncio.get_running_loop()
         made = LeaderElection(
@@ -274,4 +274,4 @@ def test_a_lease_can_be_held_and_let_go(kind: str, tmp_path: Path) -> None:
         assert isinstance(spec, dict)
         assert spec.get("holderIdentity", "") == ""
 
-    play(kind, tmp_path, script)
+    play(kind, script)

@@ -17,7 +17,7 @@ from mesh.errors import MeshnodeError
 from mesh.jwt.fetch import KeyFetcher, KeyRing
 from mesh.model.identity import parse_spiffe_id
 from mesh.privilege import drop_privileges, install_seccomp, worker_ids
-from mesh.telemetry.access_log import LogFormat
+from mesh.telemetry.request_log import LogMode, RequestLog
 from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import EngineFactory, best_engine, engine_factory, parse_engine
 from waypoint.limits import ProxyLimits
@@ -32,6 +32,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--identity", required=True)
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--access-log", required=True)
+    parser.add_argument("--access-log-share", type=float, required=True)
+    parser.add_argument("--access-log-rate", type=float)
     parser.add_argument("--trace-sampling", type=float)
     parser.add_argument("--trace-export", action="store_true")
     parser.add_argument("--index", type=int, required=True)
@@ -53,7 +55,11 @@ async def serve(arguments: argparse.Namespace, new_engine: EngineFactory) -> Non
         waypoint=arguments.name,
         identity=parse_spiffe_id(arguments.identity),
         cluster=arguments.cluster,
-        access_log=LogFormat(arguments.access_log),
+        access_log=RequestLog(
+            mode=LogMode(arguments.access_log),
+            share=arguments.access_log_share,
+            rate_per_s=arguments.access_log_rate,
+        ),
         trace_sampling=arguments.trace_sampling,
         trace_export=arguments.trace_export,
         vantage=Vantage(node=arguments.node, workers=arguments.workers),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mesh.errors import ConfigError
 from mesh.model.address import SocketAddress
-from mesh.telemetry.access_log import LogFormat
+from mesh.telemetry.request_log import RequestLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class WaypointOptions:
     admin: SocketAddress
     view: SocketAddress | None = None
     workers: int
-    access_log: LogFormat
+    access_log: RequestLog
     drain_timeout_s: float
     otlp_endpoint: str = ""
     trace_sampling: float | None = None

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from mesh.model.connection import ConnectionRecord, Party
+from mesh.http1.message import Headers
+from mesh.model.connection import ConnectionRecord, Party, ResponseFlag
 from mesh.model.request import RequestRecord
 from mesh.model.span import Span
 from mesh.telemetry import access_log, names
-from mesh.telemetry.access_log import LogFormat
-from mesh.telemetry.request_log import format_json, format_text
+from mesh.telemetry.request_log import (
+    LineBudget,
+    LogMode,
+    RequestLog,
+    format_json,
+    format_notice,
+    format_text,
+    is_failure,
+)
 from mesh.telemetry.requests import RequestGroup, RequestTally
 from mesh.telemetry.trace_context import Trace
 from waypoint.contract import Origin
@@ -37,14 +46,23 @@ MAX_PENDING_SPANS = 2048
 class Records:
     """Counts requests, and formats their lines."""
 
-    def __init__(self, cluster: str, log_format: LogFormat) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        log: RequestLog,
+        random: Callable[[], float],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._tally = RequestTally(cluster)
-        self._off = log_format is LogFormat.OFF
-        self._format = format_json if log_format is LogFormat.JSON else format_text
+        self._log = log
+        self._random = random
+        self._now = now
+        self._budget = LineBudget(log.rate_per_s, now())
+        as_json = log.mode.is_json
+        self._format = format_json if as_json else format_text
+        self._format_connection = access_log.format_json if as_json else access_log.format_text
         self._lines: list[str] = []
-        self._format_connection = (
-            access_log.format_json if log_format is LogFormat.JSON else access_log.format_text
-        )
+        self._told_lost = 0
         self._opened: list[ConnectionOpened] = []
         self._ended: list[ConnectionEnded] = []
         self.taps = WorkerTaps()
@@ -60,12 +78,40 @@ class Records:
             self.count(names.AUDITED.name, ("waypoint",))
         if record.dry_run:
             self.count(names.DRY_RUN.name, ("waypoint",))
-        if self._off:
-            return
+        if self._wants_line(is_failure(record)):
+            if self._budget.take():
+                self.log(record)
+            else:
+                self.lost_lines += 1
+
+    def _wants_line(self, failed: bool) -> bool:
+        if self._log.mode is LogMode.OFF or failed:
+            return failed and self._log.mode is not LogMode.OFF
+        share = self._log.share
+        return self._log.mode.has_all and (share >= 1.0 or self._random() < share)
+
+    # --- what a lane observed -------------------------------------------------------------------
+
+    def log(self, record: RequestRecord) -> None:
+        """Write the line of a request that was counted already."""
         if len(self._lines) < MAX_PENDING_LINES:
             self._lines.append(self._format(record))
         else:
             self.lost_lines += 1
+
+    def show(self, record: RequestRecord, headers: Headers) -> None:
+        """Show a request to those who watch."""
+        self.taps.offer(record, headers)
+
+    def lose(self, *, logged: int, tapped: int, traced: int) -> None:
+        """Count what had no room."""
+        self.lost_lines += logged
+        self._lost_spans += traced
+        self.taps.lose(tapped)
+
+    def lend_lines(self, returned: int) -> int:
+        """How many lines a lane may have until it is asked again."""
+        return self._budget.lend(self._now(), returned)
 
     def span(self, trace: Trace, record: RequestRecord) -> None:
         """Take a request of a trace."""
@@ -106,9 +152,15 @@ class Records:
                 dry_run=bool(record.dry_run),
             )
         )
-        if self._off:
+        failed = bool(
+            record.flag is not ResponseFlag.NONE
+            or record.detail
+            or record.audited
+            or record.dry_run
+        )
+        if not self._wants_line(failed):
             return
-        if len(self._lines) < MAX_PENDING_LINES:
+        if len(self._lines) < MAX_PENDING_LINES and self._budget.take():
             self._lines.append(self._format_connection(record))
         else:
             self.lost_lines += 1
@@ -120,6 +172,10 @@ class Records:
     def take(self) -> list[ToSupervisor]:
         """Hand over what was collected."""
         lines, self._lines = self._lines, []
+        missing = self.lost_lines - self._told_lost
+        if missing:
+            self._told_lost += missing
+            lines.append(format_notice(missing, as_json=self._log.mode.is_json))
         series = self._tally.take()
         messages: list[ToSupervisor] = []
         if lines:

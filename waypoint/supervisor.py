@@ -191,12 +191,13 @@ class Supervisor:
 
     def _command(self, index: int, control: int, listener: int) -> list[str]:
         options = self.options
-        sampling = options.trace_sampling
+        sampling, log = options.trace_sampling, options.access_log
         return [
             *(sys.executable, "-m", "waypoint", "--name", options.name, "--index", str(index)),
             *("--identity", str(self.identity), "--cluster", self.snapshot.settings.cluster),
-            *("--access-log", str(options.access_log), "--node", options.node),
-            *("--workers", str(options.workers)),
+            *("--access-log", str(log.mode), "--access-log-share", str(log.share)),
+            *(() if log.rate_per_s is None else ("--access-log-rate", str(log.rate_per_s))),
+            *("--node", options.node, "--workers", str(options.workers)),
             *(() if sampling is None else ("--trace-sampling", str(sampling))),
             *(("--trace-export",) if self.spans is not None else ()),
             *("--control-fd", str(control), "--listener-fd", str(listener)),

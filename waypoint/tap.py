@@ -199,8 +199,13 @@ class WorkerTaps:
             event = event or tap_event(record, headers)
             caught.append(event)
 
+    def lose(self, count: int) -> None:
+        """Requests that some tap may have wanted had no room."""
+        for tap in self._taps if count else ():
+            self._lost[tap.id] = self._lost.get(tap.id, 0) + count
+
     def take(self) -> list[tuple[int, list[TapEvent], int]]:
         """Hand over tap, events and losses."""
         caught, self._caught = self._caught, {}
         lost, self._lost = self._lost, {}
-        return [(tap, events, lost.get(tap, 0)) for tap, events in caught.items()]
+        return [(tap, caught.get(tap, []), lost.get(tap, 0)) for tap in caught | lost]

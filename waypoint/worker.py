@@ -15,7 +15,7 @@ from random import Random
 from mesh.jwt.fetch import KeyRing
 from mesh.model.identity import SpiffeId
 from mesh.state.delta import apply_delta, decode_delta
-from mesh.telemetry.access_log import LogFormat
+from mesh.telemetry.request_log import LogMode, RequestLog
 from mesh.telemetry.trace_context import TraceStarter
 from mesh.tunnel.contract import TunnelEngine
 from waypoint.authorize import Outside
@@ -39,6 +39,8 @@ from waypoint.front import Front
 from waypoint.inbound import Inbound
 from waypoint.issuers import issuer_states
 from waypoint.lane.host import Lane
+from waypoint.lane.record import Log, Watch
+from waypoint.lane.recorder import Observation
 from waypoint.lane.select import build_lane, is_built
 from waypoint.limits import ProxyLimits
 from waypoint.opaque import Clocks, OpaqueConnections
@@ -57,6 +59,7 @@ STATS_TICKS = 4
 DRAIN_POLL_S = 0.05
 ORPHAN_DRAIN_S = 30.0
 MAX_UNSENT_BYTES = 4 << 20
+_LANE_LOG = {LogMode.OFF: Log.NONE, LogMode.TEXT: Log.ALL, LogMode.JSON: Log.ALL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +77,7 @@ class WorkerOptions:
     waypoint: str
     identity: SpiffeId
     cluster: str
-    access_log: LogFormat
+    access_log: RequestLog
     trace_sampling: float | None = None
     trace_export: bool = False
     vantage: Vantage = field(default_factory=Vantage)
@@ -96,9 +99,12 @@ class Worker:
         self._options = options
         self._engine = engine
         self._tasks = tasks
-        self._records = records = Records(options.cluster, options.access_log)
-        self._policy_counters = PolicyCounters(records.count)
         random = Random()
+        self._records = records = Records(options.cluster, options.access_log, random.random)
+        self._policy_counters = PolicyCounters(records.count)
+        self._traces = TraceStarter(
+            options.trace_sampling, exports=options.trace_export, random=random
+        )
         self._state = state = WorkerState(
             options.waypoint, random, keys, self._outside(random), options.vantage
         )
@@ -121,7 +127,7 @@ class Worker:
             flushes=flushes,
             relays=self._relays,
         )
-        self._lane = self._build_lane(limits, random) if self._may_have_lane() else None
+        self._lane = self._build_lane(limits, random) if is_built() else None
         self._inbound = self._build_inbound()
         self._writer: asyncio.StreamWriter | None = None
         self._listening = False
@@ -146,21 +152,21 @@ class Worker:
             record=self._records.record,
             random=random,
             identity=self._options.identity,
-            traces=TraceStarter(
-                self._options.trace_sampling, exports=self._options.trace_export, random=random
-            ),
+            traces=self._traces,
             span=self._records.span,
         )
         proxy.under_way.judge = self._state
         return proxy
 
-    def _may_have_lane(self) -> bool:
-        """What looks at each request needs each of them in Python."""
-        options = self._options
-        traced = options.trace_export or options.trace_sampling is not None
-        return is_built() and options.access_log is LogFormat.OFF and not traced
-
     def _build_lane(self, limits: ProxyLimits, random: Random) -> Lane:
+        options = self._options
+        watch = Watch(
+            log=_LANE_LOG.get(options.access_log.mode, Log.ERRORS),
+            log_share=options.access_log.share,
+            traces=True,
+            sampling=options.trace_sampling,
+            exports=options.trace_export,
+        )
         return build_lane(
             self._loop,
             limits=limits,
@@ -171,6 +177,7 @@ class Worker:
             opener=self._upstream,
             spawn=self._spawn,
             random=random,
+            observation=Observation(watch=watch, sink=self._records, traces=self._traces),
         )
 
     def _build_inbound(self) -> Inbound:
@@ -218,6 +225,7 @@ class Worker:
                 while self._is_busy():  # noqa: ASYNC110 - see above
                     await asyncio.sleep(DRAIN_POLL_S)
         if self._lane is not None:
+            self._lane.cut()
             self._records.add(self._lane.take())
             self._lane.close()
         self._pool.close_all()
@@ -257,7 +265,7 @@ class Worker:
                 watched = self._records.taps.replace(message.taps)
                 self._proxy.tap = self._records.taps.offer if watched else None
                 if self._lane is not None:
-                    self._lane.pause(watched)
+                    self._lane.tap(message.taps)
             case Drain():
                 self._start_drain(message.timeout_s)
         if not self._listening and self._state.snapshot.revision and self._state.own():
@@ -294,6 +302,8 @@ class Worker:
     def _flush_records(self) -> None:
         if self._lane is not None:
             self._records.add(self._lane.take())
+            left = self._lane.allow_lines(0)
+            self._lane.allow_lines(self._records.lend_lines(left))
         for message in self._records.take():
             self._send(message)
 

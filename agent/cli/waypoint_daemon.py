@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
 from agent.cli.shared import host_name
-from mesh.telemetry.access_log import LogFormat
+from mesh.telemetry.request_log import ERRORS_PER_S, LogMode, parse_request_log
 from mesh.telemetry.trace_settings import DEFAULT_SAMPLING, parse_endpoint, parse_sampling
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from waypoint.options import CaAddress, CaDirectory, ClusterSource
+    from waypoint.options import CaAddress, CaDirectory, ClusterSource, WaypointOptions
 
 DEFAULT_LISTEN = "0.0.0.0:15008"
 DEFAULT_ADMIN = "127.0.0.1:15021"
+
+
+class Given(TypedDict):
+    """The options as they were written."""
+
+    name: str
+    source: str
+    service_account: str | None
+    node: str
+    ca: str | None
+    ca_address: str | None
+    join_token_file: str | None
+    ca_root_file: str | None
+    listen: str
+    admin: str
+    view: str | None
+    workers: int | None
+    access_log: str
+    access_log_sample: str | None
+    access_log_rate: str | None
+    otlp_endpoint: str
+    trace_sampling: str | None
+    drain_timeout: str
 
 
 @click.command()
@@ -66,10 +89,21 @@ DEFAULT_ADMIN = "127.0.0.1:15021"
 @click.option("--workers", type=int, metavar="N", help="Worker processes. Default: one per core.")
 @click.option(
     "--access-log",
-    type=click.Choice([str(kind) for kind in LogFormat]),
-    default=str(LogFormat.TEXT),
+    type=click.Choice([str(mode) for mode in LogMode]),
+    default=str(LogMode.ERRORS),
     show_default=True,
-    help="One line per request.",
+    help="One line per request, or only per request that failed or was refused.",
+)
+@click.option(
+    "--access-log-sample",
+    metavar="PERCENT",
+    help="With `text` and `json`: share of the requests that did not fail. Default: 100.",
+)
+@click.option(
+    "--access-log-rate",
+    metavar="N",
+    help="Lines per second of each worker, 0 for no limit; what is left out is counted. Default: "
+    f"{ERRORS_PER_S:g} where only failures are logged, else no limit.",
 )
 @click.option(
     "--otlp-endpoint",
@@ -90,61 +124,48 @@ DEFAULT_ADMIN = "127.0.0.1:15021"
     metavar="TIME",
     help="How long open requests may go on after a stop.",
 )
-def waypoint(
-    name: str,
-    source: str,
-    service_account: str | None,
-    node: str,
-    ca: str | None,
-    ca_address: str | None,
-    join_token_file: str | None,
-    ca_root_file: str | None,
-    listen: str,
-    admin: str,
-    view: str | None,
-    workers: int | None,
-    access_log: str,
-    otlp_endpoint: str,
-    trace_sampling: str | None,
-    drain_timeout: str,
-) -> None:
+def waypoint(**given: Unpack[Given]) -> None:
     """Run a waypoint: routing, resilience and L7 policy for services that name it.
 
     Needs no privilege; started as root, its workers give theirs up. Ends with 0 after SIGTERM.
     """
-    from agent import options as parse
     from waypoint.main import run_waypoint
+
+    run_waypoint(_options(given))
+
+
+def _options(given: Given) -> WaypointOptions:
+    from agent import options as parse
     from waypoint.options import WaypointOptions, parse_name
 
-    checked_name = parse_name(name)
-    run_waypoint(
-        WaypointOptions(
-            name=checked_name,
-            service_account=service_account or checked_name.partition("/")[2],
-            node=node,
-            source=_source(source),
-            ca=_certificates(ca, ca_address, join_token_file, ca_root_file),
-            listen=parse.parse_listen("--listen", listen),
-            admin=parse.parse_listen("--admin", admin),
-            view=parse.parse_view(view) if view else None,
-            workers=parse.parse_workers(workers),
-            access_log=LogFormat(access_log),
-            drain_timeout_s=parse.parse_duration(drain_timeout),
-            otlp_endpoint=parse_endpoint(otlp_endpoint) if otlp_endpoint else "",
-            trace_sampling=parse_sampling(
-                trace_sampling or (DEFAULT_SAMPLING if otlp_endpoint else "none")
-            ),
-        )
+    name = parse_name(given["name"])
+    endpoint = given["otlp_endpoint"]
+    sampling = given["trace_sampling"] or (DEFAULT_SAMPLING if endpoint else "none")
+    return WaypointOptions(
+        name=name,
+        service_account=given["service_account"] or name.partition("/")[2],
+        node=given["node"],
+        source=_source(given["source"]),
+        ca=_certificates(given),
+        listen=parse.parse_listen("--listen", given["listen"]),
+        admin=parse.parse_listen("--admin", given["admin"]),
+        view=parse.parse_view(given["view"]) if given["view"] else None,
+        workers=parse.parse_workers(given["workers"]),
+        access_log=parse_request_log(
+            given["access_log"], given["access_log_sample"], given["access_log_rate"]
+        ),
+        drain_timeout_s=parse.parse_duration(given["drain_timeout"]),
+        otlp_endpoint=parse_endpoint(endpoint) if endpoint else "",
+        trace_sampling=parse_sampling(sampling),
     )
 
 
-def _certificates(
-    ca: str | None, ca_address: str | None, token_file: str | None, root_file: str | None
-) -> CaAddress | CaDirectory:
+def _certificates(given: Given) -> CaAddress | CaDirectory:
     from agent.options import CaServe, parse_ca
     from waypoint.options import CaAddress, CaDirectory
 
-    parsed = parse_ca(ca, None, ca_address, token_file, root_file)
+    asked = (given["ca_address"], given["join_token_file"], given["ca_root_file"])
+    parsed = parse_ca(given["ca"], None, *asked)
     if isinstance(parsed, CaServe):
         return CaDirectory(state_dir=parsed.state_dir)
     return CaAddress(

@@ -18,14 +18,19 @@ import uvloop
 from bench.waypoint.objects import ADDRESSES, CALLER, HOST, OWN, WAYPOINT, snapshot
 from mesh.jwt.fetch import KeyFetcher, KeyRing
 from mesh.model.address import SocketAddress, parse_ip
-from mesh.telemetry.access_log import LogFormat
+from mesh.telemetry.request_log import LogMode, RequestLog
 from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import best_engine, engine_factory
 from waypoint.inbound import find_origin
 from waypoint.limits import ProxyLimits
 from waypoint.worker import STATS_TICKS, TICK_S, Worker, WorkerOptions
 
-OPTIONS = WorkerOptions(waypoint=WAYPOINT, identity=OWN, cluster="bench", access_log=LogFormat.OFF)
+OPTIONS = WorkerOptions(
+    waypoint=WAYPOINT,
+    identity=OWN,
+    cluster="bench",
+    access_log=RequestLog(mode=LogMode.OFF),
+)
 
 
 class PlainWorker(Worker):

@@ -60,11 +60,14 @@ static void leave(struct lane *lane, struct client *client)
 	target->active--;
 	lane_target_settle(target);
 	lane_bytes_free(&client->request);
+	lane_bytes_free(&client->shown);
 }
 
 static void count(struct lane *lane, const struct client *client, enum lane_failure failure)
 {
 	struct lane_count one = {
+		.entry = client->entry->id,
+		.target = client->target->id,
 		.status = client->status,
 		.failure = failure,
 		.received = client->received,
@@ -73,6 +76,7 @@ static void count(struct lane *lane, const struct client *client, enum lane_fail
 	};
 
 	lane_count_end(lane, client->entry, client->target, &one);
+	lane_record(lane, client, &one);
 }
 
 void lane_client_close(struct lane *lane, struct client *client)
@@ -151,6 +155,7 @@ static struct lane_entry *decide(struct lane *lane, struct client *client, const
 	char key[MAX_KEY];
 	size_t key_length = lane_key(client->caller, &lane->head, key);
 	struct lane_entry *entry;
+	struct made made;
 
 	if (!key_length)
 		return NULL;
@@ -158,7 +163,7 @@ static struct lane_entry *decide(struct lane *lane, struct client *client, const
 	if (entry)
 		return entry;
 	lane->sent.length = 0;
-	if (!lane_write_request(lane, client->caller, &lane->head, &lane->sent) ||
+	if (!lane_write_request(lane, client->caller, &lane->head, &made, &lane->sent) ||
 	    !lane_bytes_add(&lane->sent, data + lane->head.head_bytes,
 			    length - lane->head.head_bytes))
 		return NULL;
@@ -170,7 +175,7 @@ static struct lane_entry *known(struct lane *lane, struct client *client, const 
 				size_t length)
 {
 	if (lane->paused || lane->active >= lane->limits.requests ||
-	    lane_scan_request(&lane->limits, data, length, &lane->head) != SCAN_PLAIN ||
+	    lane_scan_request(lane, data, length, &lane->head) != SCAN_PLAIN ||
 	    lane->head.head_bytes + lane->head.length != length)
 		return NULL;
 	if (client->world != lane->world) {
@@ -183,13 +188,16 @@ static struct lane_entry *known(struct lane *lane, struct client *client, const 
 /* `lane->head` is the client's request. */
 void lane_start(struct lane *lane, struct client *client, struct server *server)
 {
-	size_t head = lane->head.head_bytes;
+	size_t head = lane->head.head_bytes, before = server->link.out.length;
 
 	client->server = server;
 	server->client = client;
 	server->in_body = false;
 	server->uses++;
-	if (!lane_write_request(lane, client->caller, &lane->head, &server->link.out) ||
+	if (!lane_write_request(lane, client->caller, &lane->head, &client->made,
+				&server->link.out) ||
+	    (lane->tap_count && !lane_bytes_add(&client->shown, server->link.out.at + before,
+						server->link.out.length - before)) ||
 	    !lane_bytes_add(&server->link.out, client->request.at + head,
 			    client->request.length - head)) {
 		/* Half a request would be read together with the next one. */
@@ -223,9 +231,12 @@ void lane_client_read(struct lane *lane, struct client *client, const char *data
 	client->entry = entry;
 	client->target = target;
 	client->started_at = lane->now;
+	client->request_head = lane->head.head_bytes;
 	client->received = lane->head.length;
 	client->sent = 0;
 	client->status = 0;
+	client->answered_at = -1;
+	client->made = (struct made){ 0 };
 	client->is_head = lane->head.is_head;
 	client->keep_alive = !lane->head.close && !lane->draining;
 	entry->users++;

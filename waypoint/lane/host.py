@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Protocol
@@ -19,8 +19,10 @@ from waypoint.contract import Origin
 from waypoint.forward_headers import CallerFields, prepare_request
 from waypoint.lane.adopt import Adopted, Adopter
 from waypoint.lane.dependence import Dependence
+from waypoint.lane.recorder import Observation, Recorder
 from waypoint.limits import ProxyLimits
 from waypoint.plan import Forward, Reply, Wait
+from waypoint.tap import TapFilter
 from waypoint.target import Speaks, Target
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MAX_KEY_HEADERS = 4
+MAX_LEFT = 10_000
+"""Connections and decisions that are gone and that records may name."""
 FRESH_S = 30.0
 """Endpoints that no decision named for so long are forgotten after a change of the world."""
 
@@ -79,6 +83,7 @@ class Lane:
         adopter: Adopter,
         spawn: Callable[[Coroutine[None, None, None]], None],
         random: Random,
+        observation: Observation,
         new_engine: Callable[[Lane], Engine],
     ) -> None:
         self._loop = loop
@@ -95,7 +100,12 @@ class Lane:
         self._known: dict[Target, _Known] = {}
         self._by_id: dict[int, Target] = {}
         self._last_id = 0
-        self._engine = new_engine(self)
+        self._engine = engine = new_engine(self)
+        self._traces = observation.traces
+        engine.watch(observation.watch)
+        self._recorder = Recorder(loop, engine, observation.sink, self)
+        self._left_origins: list[int] = []
+        self._left_entries: list[int] = []
         loop.add_reader(self._engine.descriptor, self._engine.poll)
 
     # --- what the worker asks -------------------------------------------------------------------
@@ -127,6 +137,8 @@ class Lane:
     def tick(self) -> None:
         """Close what is idle; call it about once a second."""
         self._engine.tick()
+        if len(self._left_origins) + len(self._left_entries) > MAX_LEFT:
+            self._recorder.read_all()
         oldest = self._loop.time() - FRESH_S
         for target, known in list(self._known.items()):
             if known.used_at < oldest and not known.handle.in_use:
@@ -163,11 +175,32 @@ class Lane:
         """Give every request to Python from now on, or no longer: each is looked at."""
         self._engine.pause(paused)
 
+    def tap(self, taps: Sequence[TapFilter]) -> None:
+        """Show requests to those who watch now; more of them than the engine knows of are
+        served without the lane."""
+        self.pause(not self._recorder.tap(taps))
+
+    def read_records(self) -> None:
+        """Pass on now what is known of requests that ended."""
+        self._recorder.read_all()
+
+    def allow_lines(self, lines: int) -> int:
+        """How many requests may be logged from now on; what was left before."""
+        self._recorder.count_lost()
+        return self._engine.allow_lines(lines)
+
     def drain(self) -> None:
         """Close every connection after what it is doing."""
         self._engine.drain()
 
+    def cut(self) -> None:
+        """Close every connection now; `take` has what that ended."""
+        self._engine.cut()
+        self._recorder.read_all()
+
     def close(self) -> None:
+        self.cut()
+        self._recorder.close()
         self._loop.remove_reader(self._engine.descriptor)
         self._engine.close()
 
@@ -204,7 +237,7 @@ class Lane:
             head = parse_request_head(block, self._limits.message)
         except MessageError:
             return None
-        seen = prepare_request(head, self._caller_fields(origin), self._random)
+        seen = prepare_request(head, self._caller_fields(origin), self._random, self._traces)
         plan = self._decider.plan(origin, head)
         if not isinstance(plan, Forward) or seen.is_grpc:
             return None
@@ -213,9 +246,8 @@ class Lane:
         if plan != same or group.speaks is not Speaks.HTTP1 or not _retries_only_failures(plan):
             return None
         # What would go out must be what goes out without the lane, whatever edits heads.
-        _, _, rest = sent.partition(b"\r\nx-request-id: ")
-        sent_id = rest.partition(b"\r\n")[0]
-        headers = [(n, sent_id if n == b"x-request-id" else v) for n, v in head.headers]
+        made_up = {name: _value_of(name, sent) for name in (b"x-request-id", b"traceparent")}
+        headers = [(name, made_up.get(name, value)) for name, value in head.headers]
         try:
             wanted = format_request(
                 head.method, head.target, head.host, headers, head.framing, head.length
@@ -239,19 +271,54 @@ class Lane:
             handle.connected(sock)
 
     def hand_over(self, number: int, sock: socket.socket, data: bytes) -> None:
-        origin = self._origins.pop(number)
+        origin = self._leave(number)
         self._spawn(self._fallback.serve_http1(sock, origin, data))
 
     def adopt(self, number: int, entry: int, target: int, found: Adopted) -> None:
-        origin = self._origins.pop(number)
+        origin = self._leave(number)
         plan = self._entries[entry].plan
         self._spawn(self._adopter.adopt(origin, plan, self._by_id[target], found))
 
     def closed(self, number: int) -> None:
-        del self._origins[number]
+        self._leave(number)
 
     def gone(self, entry: int) -> None:
-        del self._entries[entry]
+        if self._recorder.is_waiting:
+            self._left_entries.append(entry)
+        else:
+            del self._entries[entry]
+
+    def recorded(self) -> None:
+        self._recorder.recorded()
+
+    def _leave(self, number: int) -> Origin:
+        """The connection is no longer the lane's; records may still name it."""
+        if self._recorder.is_waiting:
+            self._left_origins.append(number)
+            return self._origins[number]
+        return self._origins.pop(number)
+
+    # --- what the recorder asks -----------------------------------------------------------------
+
+    def decided(self, entry: int) -> tuple[Forward, Origin] | None:
+        found = self._entries.get(entry)
+        return None if found is None else (found.plan, found.origin)
+
+    def origin(self, number: int) -> Origin | None:
+        return self._origins.get(number)
+
+    def target(self, number: int) -> Target | None:
+        return self._by_id.get(number)
+
+    def address(self, origin: Origin) -> bytes:
+        return self._caller_fields(origin).address
+
+    def all_read(self) -> None:
+        for number in self._left_origins:
+            del self._origins[number]
+        for entry in self._left_entries:
+            del self._entries[entry]
+        self._left_origins, self._left_entries = [], []
 
     # --- numbers --------------------------------------------------------------------------------
 
@@ -268,6 +335,11 @@ class Lane:
             self._by_id[number] = target
         known.used_at = self._loop.time()
         return known.handle
+
+
+def _value_of(name: bytes, head: bytes) -> bytes:
+    _, _, rest = head.partition(b"\r\n" + name + b": ")
+    return rest.partition(b"\r\n")[0]
 
 
 def _retries_only_failures(plan: Forward) -> bool:

@@ -17,6 +17,8 @@ enum {
 	ENTRY_BYTES = 512, /* of one besides key and targets, Python's share included */
 	JOIN_BYTES = 8 * 1024, /* shorter bodies are copied behind their head */
 	BUCKETS = 24,
+	MAX_TAPS = 32,
+	MAX_RECORD_BYTES = 1024 * 1024, /* of all records that nobody took yet */
 };
 
 struct slice {
@@ -34,22 +36,32 @@ enum field_kind {
 	FIELD_DROPPED,
 	FIELD_FORWARDED_FOR,
 	FIELD_REQUEST_ID,
+	FIELD_USER_AGENT, /* kept */
+	FIELD_TRACE,      /* traceparent */
+	FIELD_STATE,      /* tracestate */
 };
 
 /* A head that is plain. */
 struct head {
 	struct slice method, target, host;
+	struct slice trace; /* the one traceparent, well formed */
 	struct field fields[MAX_FIELDS];
 	uint32_t field_count;
 	uint32_t status;
 	uint64_t length; /* of the body */
 	size_t head_bytes; /* with the empty line */
-	bool has_length, close, is_head;
+	bool has_length, close, is_head, has_trace_fields;
+};
+
+/* What was made up for a request. */
+struct made {
+	char id[36], trace[32], span[16], parent[16];
+	bool has_id, traced, has_parent;
 };
 
 enum scanned { SCAN_PLAIN, SCAN_PARTIAL, SCAN_UNUSUAL };
 
-enum scanned lane_scan_request(const struct lane_limits *limits, const char *data, size_t length,
+enum scanned lane_scan_request(const struct lane *lane, const char *data, size_t length,
 			       struct head *head);
 enum scanned lane_scan_response(const struct lane_limits *limits, const char *data, size_t length,
 				bool is_head, struct head *head);
@@ -68,7 +80,8 @@ void lane_bytes_cut(struct bytes *bytes, size_t front);
 void lane_bytes_free(struct bytes *bytes);
 
 bool lane_write_request(struct lane *lane, const struct lane_caller *caller,
-			const struct head *head, struct bytes *out);
+			const struct head *head, struct made *made, struct bytes *out);
+bool lane_is_request_id(const struct slice *value);
 bool lane_write_response(const struct head *head, bool close, struct bytes *out);
 
 /* --- what is known --------------------------------------------------------------------------- */
@@ -146,8 +159,11 @@ struct client {
 	struct lane_target *target;
 	struct lane_entry *entry; /* a request is under way */
 	struct client *next_waiting;
-	struct bytes request; /* as it came, until the answer begins */
-	double started_at;
+	struct bytes request; /* as it came; its head alone once the answer has begun */
+	struct bytes shown; /* its head as it was sent on, while there are taps */
+	struct made made;
+	size_t request_head; /* how much of it that is */
+	double started_at, answered_at;
 	uint64_t received, sent;
 	uint32_t status;
 	bool keep_alive, is_head, closing;
@@ -162,6 +178,11 @@ struct server {
 	uint64_t left; /* of its body */
 	uint32_t uses;
 	bool in_body, keep_alive;
+};
+
+struct tap {
+	char method[32], path[256];
+	uint32_t status_from, status_to;
 };
 
 struct lane {
@@ -182,9 +203,22 @@ struct lane {
 	struct lane_target *targets;
 	struct lane_entry *retired;
 	struct bytes sent; /* the request that is being decided */
-	struct head head;
+	struct head head, recorded;
+	struct lane_watch watch;
+	struct tap taps[MAX_TAPS];
+	size_t tap_count;
+	struct bytes records;
+	size_t records_taken; /* of their bytes */
+	struct lane_lost lost;
+	uint64_t lines_allowed;
 	char buffer[READ_BYTES];
 };
+
+/* --- records --------------------------------------------------------------------------------- */
+
+void lane_keep_head(const struct lane *lane, struct client *client);
+void lane_record(struct lane *lane, const struct client *client, const struct lane_count *one);
+void lane_free_records(struct lane *lane);
 
 double lane_clock(void);
 uint64_t lane_random(struct lane *lane);

@@ -44,6 +44,69 @@ struct lane_count {
 	uint64_t sent_buckets[24];
 };
 
+/* Which ended requests leave a record. */
+enum lane_log {
+	LANE_LOG_NONE,
+	LANE_LOG_ERRORS, /* those that failed */
+	LANE_LOG_ALL,
+};
+
+/* What is looked at besides the counts. */
+struct lane_watch {
+	uint32_t log;       /* of enum lane_log */
+	uint32_t traces;    /* contexts of traces are followed; else they are Python's */
+	uint32_t exports;   /* spans go somewhere */
+	double log_share;   /* of requests that did not fail, with LANE_LOG_ALL */
+	double sampling;    /* of new traces; < 0: none begins */
+};
+
+/* What one who watches wants to see at least; whether it does is Python's to say. */
+struct lane_tap {
+	const char *method; /* "": any */
+	const char *path;   /* how it begins */
+	uint32_t status_from, status_to;
+};
+
+/* Who wants a record. */
+enum lane_wanted {
+	LANE_LOGGED = 1,
+	LANE_TAPPED = 2,
+	LANE_TRACED = 4,
+};
+
+/* The strings of a record, in their order. The head is there only for taps. */
+enum lane_string {
+	LANE_METHOD,
+	LANE_TARGET,
+	LANE_HOST,
+	LANE_REQUEST_ID,
+	LANE_USER_AGENT,
+	LANE_FORWARDED_FOR, /* without the caller's own address */
+	LANE_TRACE,         /* id of the trace and of our span, then of the parent if there is one */
+	LANE_STATE,
+	LANE_HEAD,
+	LANE_STRINGS,
+};
+
+/* One request that ended; its strings follow. */
+struct lane_record {
+	uint64_t entry, target, origin;
+	uint64_t received, sent;
+	double started_at; /* seconds since the epoch */
+	double seconds;
+	double answered_s; /* < 0: it never was */
+	uint32_t status;
+	uint32_t failure; /* of enum lane_failure */
+	uint32_t wanted;  /* of enum lane_wanted */
+	uint32_t size;    /* strings included */
+	uint32_t lengths[10];
+};
+
+/* Records that had no room, by who wanted them. */
+struct lane_lost {
+	uint64_t logged, tapped, traced;
+};
+
 enum lane_failure {
 	LANE_FINE,
 	LANE_CLIENT_GONE,
@@ -75,6 +138,8 @@ struct lane_calls {
 	void (*closed)(void *owner, uint64_t origin);
 	/* Nothing more is counted for an entry. */
 	void (*gone)(void *owner, uint64_t entry);
+	/* There are records where there were none. */
+	void (*recorded)(void *owner);
 };
 
 /* `bounds` of the buckets are milliseconds, and bytes. */
@@ -113,6 +178,18 @@ int lane_target_in_use(const struct lane_target *target);
 
 /* Move up to `room` counts out; returns how many. Call it until it returns 0. */
 size_t lane_take(struct lane *lane, struct lane_count *into, size_t room);
+
+/* --- what is looked at --- */
+void lane_watch_requests(struct lane *lane, const struct lane_watch *watch);
+/* Replace the taps; none: nobody watches. */
+int lane_tap_requests(struct lane *lane, const struct lane_tap *taps, size_t count);
+/* So many lines may be recorded from now on; returns how many of the last ones were not. */
+uint64_t lane_allow_lines(struct lane *lane, uint64_t lines);
+/* Move up to `most` whole records out; returns their bytes. Call it until it returns 0. */
+size_t lane_take_records(struct lane *lane, char *into, size_t room, size_t most);
+void lane_take_lost(struct lane *lane, struct lane_lost *lost);
+/* Cut everything that is under way. */
+void lane_cut(struct lane *lane);
 
 /* For tests: what the lane would make of a message; 0: it is for Python. */
 size_t lane_render_request(struct lane *lane, struct lane_caller *caller, const char *data,

@@ -47,6 +47,7 @@ struct lane *lane_new(const struct lane_limits *limits, const struct lane_calls 
 		lane->bounds[i] = bounds[i];
 	lane->now = lane_clock();
 	lane->world = 1;
+	lane->watch.sampling = -1;
 	lane->poller = epoll_create1(EPOLL_CLOEXEC);
 	if (lane->poller < 0 ||
 	    getrandom(lane->random, sizeof(lane->random), 0) != sizeof(lane->random)) {
@@ -175,6 +176,12 @@ static void flush_link(struct lane *lane, struct link *link)
 		lane_client_written(lane, (struct client *)link);
 }
 
+static void free_client(struct client *client)
+{
+	lane_bytes_free(&client->request);
+	lane_bytes_free(&client->shown);
+}
+
 static void free_dead(struct lane *lane)
 {
 	while (lane->dead) {
@@ -182,7 +189,7 @@ static void free_dead(struct lane *lane)
 
 		lane->dead = link->next_dead;
 		if (link->kind == CLIENT)
-			lane_bytes_free(&((struct client *)link)->request);
+			free_client((struct client *)link);
 		else
 			lane_bytes_free(&((struct server *)link)->in);
 		free(link);
@@ -277,8 +284,9 @@ void lane_drain(struct lane *lane)
 	lane_settle(lane);
 }
 
-void lane_free(struct lane *lane)
+void lane_cut(struct lane *lane)
 {
+	lane->now = lane_clock();
 	while (lane->links) {
 		struct link *link = lane->links;
 		struct server *server = (struct server *)link;
@@ -291,6 +299,11 @@ void lane_free(struct lane *lane)
 			lane_server_close(lane, server);
 	}
 	lane_settle(lane);
+}
+
+void lane_free(struct lane *lane)
+{
+	lane_cut(lane);
 	lane_forget(lane);
 	while (lane->targets) {
 		struct lane_target *target = lane->targets;
@@ -306,6 +319,7 @@ void lane_free(struct lane *lane)
 		lane_sweep(lane);
 	}
 	lane_bytes_free(&lane->sent);
+	lane_free_records(lane);
 	close(lane->poller);
 	free(lane);
 }

@@ -72,7 +72,7 @@ static char *put_field(char *at, const struct field *field)
 	return PUT(at, "\r\n");
 }
 
-static bool is_request_id(const struct slice *value)
+bool lane_is_request_id(const struct slice *value)
 {
 	static const char marks[] = "._:/+=@-";
 
@@ -89,7 +89,7 @@ static bool is_request_id(const struct slice *value)
 }
 
 /* A UUID of version 4 (RFC 9562 §5.4). */
-static char *put_uuid(struct lane *lane, char *at)
+static void put_uuid(struct lane *lane, char *at)
 {
 	static const char digits[] = "0123456789abcdef", variants[] = "89ab";
 	uint64_t random[2] = { lane_random(lane), lane_random(lane) };
@@ -101,18 +101,84 @@ static char *put_uuid(struct lane *lane, char *at)
 			*at++ = '-';
 		*at++ = i == 12 ? '4' : i == 16 ? variants[four & 3] : digits[four];
 	}
-	return at;
 }
 
 static size_t request_room(const struct lane_caller *caller, const struct head *head)
 {
-	size_t room = head->head_bytes + caller->address.length + caller->identity.length + 512;
+	size_t room = head->head_bytes + caller->address.length + caller->identity.length + 640;
 
 	return room + 4 * head->field_count;
 }
 
+static void put_hex(struct lane *lane, char *at, size_t digits)
+{
+	uint64_t random = 0;
+
+	for (size_t i = 0; i < digits; i++) {
+		if (i % 16 == 0)
+			random = lane_random(lane) | 1; /* no id is all zeros */
+		at[i] = "0123456789abcdef"[random & 15];
+		random >>= 4;
+	}
+}
+
+static bool by_chance(struct lane *lane, double share)
+{
+	return (double)(lane_random(lane) >> 11) < share * 9007199254740992.0; /* 2^53 */
+}
+
+/* Whether the flags of a context say that it is sampled; they are hexadecimal. */
+static bool is_sampled(const struct slice *trace)
+{
+	char low = trace->at[54];
+
+	return (low <= '9' ? low - '0' : low - 'a' + 10) & 1;
+}
+
+static char *put_context(char *at, const struct made *made, bool sampled)
+{
+	at = PUT(at, "traceparent: 00-");
+	at = put(at, made->trace, sizeof(made->trace));
+	at = PUT(at, "-");
+	at = put(at, made->span, sizeof(made->span));
+	return sampled ? PUT(at, "-01\r\n") : PUT(at, "-00\r\n");
+}
+
+/* What mesh.telemetry.trace_context makes of a request without a context, or with W3C's. */
+static char *put_trace(struct lane *lane, const struct head *head, struct made *made, char *at)
+{
+	const struct lane_watch *watch = &lane->watch;
+
+	if (!watch->traces)
+		return at;
+	if (!head->trace.at) {
+		if (watch->sampling < 0)
+			return at;
+		put_hex(lane, made->trace, sizeof(made->trace));
+		put_hex(lane, made->span, sizeof(made->span));
+		bool sampled = by_chance(lane, watch->sampling);
+		made->traced = sampled && watch->exports;
+		return put_context(at, made, sampled);
+	}
+	if (is_sampled(&head->trace) && watch->exports) {
+		memcpy(made->trace, head->trace.at + 3, sizeof(made->trace));
+		memcpy(made->parent, head->trace.at + 36, sizeof(made->parent));
+		put_hex(lane, made->span, sizeof(made->span));
+		made->traced = made->has_parent = true;
+		at = put_context(at, made, true);
+	} else {
+		at = PUT(at, "traceparent: ");
+		at = put(at, head->trace.at, head->trace.length);
+		at = PUT(at, "\r\n");
+	}
+	for (uint32_t i = 0; i < head->field_count; i++)
+		if (head->fields[i].kind == FIELD_STATE)
+			at = put_field(at, &head->fields[i]);
+	return at;
+}
+
 bool lane_write_request(struct lane *lane, const struct lane_caller *caller,
-			const struct head *head, struct bytes *out)
+			const struct head *head, struct made *made, struct bytes *out)
 {
 	const struct slice *id = NULL;
 	bool chained = false;
@@ -129,9 +195,9 @@ bool lane_write_request(struct lane *lane, const struct lane_caller *caller,
 	for (uint32_t i = 0; i < head->field_count; i++) {
 		const struct field *field = &head->fields[i];
 
-		if (field->kind == FIELD_KEPT)
+		if (field->kind == FIELD_KEPT || field->kind == FIELD_USER_AGENT)
 			at = put_field(at, field);
-		else if (field->kind == FIELD_REQUEST_ID && !id && is_request_id(&field->value))
+		else if (field->kind == FIELD_REQUEST_ID && !id && lane_is_request_id(&field->value))
 			id = &field->value;
 	}
 	at = PUT(at, "x-forwarded-for: ");
@@ -150,8 +216,13 @@ bool lane_write_request(struct lane *lane, const struct lane_caller *caller,
 		at = PUT(at, ", ");
 	at = put(at, caller->address.at, caller->address.length);
 	at = PUT(at, "\r\nx-request-id: ");
-	at = id ? put(at, id->at, id->length) : put_uuid(lane, at);
+	made->has_id = !id;
+	made->traced = made->has_parent = false;
+	if (!id)
+		put_uuid(lane, made->id);
+	at = id ? put(at, id->at, id->length) : put(at, made->id, sizeof(made->id));
 	at = PUT(at, "\r\n");
+	at = put_trace(lane, head, made, at);
 	if (caller->identity.length) {
 		at = PUT(at, "x-forwarded-client-cert: ");
 		at = put(at, caller->identity.at, caller->identity.length);

@@ -138,6 +138,42 @@ static bool may_claim(const struct slice *name)
 	       begins(name, "l5d-") || begins(name, "ssl-");
 }
 
+static bool all_hex(const char *at, size_t length, bool *some)
+{
+	*some = false;
+	for (size_t i = 0; i < length; i++) {
+		if (!(at[i] >= '0' && at[i] <= '9') && !(at[i] >= 'a' && at[i] <= 'f'))
+			return false;
+		*some = *some || at[i] != '0';
+	}
+	return true;
+}
+
+/* The one traceparent of version 0 (W3C Trace Context §3.2). */
+static bool is_trace(struct head *head, const struct slice *value)
+{
+	const char *at = value->at;
+	bool trace, span, flags;
+
+	if (head->trace.at || value->length != 55 || memcmp(at, "00-", 3) != 0 || at[35] != '-' ||
+	    at[52] != '-' || !all_hex(at + 3, 32, &trace) || !all_hex(at + 36, 16, &span) ||
+	    !all_hex(at + 53, 2, &flags))
+		return false;
+	head->trace = *value;
+	return trace && span;
+}
+
+static bool trace_field(struct head *head, struct field *field)
+{
+	head->has_trace_fields = true;
+	if (lane_name_is(&field->name, "traceparent")) {
+		field->kind = FIELD_TRACE;
+		return is_trace(head, &field->value);
+	}
+	field->kind = FIELD_STATE;
+	return lane_name_is(&field->name, "tracestate"); /* forms of B3 are Python's */
+}
+
 static bool request_field(struct head *head, struct field *field)
 {
 	/* waypoint.forward_headers.IDENTITY_FIELDS */
@@ -157,9 +193,15 @@ static bool request_field(struct head *head, struct field *field)
 		head->host = field->value;
 		field->kind = FIELD_DROPPED;
 		return true;
-	case 't': /* Python follows traces */
+	case 't':
 	case 'b':
-		return !one_of(&field->name, traces) && common_field(head, field);
+		if (one_of(&field->name, traces))
+			return trace_field(head, field);
+		return common_field(head, field);
+	case 'u':
+		if (lane_name_is(&field->name, "user-agent"))
+			field->kind = FIELD_USER_AGENT;
+		return common_field(head, field);
 	case 'x':
 		if (lane_name_is(&field->name, "x-forwarded-for"))
 			field->kind = FIELD_FORWARDED_FOR;
@@ -243,9 +285,10 @@ static void reset(struct head *head)
 	memset(&head->method, 0, sizeof(head->method));
 	memset(&head->target, 0, sizeof(head->target));
 	memset(&head->host, 0, sizeof(head->host));
+	memset(&head->trace, 0, sizeof(head->trace));
 	head->field_count = head->status = 0;
 	head->length = 0;
-	head->has_length = head->close = head->is_head = false;
+	head->has_length = head->close = head->is_head = head->has_trace_fields = false;
 }
 
 static bool scan_request_line(const char *at, const char *end, struct head *head)
@@ -267,9 +310,16 @@ static bool scan_request_line(const char *at, const char *end, struct head *head
 	return head->target.at[0] == '/' && all(head->target.at, head->target.length, 4);
 }
 
-enum scanned lane_scan_request(const struct lane_limits *limits, const char *data, size_t length,
+/* Contexts of traces: followed if somebody does, and only behind a parent of their own. */
+static bool may_follow(const struct lane *lane, const struct head *head)
+{
+	return !head->has_trace_fields || (lane->watch.traces && head->trace.at);
+}
+
+enum scanned lane_scan_request(const struct lane *lane, const char *data, size_t length,
 			       struct head *head)
 {
+	const struct lane_limits *limits = &lane->limits;
 	const char *end = memmem(data, length, "\r\n\r\n", 4);
 	const char *line;
 
@@ -283,7 +333,7 @@ enum scanned lane_scan_request(const struct lane_limits *limits, const char *dat
 		return SCAN_UNUSUAL;
 	if (scan_fields(limits, line + 2, end + 2, head, request_field) != SCAN_PLAIN)
 		return SCAN_UNUSUAL;
-	return head->host.at ? SCAN_PLAIN : SCAN_UNUSUAL;
+	return head->host.at && may_follow(lane, head) ? SCAN_PLAIN : SCAN_UNUSUAL;
 }
 
 static bool scan_status_line(const char *at, const char *end, struct head *head)

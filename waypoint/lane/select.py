@@ -10,6 +10,7 @@ from mesh.telemetry.requests import BUCKETS_MS
 from waypoint.front import Front
 from waypoint.lane.adopt import Adopter
 from waypoint.lane.host import Decider, Lane, Opener
+from waypoint.lane.recorder import Observation
 from waypoint.limits import ProxyLimits
 from waypoint.pool import Pool
 from waypoint.proxy import Proxy
@@ -36,6 +37,7 @@ def build_lane(
     opener: Opener,
     spawn: Callable[[Coroutine[None, None, None]], None],
     random: Random,
+    observation: Observation,
 ) -> Lane:
     """Put the lane of a worker before its front. Only where it `is_built`."""
     adopter = Adopter(
@@ -61,6 +63,7 @@ def build_lane(
         adopter=adopter,
         spawn=spawn,
         random=random,
+        observation=observation,
         new_engine=engine,
     )
     return lane

@@ -45,7 +45,7 @@ static bool start_waiting(struct lane *lane, struct server *server)
 	/* Callers may have been forgotten meanwhile; the decision still stands, as it does for
 	 * requests that were sent. Python writes the request then. */
 	if (client->world != lane->world ||
-	    lane_scan_request(&lane->limits, client->request.at, client->request.length,
+	    lane_scan_request(lane, client->request.at, client->request.length,
 			      &lane->head) != SCAN_PLAIN) {
 		lane_hand_over(lane, client, client->request.at, client->request.length);
 		return start_waiting(lane, server);
@@ -196,7 +196,8 @@ static void read_head(struct lane *lane, struct server *server, const char *data
 		return;
 	}
 	client->status = lane->head.status;
-	lane_bytes_free(&client->request);
+	client->answered_at = lane->now;
+	lane_keep_head(lane, client);
 	server->keep_alive = !lane->head.close;
 	server->left = has_body(client, client->status) ? lane->head.length : 0;
 	server->in_body = true;
@@ -259,9 +260,10 @@ size_t lane_render_request(struct lane *lane, struct lane_caller *caller, const 
 			   size_t length, char *into, size_t room)
 {
 	struct bytes out = { 0 };
+	struct made made;
 
-	if (lane_scan_request(&lane->limits, data, length, &lane->head) != SCAN_PLAIN ||
-	    !lane_write_request(lane, caller, &lane->head, &out))
+	if (lane_scan_request(lane, data, length, &lane->head) != SCAN_PLAIN ||
+	    !lane_write_request(lane, caller, &lane->head, &made, &out))
 		return 0;
 	return hand_out(&out, into, room);
 }

@@ -20,6 +20,7 @@ from waypoint.lane.adopt import Adopter
 from waypoint.lane.dependence import Dependence
 from waypoint.lane.engine import Engine
 from waypoint.lane.host import Lane
+from waypoint.lane.recorder import Observation
 from waypoint.limits import ProxyLimits
 from waypoint.plan import Forward, Reply, Router, Wait
 from waypoint.pool import Pool
@@ -64,6 +65,7 @@ class Behind:
     add: Callable[[Http1Server], Http1Server]
     forget: Callable[[Http1Server], None]
     spawn: Callable[[Coroutine[None, None, None]], None]
+    observation: Observation
 
     async def serve_http1(
         self,
@@ -100,6 +102,7 @@ def new_lane(behind: Behind) -> Lane:
         adopter=adopter,
         spawn=behind.spawn,
         random=random,
+        observation=behind.observation,
         new_engine=lambda lane: Engine(behind.limits, lane, BUCKETS_MS),
     )
 

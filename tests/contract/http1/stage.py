@@ -17,6 +17,7 @@ from mesh.model.request import RequestRecord
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort
 from tests.contract.http1.laned import USE_LANE, Behind, listening, new_lane
+from tests.contract.http1.observed import Observed
 from waypoint.connect_tcp import TcpConnector
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
@@ -135,11 +136,13 @@ async def stage(
     router: RouterOf = ServiceRouter,
     addresses: tuple[SocketAddress, ...] = (),
     app_protocol: str = "",
+    observed: Observed | None = None,
 ) -> AsyncIterator[Stage]:
     """Run a proxy for one service; each handler is a server that becomes an endpoint of it."""
     loop = asyncio.get_running_loop()
     limits = limits or ProxyLimits()
     records: list[RequestRecord] = []
+    observed = observed or Observed()
     async with contextlib.AsyncExitStack() as stack:
         ports = [await stack.enter_async_context(serving(handler)) for handler in handlers]
         endpoints = [
@@ -163,10 +166,13 @@ async def stage(
             limits=limits,
             pool=pool,
             router=router(Endpoints(snapshot)),
-            record=records.append,
+            record=observed.recorded_by(records),
             random=Random(7),
             identity=OWN,
+            traces=observed.traces,
+            span=observed.records.span,
         )
+        proxy.tap = observed.shown_to()
         origin = Origin(
             principal=CALLER,
             client=SocketAddress(parse_ip("10.0.0.9"), 0),
@@ -199,8 +205,10 @@ async def stage(
                 add=clients.add,
                 forget=clients.forget,
                 spawn=spawn,
+                observation=observed.observation,
             )
             lane = new_lane(behind)
+            observed.attach(lane)
         port, port_h2 = (each.sockets[0].getsockname()[1] for each in (listener, listener_h2))
         if lane is not None:
             port = ports_h1.enter_context(listening(behind, lane))

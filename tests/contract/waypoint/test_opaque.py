@@ -19,8 +19,8 @@ from mesh.model.identity import SpiffeId
 from mesh.model.policy import PolicyKey
 from mesh.model.verdict import Decision, RuleRef, Verdict
 from mesh.policy.judge import NO_POLICY
-from mesh.telemetry.access_log import LogFormat
 from mesh.telemetry.metrics import MeshMetrics
+from mesh.telemetry.request_log import LogMode, RequestLog
 from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import best_engine, engine_factory
 from tests.contract.http1.stage import CALLER, run, serving
@@ -102,7 +102,7 @@ class Ground:
 async def ground() -> AsyncIterator[Ground]:
     loop = asyncio.get_running_loop()
     async with serving(shout) as port, asyncio.TaskGroup() as tasks:
-        records = Records("Kubernetes", LogFormat.OFF)
+        records = Records("Kubernetes", RequestLog(mode=LogMode.OFF), Random(1).random)
         limits = ProxyLimits()
         flushes = FlushQueue(loop)
         pool = Pool(loop, TcpConnector(loop), limits, lambda w: void(tasks, w), flushes)
@@ -244,7 +244,7 @@ def test_lines_and_metrics_come_of_it() -> None:
             _, writer = await here.connect()
             writer.close()
             (record,) = here.records
-            records = Records("Kubernetes", LogFormat.JSON)
+            records = Records("Kubernetes", RequestLog(mode=LogMode.JSON), Random(1).random)
             records.ended(record)
             lines, ends = records.take()
             assert isinstance(lines, Lines)

@@ -10,10 +10,10 @@ from prometheus_client.exposition import generate_latest
 from mesh.model.address import parse_socket_address
 from mesh.model.identity import SpiffeId
 from mesh.telemetry import names
-from mesh.telemetry.access_log import LogFormat
 from mesh.telemetry.event_counts import EventCounts
 from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.names import Kind, MetricSpec
+from mesh.telemetry.request_log import LogMode, RequestLog
 from mesh.telemetry.requests import RequestMetrics, RequestTally
 from tests.unit.waypoint.records import record
 from waypoint.feed import IssuerKeys, Stats
@@ -31,7 +31,7 @@ OPTIONS = WaypointOptions(
     listen=parse_socket_address("127.0.0.1:15008"),
     admin=parse_socket_address("127.0.0.1:15021"),
     workers=2,
-    access_log=LogFormat.OFF,
+    access_log=RequestLog(mode=LogMode.OFF),
     drain_timeout_s=1.0,
 )
 

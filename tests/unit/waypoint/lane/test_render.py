@@ -85,6 +85,9 @@ class _Nobody:
     def closed(self, number: int) -> None:
         raise AssertionError(number)
 
+    def recorded(self) -> None:
+        """Nothing is looked at."""
+
     def gone(self, entry: int) -> None:
         raise AssertionError(entry)
 

@@ -57,6 +57,9 @@ class _Host:
     def closed(self, number: int) -> None:
         """Nothing is kept of it."""
 
+    def recorded(self) -> None:
+        """Nothing is looked at."""
+
     def gone(self, entry: int) -> None:
         """Nothing is kept of it."""
 

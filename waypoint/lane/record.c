@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What access log, taps and traces want to know of requests that ended: bytes in a bounded buffer,
+ * which Python makes into lines and spans later. */
+#include "internal.h"
+
+#include <stdlib.h>
+#include <strings.h>
+#include <time.h>
+
+enum { KEEP_BYTES = 4096 };
+
+void lane_watch_requests(struct lane *lane, const struct lane_watch *watch)
+{
+	lane->watch = *watch;
+}
+
+int lane_tap_requests(struct lane *lane, const struct lane_tap *taps, size_t count)
+{
+	if (count > MAX_TAPS)
+		return -1;
+	for (size_t i = 0; i < count; i++) {
+		struct tap *tap = &lane->taps[i];
+
+		/* A longer one is cut: it lets more pass, and Python looks at all of it. */
+		*tap = (struct tap){ .status_from = taps[i].status_from,
+				     .status_to = taps[i].status_to };
+		if (strlen(taps[i].method) < sizeof(tap->method))
+			strcpy(tap->method, taps[i].method);
+		strncpy(tap->path, taps[i].path, sizeof(tap->path) - 1);
+	}
+	lane->tap_count = count;
+	return 0;
+}
+
+uint64_t lane_allow_lines(struct lane *lane, uint64_t lines)
+{
+	uint64_t left = lane->lines_allowed;
+
+	lane->lines_allowed = lines;
+	return left;
+}
+
+void lane_take_lost(struct lane *lane, struct lane_lost *lost)
+{
+	*lost = lane->lost;
+	lane->lost = (struct lane_lost){ 0 };
+}
+
+/* The answer begins. Keep the request's head until it ends, if a record may be wanted then. */
+void lane_keep_head(const struct lane *lane, struct client *client)
+{
+	struct bytes *request = &client->request;
+
+	if (lane->watch.log == LANE_LOG_NONE && !client->made.traced && !client->shown.length) {
+		lane_bytes_free(request);
+		return;
+	}
+	request->length = client->request_head;
+	if (request->room > 2 * KEEP_BYTES && request->length < KEEP_BYTES) {
+		char *at = realloc(request->at, KEEP_BYTES);
+
+		if (at) {
+			request->at = at;
+			request->room = KEEP_BYTES;
+		}
+	}
+}
+
+/* --- who wants it ---------------------------------------------------------------------------- */
+
+static bool has_failed(const struct lane_count *one)
+{
+	return one->failure != LANE_FINE || one->status >= 500;
+}
+
+static bool is_logged(struct lane *lane, const struct lane_count *one)
+{
+	if (lane->watch.log == LANE_LOG_NONE)
+		return false;
+	if (has_failed(one))
+		return true;
+	return lane->watch.log == LANE_LOG_ALL &&
+	       (lane->watch.log_share >= 1 ||
+		(double)(lane_random(lane) >> 11) < lane->watch.log_share * 9007199254740992.0);
+}
+
+static bool sees(const struct tap *tap, const struct head *head, uint32_t status)
+{
+	size_t path = strlen(tap->path), method = strlen(tap->method);
+
+	if (status < tap->status_from || status > tap->status_to)
+		return false;
+	if (method && (method != head->method.length ||
+		       memcmp(tap->method, head->method.at, method) != 0))
+		return false;
+	return path <= head->target.length && !memcmp(tap->path, head->target.at, path);
+}
+
+static bool is_tapped(const struct lane *lane, const struct client *client,
+		      const struct head *head, uint32_t status)
+{
+	if (!client->shown.length) /* nobody watched when it began */
+		return false;
+	for (size_t i = 0; i < lane->tap_count; i++)
+		if (sees(&lane->taps[i], head, status))
+			return true;
+	return false;
+}
+
+static uint32_t who_wants(struct lane *lane, const struct client *client,
+			  const struct lane_count *one)
+{
+	uint32_t wanted = client->made.traced ? LANE_TRACED : 0;
+
+	if (is_logged(lane, one)) {
+		if (lane->lines_allowed) {
+			lane->lines_allowed--;
+			wanted |= LANE_LOGGED;
+		} else {
+			lane->lost.logged++;
+		}
+	}
+	if (!wanted && !client->shown.length)
+		return 0;
+	if (lane_scan_request(lane, client->request.at, client->request.length,
+			      &lane->recorded) != SCAN_PLAIN)
+		return 0; /* it was plain when it came */
+	return wanted | (is_tapped(lane, client, &lane->recorded, one->status) ? LANE_TAPPED : 0);
+}
+
+static void lose(struct lane *lane, uint32_t wanted)
+{
+	lane->lost.logged += !!(wanted & LANE_LOGGED);
+	lane->lost.tapped += !!(wanted & LANE_TAPPED);
+	lane->lost.traced += !!(wanted & LANE_TRACED);
+}
+
+/* --- what it says ---------------------------------------------------------------------------- */
+
+/* Where a record is written; room was made for it. */
+struct pen {
+	char *at;
+	uint32_t *length; /* of the present string */
+};
+
+static void add(struct pen *pen, const char *data, size_t length)
+{
+	if (length)
+		memcpy(pen->at, data, length);
+	pen->at += length;
+	*pen->length += (uint32_t)length;
+}
+
+static void add_slice(struct pen *pen, const struct slice *slice)
+{
+	add(pen, slice->at, slice->length);
+}
+
+/* The values of all fields of a kind, as they are joined in one. */
+static void add_joined(struct pen *pen, const struct head *head, uint8_t kind, const char *between)
+{
+	for (uint32_t i = 0; i < head->field_count; i++) {
+		if (head->fields[i].kind != kind)
+			continue;
+		if (*pen->length) /* as render.c joins them */
+			add(pen, between, strlen(between));
+		add_slice(pen, &head->fields[i].value);
+	}
+}
+
+static void add_request_id(struct pen *pen, const struct client *client, const struct head *head)
+{
+	if (client->made.has_id) {
+		add(pen, client->made.id, sizeof(client->made.id));
+		return;
+	}
+	for (uint32_t i = 0; i < head->field_count; i++)
+		if (head->fields[i].kind == FIELD_REQUEST_ID &&
+		    lane_is_request_id(&head->fields[i].value)) {
+			add_slice(pen, &head->fields[i].value);
+			return;
+		}
+}
+
+/* The last one counts, as in waypoint.forward_headers. */
+static void add_user_agent(struct pen *pen, const struct head *head)
+{
+	for (uint32_t i = head->field_count; i-- > 0;)
+		if (head->fields[i].kind == FIELD_USER_AGENT) {
+			add_slice(pen, &head->fields[i].value);
+			return;
+		}
+}
+
+static void add_strings(struct pen *pen, uint32_t *lengths, const struct client *client,
+			const struct head *head, uint32_t wanted)
+{
+	const struct made *made = &client->made;
+
+	for (int i = 0; i < LANE_STRINGS; i++) {
+		pen->length = &lengths[i];
+		switch ((enum lane_string)i) {
+		case LANE_METHOD: add_slice(pen, &head->method); break;
+		case LANE_TARGET: add_slice(pen, &head->target); break;
+		case LANE_HOST: add_slice(pen, &head->host); break;
+		case LANE_REQUEST_ID: add_request_id(pen, client, head); break;
+		case LANE_USER_AGENT: add_user_agent(pen, head); break;
+		case LANE_FORWARDED_FOR:
+			add_joined(pen, head, FIELD_FORWARDED_FOR, ", ");
+			break;
+		case LANE_TRACE:
+			if (!made->traced)
+				break;
+			add(pen, made->trace, sizeof(made->trace));
+			add(pen, made->span, sizeof(made->span));
+			if (made->has_parent)
+				add(pen, made->parent, sizeof(made->parent));
+			break;
+		case LANE_STATE:
+			if (made->traced)
+				add_joined(pen, head, FIELD_STATE, ",");
+			break;
+		case LANE_HEAD:
+			if (wanted & LANE_TAPPED)
+				add(pen, client->shown.at, client->shown.length);
+			break;
+		case LANE_STRINGS: break;
+		}
+	}
+}
+
+static double epoch(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+void lane_record(struct lane *lane, const struct client *client, const struct lane_count *one)
+{
+	uint32_t wanted = who_wants(lane, client, one);
+	struct bytes *records = &lane->records;
+	/* Every string of a record is in the head once at most, but for what was made up. */
+	size_t most = sizeof(struct lane_record) + lane->recorded.head_bytes +
+		      sizeof(struct made) + 2 * MAX_FIELDS + client->shown.length;
+	struct lane_record record;
+	bool first = !records->length;
+	struct pen pen;
+
+	if (!wanted)
+		return;
+	if (lane->records_taken > MAX_RECORD_BYTES / 2) {
+		lane_bytes_cut(records, lane->records_taken);
+		lane->records_taken = 0;
+	}
+	if (records->length - lane->records_taken + most > MAX_RECORD_BYTES ||
+	    !lane_bytes_need(records, most)) {
+		lose(lane, wanted);
+		return;
+	}
+	record = (struct lane_record){
+		.entry = one->entry,
+		.target = one->target,
+		.origin = client->origin,
+		.received = one->received,
+		.sent = one->sent,
+		.started_at = epoch() - one->seconds,
+		.seconds = one->seconds,
+		.answered_s = client->answered_at < 0 ? -1 :
+							client->answered_at - client->started_at,
+		.status = one->status,
+		.failure = one->failure,
+		.wanted = wanted,
+	};
+	pen.at = records->at + records->length + sizeof(record);
+	add_strings(&pen, record.lengths, client, &lane->recorded, wanted);
+	record.size = (uint32_t)(pen.at - (records->at + records->length));
+	memcpy(records->at + records->length, &record, sizeof(record));
+	records->length += record.size;
+	if (first)
+		lane->calls.recorded(lane->owner);
+}
+
+/* --- reading --------------------------------------------------------------------------------- */
+
+size_t lane_take_records(struct lane *lane, char *into, size_t room, size_t most)
+{
+	struct bytes *records = &lane->records;
+	size_t taken = 0;
+
+	while (most-- && lane->records_taken < records->length) {
+		struct lane_record record;
+		const char *at = records->at + lane->records_taken;
+
+		memcpy(&record, at, sizeof(record));
+		if (taken + record.size > room && taken)
+			break;
+		if (record.size > room) {
+			lose(lane, record.wanted);
+		} else {
+			memcpy(into + taken, at, record.size);
+			taken += record.size;
+		}
+		lane->records_taken += record.size;
+	}
+	if (lane->records_taken == records->length)
+		records->length = lane->records_taken = 0;
+	return taken;
+}
+
+void lane_free_records(struct lane *lane)
+{
+	lane_bytes_free(&lane->records);
+	lane->records_taken = 0;
+}

@@ -120,8 +120,6 @@ class SockFlag(IntFlag):
 
     REWRITTEN = 1
     ESTABLISHED = 2
-    FIN_SENT = 4
-    PEER_FIN = 8
 
 
 class Counted(IntFlag):

@@ -138,8 +138,6 @@ enum mn_service_flag {
 enum mn_sock_flag {
 	MN_SOCK_REWRITTEN = 1,
 	MN_SOCK_ESTABLISHED = 2,
-	MN_SOCK_FIN_SENT = 4,
-	MN_SOCK_PEER_FIN = 8,
 };
 
 /* mn_config[0]. A zero outbound_port means "not configured yet": enrolled pods are refused. */
@@ -246,8 +244,8 @@ struct mn_orig_dst {
 	__u16 pad;
 };
 
-/* mn_grant: a SYN of exactly this tuple may reach the application. Value: expiry, __u64, in
- * nanoseconds of CLOCK_MONOTONIC. */
+/* mn_grant: a SYN of exactly this tuple, from ztunnel, may reach the application. Value: expiry,
+ * __u64, in nanoseconds of CLOCK_MONOTONIC. */
 struct mn_tuple {
 	struct mn_addr src;
 	struct mn_addr dst;
@@ -273,16 +271,19 @@ struct mn_sock {
 	__u16 pad;
 };
 
-/* mn_flow: socket cookie (__u64) -> open direct connection. */
+/* mn_flow: tuple -> open direct connection. Until expires_ns its SYN may reach the application: what
+ * is not listed is not granted. */
 struct mn_flow {
 	__u64 netns_cookie;
+	__u64 socket_cookie;
 	__u64 start_ns;
-	struct mn_tuple tuple;
+	__u64 expires_ns;
 	__u32 src_workload;
 	__u32 dst_workload;
 	__u32 src_class;
 	__u32 dst_class;
 	__u32 cut; /* user space is about to end it */
+	__u32 pad;
 };
 
 /* vip: what was dialled, where that was a service; else zero. */

@@ -62,17 +62,21 @@ MN_INLINE int mn_is_excluded_inbound(const struct mn_tuple *tuple)
 /* Why a connection may go on to the application, or why it goes to ztunnel. */
 MN_INLINE __u32 mn_admit(const struct mn_tuple *tuple, const struct mn_config *config)
 {
+	const struct mn_flow *flow;
 	__u64 *expires_ns;
 
 	if (tuple->dst_port == config->hbone_port)
 		return MN_R_IN_HBONE;
+	flow = bpf_map_lookup_elem(MAP(mn_flow), tuple);
+	if (flow && bpf_ktime_get_ns() < flow->expires_ns)
+		return MN_R_IN_GRANTED;
 	if (bpf_map_lookup_elem(MAP(mn_probe), &tuple->src))
 		return MN_R_IN_PROBE;
 	if (mn_is_excluded_inbound(tuple))
 		return MN_R_IN_EXCLUDED;
 	expires_ns = bpf_map_lookup_elem(MAP(mn_grant), tuple);
 	if (!expires_ns)
-		return MN_R_IN_ZTUNNEL;
+		return flow ? MN_R_IN_GRANT_EXPIRED : MN_R_IN_ZTUNNEL;
 	return bpf_ktime_get_ns() < *expires_ns ? MN_R_IN_GRANTED : MN_R_IN_GRANT_EXPIRED;
 }
 

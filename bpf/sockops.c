@@ -4,9 +4,11 @@
  * sockops of the pods' cgroup: follow the connections that connect() decided on.
  *
  * At TCP_CONNECT_CB the source port is known and the SYN has not left yet: the original destination
- * is filed for ztunnel, a direct connection is listed and granted. Fail-closed: without its entry in
- * mn_flow a connection could not be found again when policy changes, so it gets no grant and ends
- * at ztunnel's plaintext listener; without an original destination ztunnel refuses.
+ * is filed for ztunnel, a direct connection is listed and by that granted. Fail-closed: without its
+ * entry in mn_flow a connection could not be found again when policy changes; it is not granted
+ * either and ends at ztunnel's plaintext listener. Without an original destination ztunnel refuses.
+ *
+ * The kernel calls a dozen times per connection. What does not matter returns before any lookup.
  */
 #include "pacing.h"
 #include "telemetry.h"
@@ -22,6 +24,17 @@ enum mn_tcp_state {
 	MN_TCP_CLOSING = 11,
 };
 
+MN_INLINE int mn_has_sent_fin(__u32 state)
+{
+	return state == MN_TCP_FIN_WAIT1 || state == MN_TCP_FIN_WAIT2 || state == MN_TCP_CLOSING ||
+	       state == MN_TCP_LAST_ACK;
+}
+
+MN_INLINE int mn_has_peer_fin(__u32 state)
+{
+	return state == MN_TCP_CLOSE_WAIT || state == MN_TCP_CLOSING || state == MN_TCP_LAST_ACK;
+}
+
 MN_INLINE void mn_file_orig_dst(struct bpf_sock_ops *ctx, const struct mn_sock *sock)
 {
 	struct mn_client_key key = {.netns_cookie = sock->netns_cookie, .port = ctx->local_port};
@@ -36,9 +49,11 @@ MN_INLINE void mn_file_orig_dst(struct bpf_sock_ops *ctx, const struct mn_sock *
 
 MN_INLINE void mn_grant_direct(struct bpf_sock_ops *ctx, const struct mn_sock *sock)
 {
-	__u64 cookie = mn_socket_cookie(ctx);
+	const struct mn_config *config = mn_get_config();
+	struct mn_tuple tuple = {};
 	struct mn_flow flow = {
 		.netns_cookie = sock->netns_cookie,
+		.socket_cookie = mn_socket_cookie(ctx),
 		.start_ns = sock->start_ns,
 		.src_workload = sock->src_workload,
 		.dst_workload = sock->dst_workload,
@@ -46,12 +61,15 @@ MN_INLINE void mn_grant_direct(struct bpf_sock_ops *ctx, const struct mn_sock *s
 		.dst_class = sock->dst_class,
 	};
 
-	mn_tuple_of(ctx, &flow.tuple);
-	if (bpf_map_update_elem(MAP(mn_flow), &cookie, &flow, BPF_ANY)) {
-		mn_count(MN_R_FLOW_FULL);
+	if (!config) {
+		mn_count(MN_R_GRANT_FAILED);
 		return;
 	}
-	mn_count(mn_write_grant(&flow.tuple) ? MN_R_GRANT_FAILED : MN_R_GRANTED);
+	/* Not from start_ns: with TCP_FASTOPEN_CONNECT the SYN waits for the first bytes. */
+	flow.expires_ns = bpf_ktime_get_ns() + config->grant_ttl_ns;
+	mn_tuple_of(ctx, &tuple);
+	mn_count(bpf_map_update_elem(MAP(mn_flow), &tuple, &flow, BPF_ANY) ? MN_R_FLOW_FULL
+									   : MN_R_GRANTED);
 }
 
 MN_INLINE void mn_on_connect(struct bpf_sock_ops *ctx, struct mn_sock *sock)
@@ -84,7 +102,7 @@ MN_INLINE __u64 mn_payload_sent(struct bpf_sock_ops *ctx, const struct mn_sock *
 
 	if (acked && sock->flags & MN_SOCK_ESTABLISHED)
 		acked -= 1;
-	if (acked && sock->flags & MN_SOCK_FIN_SENT && ctx->snd_una == ctx->snd_nxt)
+	if (acked && mn_has_sent_fin(ctx->args[0]) && ctx->snd_una == ctx->snd_nxt)
 		acked -= 1;
 	return acked;
 }
@@ -93,7 +111,7 @@ MN_INLINE __u64 mn_payload_received(struct bpf_sock_ops *ctx, const struct mn_so
 {
 	__u64 received = ctx->bytes_received;
 	/* From FIN_WAIT2 there is no further state to see: what came last was the FIN. */
-	int fin = sock->flags & MN_SOCK_PEER_FIN ||
+	int fin = mn_has_peer_fin(ctx->args[0]) ||
 		  (ctx->args[0] == MN_TCP_FIN_WAIT2 && received > sock->received_at_fin);
 
 	return received && fin ? received - 1 : received;
@@ -146,17 +164,15 @@ MN_INLINE void mn_report_close(struct bpf_sock_ops *ctx, struct mn_sock *sock,
 
 MN_INLINE void mn_on_close(struct bpf_sock_ops *ctx, struct mn_sock *sock)
 {
-	__u64 cookie = mn_socket_cookie(ctx);
 	struct mn_tuple tuple = {};
 	struct mn_flow *flow;
 	int cut = 0;
 
 	mn_tuple_of(ctx, &tuple);
 	if (sock->path == MN_PATH_DIRECT) {
-		flow = bpf_map_lookup_elem(MAP(mn_flow), &cookie);
+		flow = bpf_map_lookup_elem(MAP(mn_flow), &tuple);
 		cut = flow && flow->cut;
-		bpf_map_delete_elem(MAP(mn_flow), &cookie);
-		bpf_map_delete_elem(MAP(mn_grant), &tuple);
+		bpf_map_delete_elem(MAP(mn_flow), &tuple);
 	}
 	mn_report_close(ctx, sock, &tuple, cut);
 	sock->path = MN_PATH_NONE;
@@ -164,17 +180,9 @@ MN_INLINE void mn_on_close(struct bpf_sock_ops *ctx, struct mn_sock *sock)
 
 MN_INLINE void mn_on_state(struct bpf_sock_ops *ctx, struct mn_sock *sock)
 {
-	__u32 next = ctx->args[1];
-
-	if (next == MN_TCP_CLOSE) {
+	if (ctx->args[1] == MN_TCP_CLOSE)
 		mn_on_close(ctx, sock);
-		return;
-	}
-	if (next == MN_TCP_FIN_WAIT1 || next == MN_TCP_LAST_ACK)
-		sock->flags |= MN_SOCK_FIN_SENT;
-	if (next == MN_TCP_CLOSE_WAIT || next == MN_TCP_CLOSING)
-		sock->flags |= MN_SOCK_PEER_FIN;
-	if (next == MN_TCP_FIN_WAIT2)
+	else
 		sock->received_at_fin = ctx->bytes_received;
 }
 
@@ -206,6 +214,9 @@ MN_PROG(mn_sockops)(struct bpf_sock_ops *ctx)
 
 	if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB &&
 	    op != BPF_SOCK_OPS_STATE_CB)
+		return 1;
+	if (op == BPF_SOCK_OPS_STATE_CB && ctx->args[1] != MN_TCP_CLOSE &&
+	    ctx->args[1] != MN_TCP_FIN_WAIT2)
 		return 1;
 	sk = ctx->sk;
 	if (!sk)

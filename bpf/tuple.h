@@ -12,14 +12,14 @@
 MN_INLINE void mn_tuple_of(struct bpf_sock_ops *ctx, struct mn_tuple *tuple)
 {
 	if (ctx->family == MN_AF_INET6) {
-		tuple->src.word[0] = ctx->local_ip6[0];
-		tuple->src.word[1] = ctx->local_ip6[1];
-		tuple->src.word[2] = ctx->local_ip6[2];
-		tuple->src.word[3] = ctx->local_ip6[3];
-		tuple->dst.word[0] = ctx->remote_ip6[0];
-		tuple->dst.word[1] = ctx->remote_ip6[1];
-		tuple->dst.word[2] = ctx->remote_ip6[2];
-		tuple->dst.word[3] = ctx->remote_ip6[3];
+		tuple->src.word[0] = MN_ONCE(ctx->local_ip6[0]);
+		tuple->src.word[1] = MN_ONCE(ctx->local_ip6[1]);
+		tuple->src.word[2] = MN_ONCE(ctx->local_ip6[2]);
+		tuple->src.word[3] = MN_ONCE(ctx->local_ip6[3]);
+		tuple->dst.word[0] = MN_ONCE(ctx->remote_ip6[0]);
+		tuple->dst.word[1] = MN_ONCE(ctx->remote_ip6[1]);
+		tuple->dst.word[2] = MN_ONCE(ctx->remote_ip6[2]);
+		tuple->dst.word[3] = MN_ONCE(ctx->remote_ip6[3]);
 		MN_KEEP_APART();
 	} else {
 		mn_addr_v4(&tuple->src, ctx->local_ip4);

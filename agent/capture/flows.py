@@ -12,10 +12,9 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from agent.capture.maps import decode_cookie
 from agent.capture.pins import PinnedMaps
 from agent.netns import call_in_netns
-from bpf.layout import Flow
+from bpf.layout import Addr, Flow, Tuple
 from mesh.errors import KernelError
 from mesh.model.address import SocketAddress
 
@@ -50,12 +49,12 @@ class OpenFlow:
 
 
 def decode_flow(key: bytes, raw: bytes) -> OpenFlow:
-    flow = Flow.from_buffer_copy(raw)
+    ends, flow = Tuple.from_buffer_copy(key), Flow.from_buffer_copy(raw)
     return OpenFlow(
-        socket_cookie=decode_cookie(key),
+        socket_cookie=flow.socket_cookie,
         netns_cookie=flow.netns_cookie,
-        src=SocketAddress(flow.tuple.src.ip, flow.tuple.src_port),
-        dst=SocketAddress(flow.tuple.dst.ip, flow.tuple.dst_port),
+        src=SocketAddress(ends.src.ip, ends.src_port),
+        dst=SocketAddress(ends.dst.ip, ends.dst_port),
         src_workload=flow.src_workload,
         dst_workload=flow.dst_workload,
         src_class=flow.src_class,
@@ -101,17 +100,15 @@ def owner_of(local: SocketAddress, remote: SocketAddress) -> int | None:
 def mark_cut(maps: PinnedMaps, flow: OpenFlow) -> None:
     """Say that this connection is about to be ended: its end is then reported with the reason, and
     not only counted."""
-    key = struct.pack("=Q", flow.socket_cookie)
+    key = bytes(Tuple(Addr.of(flow.src.ip), Addr.of(flow.dst.ip), flow.src.port, flow.dst.port))
     raw = maps["mn_flow"].lookup(key)
-    if raw is not None:
-        marked = Flow.from_buffer_copy(raw)
+    if raw is None:
+        return
+    marked = Flow.from_buffer_copy(raw)
+    # Another connection may have taken its ports meanwhile.
+    if marked.socket_cookie == flow.socket_cookie:
         marked.cut = 1
         maps["mn_flow"].replace(key, bytes(marked))
-
-
-def forget_flow(maps: PinnedMaps, flow: OpenFlow) -> None:
-    """Drop a list entry whose socket is gone."""
-    maps["mn_flow"].delete(struct.pack("=Q", flow.socket_cookie))
 
 
 def _destroy_found(local: SocketAddress, remote: SocketAddress) -> bool:

@@ -91,6 +91,8 @@ static void port_event(mt_engine *e, mt_port *p, uint32_t events)
         return; /* closed in this round */
     if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         p->hangup = true;
+    if (events & EPOLLPRI)
+        p->urgent = true;
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         p->readable = true;
     if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))

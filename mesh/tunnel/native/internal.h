@@ -128,6 +128,7 @@ typedef struct {
     uint8_t kind;
     bool readable, writable;
     bool hangup; /* a FIN or an error is in the queue: a short read is not the last one */
+    bool urgent; /* an urgent byte is: the kernel stops before it, and there is more behind */
 } mt_port;
 
 /* Takes `fd` over, also when it fails (-1). */

@@ -16,7 +16,7 @@
 int port_open(mt_engine *e, mt_port *p, int kind, void *owner, int fd)
 {
     struct epoll_event event = {
-        .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+        .events = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET,
         .data.ptr = p,
     };
     int on = 1;
@@ -44,11 +44,11 @@ ssize_t port_read(mt_port *p, void *buffer, size_t len)
         n = recv(p->fd, buffer, len, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
     if (n >= 0) {
-        if (n && (size_t)n < len && !p->hangup)
+        if (n && (size_t)n < len && !p->hangup && !p->urgent)
             p->readable = false; /* epoll(7): the next byte makes a new edge */
         return n;
     }
-    p->readable = false;
+    p->readable = p->urgent = false;
     if (errno == EAGAIN)
         return IO_WOULD_BLOCK;
     p->error = errno;

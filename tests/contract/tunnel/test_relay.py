@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
 
@@ -71,6 +72,31 @@ def test_slow_reader_stops_the_writer(factory: EngineFactory) -> None:
         assert (end.reason, end.detail) == (EndReason.ABORTED, "enough")
         near.close()
         far.close()
+        await engine.aclose()
+
+    run(main())
+
+
+def test_what_follows_an_urgent_byte_is_not_held_back(factory: EngineFactory) -> None:
+    """The kernel ends a read at the urgent mark, whatever waits behind it."""
+
+    async def main() -> None:
+        engine = factory(asyncio.get_running_loop(), TunnelSettings())
+        (near, first), (far, second) = tcp_pair(), tcp_pair()
+        second.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        log = RelayLog()
+        engine.relay(first, second, log)
+        # More than the far side takes: all of it has arrived before the mark is reached.
+        payload = bytes(1 << 21)
+        await App(near).send(payload)
+        assert near.send(b"!", socket.MSG_OOB) == 1
+        await App(near).send(b"behind")
+        received = await App(far).receive_exactly(len(payload) + 6)
+        assert received[-6:] == b"behind"
+        near.close()
+        far.close()
+        await log.closed
         await engine.aclose()
 
     run(main())

@@ -19,27 +19,33 @@ from pathlib import Path
 import click
 
 from agent.cli.main import meshnode_version
+from agent.cli.observers import agents
 from agent.cli.progress import progress
-from agent.cli.shared import Output, answer, node_option, output_option
+from agent.cli.reach_options import chosen_cluster, reach_arguments, reach_options
+from agent.cli.shared import Output, answer, output_option
 from agent.paths import known_nodes
 from mesh.errors import ConfigError
 
 SCHEMA_VERSION = 1
 STEP_TIMEOUT_S = 40.0
-_PER_NODE: Mapping[str, Sequence[str]] = {
+_ANSWERED: Mapping[str, Sequence[str]] = {
     "status": ("status",),
-    "check": ("check",),
     "config": ("config", "dump"),
     "certs": ("certs",),
     "connections": ("connections",),
+    "bpf-diff": ("bpf", "diff"),
+}
+"""Of every node, wherever it is."""
+_LOOKED_UP: Mapping[str, Sequence[str]] = {
+    "check": ("check",),
     "bpf-maps": ("bpf", "maps"),
     "bpf-progs": ("bpf", "progs"),
     "bpf-links": ("bpf", "links"),
     "bpf-enrolled": ("bpf", "enrolled"),
     "bpf-drops": ("bpf", "drops", "-a"),
-    "bpf-diff": ("bpf", "diff"),
     "bpf-fsck": ("bpf", "fsck"),
 }
+"""Of nodes on this machine."""
 _MESH: Mapping[str, Sequence[str]] = {
     "edges": ("edges", "--since", "15m"),
     "stat": ("stat", "service", "--since", "15m"),
@@ -66,14 +72,16 @@ class BugReport:
 
 @click.command(name="bug-report")
 @click.option("-f", "--file", metavar="FILE", help="Default: meshnode-report-TIME.tar.gz here.")
-@node_option
+@reach_options
 @output_option()
-def bug_report(file: str | None, node: str | None, output: Output) -> None:
+@click.pass_context
+def bug_report(context: click.Context, file: str | None, node: str | None, output: Output) -> None:
     """Pack what helps to find a fault: state, configuration, kernel tables, the last minutes.
 
-    Of every node on this machine, or of --node alone. Keys are never read; tokens, key sets and
-    credentials in configuration are replaced. Names and addresses of your workloads are in it:
-    look through it before you give it away. The file is for its owner alone (mode 0600).
+    Of every node on this machine or in a cluster, or of --node alone; kernel tables are read on the
+    node's own machine only. Keys are never read; tokens, key sets and credentials in configuration
+    are replaced. Names and addresses of your workloads are in it: look through it before you give
+    it away. The file is for its owner alone (mode 0600).
     """
     name = file or time.strftime("meshnode-report-%Y%m%d-%H%M%S.tar.gz")
     if Path(name).exists():
@@ -81,7 +89,7 @@ def bug_report(file: str | None, node: str | None, output: Output) -> None:
     entries: dict[str, bytes] = {"machine.json": _machine()}
     failed: list[str] = []
     with progress("asking everything"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        commands = _commands([node] if node else known_nodes())
+        commands = _commands(context, node)
         answers = zip(commands, pool.map(_answer_of, commands.values()), strict=True)
         for path, (entries[path], has_failed) in answers:
             failed += [path] if has_failed else []
@@ -97,13 +105,26 @@ def _told(found: BugReport) -> str:
     return "\n".join(lines)
 
 
-def _commands(nodes: Sequence[str]) -> dict[str, list[str]]:
+def _commands(context: click.Context, node: str | None) -> dict[str, list[str]]:
     """File and command."""
     found = {f"mesh/{name}.json": [*words] for name, words in _MESH.items()}
-    for node in nodes:
-        for name, words in _PER_NODE.items():
-            found[f"nodes/{node}/{name}.json"] = [*words, "--node", node]
-    return found
+    choice = chosen_cluster(context)
+    if choice is None:
+        for name in [node] if node else known_nodes():
+            found |= _of_node(name, {**_ANSWERED, **_LOOKED_UP})
+        return found
+    for agent in agents(node):
+        found |= _of_node(agent.origin.removeprefix("node/"), _ANSWERED)
+    to = reach_arguments(choice)
+    found = {path: [*words, *to] for path, words in found.items()}
+    check = ["check", "--cluster", "--kubeconfig", str(choice.kubeconfig)]
+    return {**found, "mesh/check.json": [*check, "--namespace", choice.namespace]}
+
+
+def _of_node(node: str, commands: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {
+        f"nodes/{node}/{name}.json": [*words, "--node", node] for name, words in commands.items()
+    }
 
 
 def _answer_of(arguments: Sequence[str]) -> tuple[bytes, bool]:

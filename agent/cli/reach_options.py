@@ -107,10 +107,7 @@ def kubeconfig_of(given: str | None) -> Path:
     return Path(text.split(os.pathsep)[0]).expanduser()
 
 
-def reach_arguments(context: click.Context) -> list[str]:
+def reach_arguments(choice: ClusterChoice) -> list[str]:
     """The options again, for a command that starts others."""
-    choice = chosen_cluster(context)
-    if choice is None:
-        return []
     found = ["--kubeconfig", str(choice.kubeconfig), "--mesh-namespace", choice.namespace]
     return [*found, "--context", choice.context] if choice.context else found

@@ -30,6 +30,8 @@ from agent.cli.shared import Output, answer, output_option
 from agent.cli.table import Coloured, columns, counted, table
 from agent.cli.waypoint_daemon import waypoint as daemon
 from mesh.errors import ConfigError
+from mesh.model.workload import WaypointFor
+from mesh.state.waypoints import WAYPOINT_FOR
 
 if TYPE_CHECKING:
     from mesh.sources.kubernetes.transport import KubeApi
@@ -41,7 +43,7 @@ WAIT_S = 90.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaypointShown:
-    """One waypoint. `reason`: why it is not programmed."""
+    """One waypoint. `reason`: why it is not programmed. `serves`: which traffic it takes."""
 
     namespace: str
     name: str
@@ -49,6 +51,7 @@ class WaypointShown:
     addresses: tuple[str, ...]
     reason: str
     used_by: tuple[str, ...] = ()
+    serves: str = "service"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,12 @@ waypoint = click.Group(
     "--enroll-namespace", is_flag=True, help="Send requests to its services through it at once."
 )
 @click.option("--replicas", type=click.IntRange(1, 100), metavar="N", help="Pods. Default: one.")
+@click.option(
+    "--for",
+    "serves",
+    type=click.Choice([item.value for item in WaypointFor]),
+    help="Which traffic it takes: what is addressed to services (default), to workloads, or all.",
+)
 @click.option("--wait", is_flag=True, help="Return when it is programmed; 90 s at most.")
 @kubeconfig_option
 @output_option()
@@ -103,12 +112,13 @@ def apply_waypoint(
     namespace: str,
     enroll_namespace: bool,
     replicas: int | None,
+    serves: str | None,
     wait: bool,
     kubeconfig: str | None,
     output: Output,
 ) -> None:
     """Make a waypoint of a namespace, or change it. The controller starts its pods."""
-    manifest = gateway(namespace, name, replicas)
+    manifest = gateway(namespace, name, replicas, serves)
 
     async def work(api: KubeApi) -> WaypointShown:
         path = gateway_path(namespace, name)
@@ -130,11 +140,18 @@ def apply_waypoint(
 
 @waypoint.command(name="list")
 @click.option("-n", "--namespace", default="", metavar="NAME", help="Only this one.")
+@watch_option
 @kubeconfig_option
 @output_option()
-def list_waypoints(namespace: str, kubeconfig: str | None, output: Output) -> None:
+def list_waypoints(namespace: str, watch: bool, kubeconfig: str | None, output: Output) -> None:
     """List waypoints and who uses them."""
-    _show(in_cluster(kubeconfig, lambda api: _every(api, namespace)), output)
+
+    def find() -> Waypoints:
+        with progress("asking the cluster"):
+            found = in_cluster(kubeconfig, lambda api: _every(api, namespace))
+        return Waypoints(waypoints=tuple(found))
+
+    answers(output, find, format_waypoints, watch=watch)
 
 
 @waypoint.command(name="status")
@@ -181,13 +198,19 @@ def delete_waypoint(
     _show([in_cluster(kubeconfig, work)], output, "deleted")
 
 
-def gateway(namespace: str, name: str, replicas: int | None) -> Manifest:
+def gateway(namespace: str, name: str, replicas: int | None, serves: str | None = None) -> Manifest:
     """The Gateway that asks for a waypoint."""
     annotations = {} if replicas is None else {"meshnode.io/replicas": str(replicas)}
+    labels = {} if serves is None else {WAYPOINT_FOR[0]: serves}
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "Gateway",
-        "metadata": {"name": name, "namespace": namespace, "annotations": annotations},
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "annotations": annotations,
+            "labels": labels,
+        },
         "spec": {
             "gatewayClassName": CLASS,
             "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
@@ -265,7 +288,12 @@ def shown(item: Manifest) -> WaypointShown:
         if isinstance(addresses, list)
         else (),
         reason=reason,
+        serves=str(_first(section(metadata, "labels"), WAYPOINT_FOR) or WaypointFor.SERVICE),
     )
+
+
+def _first(labels: Manifest, names: Sequence[str]) -> object:
+    return next((labels[name] for name in names if labels.get(name)), None)
 
 
 def _wait(kubeconfig: str | None, found: WaypointShown) -> WaypointShown:
@@ -287,6 +315,7 @@ def _show(found: Sequence[WaypointShown], output: Output, word: str = "") -> Non
             (
                 one.namespace,
                 one.name,
+                one.serves,
                 word or (Coloured("yes", "green") if one.programmed else Coloured("no", "yellow")),
                 ", ".join(one.addresses),
                 ", ".join(one.used_by),
@@ -294,7 +323,7 @@ def _show(found: Sequence[WaypointShown], output: Output, word: str = "") -> Non
             )
             for one in found
         ]
-        heads = columns("NAMESPACE NAME PROGRAMMED ADDRESSES USED-BY REASON")
+        heads = columns("NAMESPACE NAME FOR PROGRAMMED ADDRESSES USED-BY REASON")
         return table(heads, rows, counted(len(rows), "waypoint"))
 
     answer(output, result, human)

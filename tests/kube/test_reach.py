@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,10 +18,12 @@ from click.testing import Result
 from agent.admin.view import NodeStatus
 from agent.cli.nodes import Nodes
 from agent.cli.stat import EdgesAnswer, StatAnswer
+from installer.rbac import VIEWER
 from mesh.run_files import VIEW_PORT
 from mesh.telemetry.window_feed import RecentTraffic
 from tests.browser.world import edge, requests
 from tests.kube.test_people_commands import Cluster, running
+from tests.kube.test_rbac import allowed, permissions_of
 from tests.unit.agent.admin.fake import STATUS, FakeNode, running_view
 from tests.unit.agent.cli.invoke import error_of, meshnode
 from tests.unit.mesh.telemetry.records import BASE
@@ -197,3 +200,21 @@ def test_the_servers_being_away_is_told(world: World) -> None:
     world.cluster.server.faults.down = True
     result = world.run("stat")
     assert (result.exit_code, "/pods" in result.stderr) == (1, True), result.output
+
+
+@pytest.mark.slow
+def test_a_bug_report_of_the_cluster(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "report.tar.gz"
+    found = json.loads(world.ask("bug-report", "-f", str(file)))
+    assert {"nodes/a/status.json", "nodes/b/certs.json", "mesh/stat.json"} <= set(found["files"])
+    assert {"nodes/dead/status.json"} <= set(found["failed"])
+    with tarfile.open(file) as tar:
+        names = {name.partition("/")[2]: name for name in tar.getnames()}
+        status = tar.extractfile(names["nodes/a/status.json"])
+        assert status is not None
+        assert json.load(status)["node"] == "a"
+
+
+def test_the_viewers_role_is_enough(world: World) -> None:
+    world.run("edges")
+    assert permissions_of(world.cluster.server.requests) <= allowed("ClusterRole", VIEWER)

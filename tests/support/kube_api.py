@@ -18,6 +18,7 @@ from aiohttp import web
 from kubernetes_asyncio.client import Configuration
 
 from tests.support.kube_store import KubeStore, Name, Object, StatusError, merge_patch, metadata
+from tests.support.port_forward import Listeners, forward_port
 
 CORE = (
     ("namespaces", "Namespace", "v1"),
@@ -98,6 +99,8 @@ class KubeApiServer:
         """Method and path with query of every request."""
         self.reviews: dict[str, Mapping[str, object]] = {}
         """Token -> TokenReview.status."""
+        self.forwarded: dict[Name, Listeners] = {}
+        """Pod -> its ports that may be forwarded."""
         self.port = 0
         self._token = token
         self._wake = asyncio.Condition()
@@ -221,6 +224,11 @@ class KubeApiServer:
             return await self._review(request)
         if target.collection in self.faults.forbidden:
             raise StatusError(403, "Forbidden", f"{target.collection} is forbidden")
+        if target.subresource == "portforward":
+            if f"{target.collection}/portforward" in self.faults.forbidden:
+                raise StatusError(403, "Forbidden", "pods/portforward is forbidden")
+            self.store.get(target.collection, target.key)
+            return await forward_port(request, self.forwarded.get(target.key, {}))
         collection = self.store.collection(target.collection)
         if target.api_version not in collection.api_versions:
             raise StatusError(404, "NotFound", "the server could not find the requested resource")
@@ -354,7 +362,11 @@ class _Target:
     api_version: str
     namespace: str
     name: str
-    is_status: bool
+    subresource: str = ""
+
+    @property
+    def is_status(self) -> bool:
+        return self.subresource == "status"
 
     @property
     def key(self) -> Name:
@@ -376,7 +388,7 @@ def _parse(path: str) -> _Target:
         api_version,
         namespace,
         rest[1] if len(rest) > 1 else "",
-        rest[2:] == ["status"],
+        "/".join(rest[2:]),
     )
 
 

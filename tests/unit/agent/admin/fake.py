@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
-from agent.admin.server import serve_admin
+from agent.admin.server import OwnerOf, serve_admin, serve_view
 from agent.admin.view import (
     BpfDiff,
     CertificateState,
@@ -25,7 +26,7 @@ from agent.admin.view import (
     WorkerStatus,
 )
 from mesh.errors import MeshnodeError
-from mesh.model.address import parse_ip
+from mesh.model.address import SocketAddress, parse_ip
 from mesh.model.connection import ConnectionRecord, Reporter
 from mesh.model.connection import Path as BytesPath
 from mesh.model.policy import (
@@ -50,6 +51,7 @@ from mesh.telemetry.tap import Tap
 from mesh.telemetry.window_answer import Traffic
 from mesh.telemetry.window_feed import RecentTraffic
 
+T = TypeVar("T")
 COOKIE = "18446744073709551615"
 
 
@@ -210,11 +212,28 @@ class FakeNode:
 @contextmanager
 def running_admin(node: FakeNode, path: Path) -> Iterator[None]:
     """Serve the node's admin socket from a thread with its own loop while the context is open."""
+    with _in_thread(lambda: serve_admin(node, path)):
+        yield
+
+
+@contextmanager
+def running_view(node: FakeNode, owner_of: OwnerOf = lambda _here, _there: 0) -> Iterator[int]:
+    """Serve the node's view for readers of uid 0, or of the uid given; yields the port."""
+    address = SocketAddress(parse_ip("127.0.0.1"), 0)
+    with _in_thread(lambda: serve_view(node, address, owner_of)) as used:
+        assert used is not None
+        yield used.port
+
+
+@contextmanager
+def _in_thread(serving: Callable[[], AbstractAsyncContextManager[T]]) -> Iterator[T]:
     ready, stop = threading.Event(), threading.Event()
     failure: list[BaseException] = []
+    opened: list[T] = []
 
     async def serve() -> None:
-        async with serve_admin(node, path):
+        async with serving() as found:
+            opened.append(found)
             ready.set()
             await asyncio.to_thread(stop.wait)
 
@@ -231,7 +250,7 @@ def running_admin(node: FakeNode, path: Path) -> Iterator[None]:
     ready.wait(10)
     try:
         if not failure:
-            yield
+            yield opened[0]
     finally:
         stop.set()
         thread.join(10)

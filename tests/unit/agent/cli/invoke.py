@@ -11,9 +11,9 @@ from agent.cli.live import SocketAt
 from agent.cli.main import cli
 
 
-def meshnode(*arguments: str, socket: Path | None = None) -> Result:
+def meshnode(*arguments: str, socket: Path | None = None, node: str | None = "n1") -> Result:
     """Run a command; `socket` is where the agent of node n1 answers."""
-    env = {"MESHNODE_NODE": "n1", "MESHNODE_CA": ""}
+    env = {"MESHNODE_NODE": node, "MESHNODE_CA": ""}
     return CliRunner().invoke(
         cli,
         list(arguments),

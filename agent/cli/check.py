@@ -14,8 +14,10 @@ from agent.admin.view import SCHEMA_VERSION
 from agent.cli.checks.result import Check, State
 from agent.cli.cluster import in_cluster, kubeconfig_option
 from agent.cli.exits import Exit
-from agent.cli.shared import Output, answer, node_option, output_option, paths_of
+from agent.cli.progress import progress
+from agent.cli.shared import Output, node_option, output_option, paths_of
 from agent.cli.table import clean
+from agent.cli.watch import answers, watch_option
 
 _TICKS = {State.OK: "✓", State.WARNING: "!", State.FAILED: "✗", State.SKIPPED: "-"}
 _COLOURS = {
@@ -34,6 +36,7 @@ class Report:
 
 
 @click.command()
+@watch_option
 @node_option
 @output_option(Output.SHORT)
 @click.option(
@@ -46,6 +49,7 @@ class Report:
 @click.pass_context
 def check(
     context: click.Context,
+    watch: bool,
     node: str | None,
     output: Output,
     cluster: bool,
@@ -60,12 +64,21 @@ def check(
     `-o short` prints warnings and failures only. Works before the agent was ever started. Ends
     with 1 if a check failed; warnings alone end with 0.
     """
-    name, checks = _cluster(kubeconfig, namespace) if cluster else _machine(node)
-    passed = all(one.state is not State.FAILED for one in checks)
-    report = Report(node=name, passed=passed, checks=checks)
+
+    def find() -> Report:
+        with progress("looking at the cluster" if cluster else "looking at this machine"):
+            name, checks = _cluster(kubeconfig, namespace) if cluster else _machine(node)
+        passed = all(one.state is not State.FAILED for one in checks)
+        return Report(node=name, passed=passed, checks=checks)
+
     short = output is Output.SHORT
-    answer(output, report, lambda: format_short(checks) if short else format_checks(checks))
-    if not passed:
+    found = answers(
+        output,
+        find,
+        lambda one: format_short(one.checks) if short else format_checks(one.checks),
+        watch=watch,
+    )
+    if found is not None and not found.passed:
         context.exit(Exit.NEGATIVE)
 
 

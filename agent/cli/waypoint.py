@@ -28,6 +28,7 @@ from agent.cli.exits import Exit
 from agent.cli.progress import progress
 from agent.cli.shared import Output, answer, output_option
 from agent.cli.table import Coloured, columns, counted, table
+from agent.cli.watch import answers, watch_option
 from agent.cli.waypoint_daemon import waypoint as daemon
 from mesh.errors import ConfigError
 from mesh.model.workload import WaypointFor
@@ -309,21 +310,22 @@ def _wait(kubeconfig: str | None, found: WaypointShown) -> WaypointShown:
 
 def _show(found: Sequence[WaypointShown], output: Output, word: str = "") -> None:
     result = Waypoints(waypoints=tuple(found))
+    answer(output, result, lambda: format_waypoints(result, word))
 
-    def human() -> str:
-        rows = [
-            (
-                one.namespace,
-                one.name,
-                one.serves,
-                word or (Coloured("yes", "green") if one.programmed else Coloured("no", "yellow")),
-                ", ".join(one.addresses),
-                ", ".join(one.used_by),
-                one.reason,
-            )
-            for one in found
-        ]
-        heads = columns("NAMESPACE NAME FOR PROGRAMMED ADDRESSES USED-BY REASON")
-        return table(heads, rows, counted(len(rows), "waypoint"))
 
-    answer(output, result, human)
+def format_waypoints(found: Waypoints, word: str = "") -> str:
+    """The table; `word` stands in for whether one is programmed."""
+    rows = [
+        (
+            one.namespace,
+            one.name,
+            one.serves,
+            word or (Coloured("yes", "green") if one.programmed else Coloured("no", "yellow")),
+            ", ".join(one.addresses),
+            ", ".join(one.used_by),
+            one.reason,
+        )
+        for one in found.waypoints
+    ]
+    heads = columns("NAMESPACE NAME FOR PROGRAMMED ADDRESSES USED-BY REASON")
+    return table(heads, rows, counted(len(rows), "waypoint"))

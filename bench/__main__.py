@@ -29,7 +29,7 @@ from bench.scenario import Runner, Suite
 from bench.scenarios.cores import cores_suite
 from bench.scenarios.network import network_suite
 from bench.scenarios.node import node_suite
-from bench.scenarios.waypoint import waypoint_suite
+from bench.scenarios.waypoint import hbone_suite, waypoint_suite
 from mesh.tunnel.select import best_engine
 
 RESULTS = ROOT / "bench" / "results"
@@ -37,18 +37,22 @@ TOOLS = ROOT / ".cache" / "bench"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 PICTURES = ROOT / "docs" / "benchmarks"
 QUIET_LOAD = 0.5
-PACKAGES = ("agent", "bpf", "controller", "mesh")
+PACKAGES = ("agent", "bench", "bpf", "controller", "mesh", "waypoint")
 
 
 def main() -> int:
     """Run what is asked for; 1 if any scenario failed."""
     options = parse_arguments(sys.argv[1:])
-    if os.geteuid() != 0:
-        print("needs root: network namespaces, cgroups and BPF", file=sys.stderr)
-        return 2
     plan = {"full": FULL, "quick": QUICK, "smoke": SMOKE}[options.mode]
     if options.rounds:
         plan = replace(plan, rounds=options.rounds)
+    agents = AgentSettings(options=options.agent_option, engine=options.engine)
+    if options.list:
+        list_scenarios(all_suites(plan, agents), options.only)
+        return 0
+    if os.geteuid() != 0:
+        print("needs root: network namespaces, cgroups and BPF", file=sys.stderr)
+        return 2
     begin = time.monotonic()
 
     def say(text: str) -> None:
@@ -63,7 +67,6 @@ def main() -> int:
     # A node's agents are started with byte code in place, as after an installation.
     for package in PACKAGES:
         compileall.compile_dir(str(ROOT / package), quiet=2)
-    agents = AgentSettings(options=options.agent_option, engine=options.engine)
     try:
         report = run(plan, options.only, agents, say)
     except KeyboardInterrupt:
@@ -84,6 +87,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--smoke", dest="mode", action="store_const", const="smoke")
     parser.add_argument(
         "--only", default="", metavar="PREFIX", help="scenarios whose name begins so"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="show what would run and how long it would take"
     )
     parser.add_argument(
         "--rounds", type=int, metavar="N", help="of everything that is compared with peers"
@@ -111,17 +117,10 @@ def run(plan: Plan, only: str, agents: AgentSettings, say: Callable[[str], None]
     versions["agent options"] = " ".join(agents.argv)
     versions["rounds"] = str(plan.rounds)
     machine = describe_machine()
-    runner = Runner(say, lambda name: name.startswith(only))
-    cores = own_cores()
-    suites: list[Suite] = [
-        cores_suite(plan, cores),
-        node_suite(plan, cores, agents),
-        network_suite(plan, cores, TOOLS, agents),
-        waypoint_suite(plan, cores, TOOLS),
-    ]
-    for suite in suites:
-        if any(only.startswith(p) or p.startswith(only) for p in suite.prefixes):
-            runner.run_suite(suite)
+    end = time.monotonic() + plan.limit_s
+    runner = Runner(say, lambda name: name.startswith(only), lambda: time.monotonic() > end)
+    for suite in all_suites(plan, agents):
+        runner.run_suite(suite)
     return Report(
         mode="partial" if only else plan.mode,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -130,6 +129,32 @@ def run(plan: Plan, only: str, agents: AgentSettings, say: Callable[[str], None]
         measured=tuple(runner.measured),
         failures=tuple(runner.failures),
     )
+
+
+def all_suites(plan: Plan, agents: AgentSettings) -> list[Suite]:
+    """What there is, in the order in which it is run."""
+    cores = own_cores()
+    return [
+        cores_suite(plan, cores),
+        node_suite(plan, cores, agents),
+        network_suite(plan, cores, TOOLS, agents),
+        waypoint_suite(plan, cores, TOOLS),
+        hbone_suite(plan, cores, TOOLS),
+    ]
+
+
+def list_scenarios(suites: Sequence[Suite], only: str) -> None:
+    """What would run, and how long it would take."""
+    cells: list[tuple[str, ...]] = []
+    total = 0.0
+    for suite in suites:
+        wanted = [scenario for scenario in suite.scenarios if scenario.name.startswith(only)]
+        total += sum((s.expected_s for s in wanted), suite.setup_s if wanted else 0.0)
+        cells += [
+            (s.name, str(s.rounds), f"{s.expected_s:.1f}", ", ".join(s.peers)) for s in wanted
+        ]
+    print(terminal_table(("scenario", "rounds", "about s", "peers"), cells))
+    print(f"\n{len(cells)} scenarios, about {total:.0f} s in all")
 
 
 def show(report: Report) -> None:

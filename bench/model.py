@@ -16,9 +16,11 @@ class Peer(StrEnum):
     NO_MESH = "no mesh"
     ENVOY_TLS = "Envoy mTLS TCP pair"
     ENVOY_HBONE = "Envoy HBONE pair"
+    HAPROXY_TLS = "HAProxy mTLS TCP pair"
     H2 = "h2"
     ENVOY = "Envoy"
     NGINX = "nginx"
+    HAPROXY = "HAProxy"
 
 
 class Better(StrEnum):
@@ -42,7 +44,7 @@ METRICS: Mapping[str, Metric] = {
     "p50_us": Metric("µs", Better.LOWER, "median"),
     "p99_us": Metric("µs", Better.LOWER, "99th percentile"),
     "connects_per_s": Metric("1/s", Better.HIGHER, "connect, one byte there and back, close"),
-    "requests_per_s": Metric("1/s", Better.HIGHER, "requests answered"),
+    "requests_per_s": Metric("1/s", Better.HIGHER, "requests (of streams: messages) answered"),
     "cpu_s_per_gb": Metric("s", Better.LOWER, "CPU of the mesh, both sides, per 10⁹ bytes"),
     "cpu_all_s_per_gb": Metric("s", Better.LOWER, "the same with client and server"),
     "cpu_s_per_1000": Metric("s", Better.LOWER, "CPU of the mesh, both sides, per 1,000"),

@@ -15,14 +15,18 @@ class Plan:
         rounds: of everything that is compared with peers.
         idle_rounds: each restarts all proxies.
         near_streams, near_rtt_bytes: the same for pods of one node.
+        all_peers: whether those are compared too that speak no HBONE.
         cold_tries: first connections per round.
         session: whether the HTTP/2 engines are compared, which takes ten seconds.
         workloads: of the snapshot that is reduced.
         policies: of `POLICY_RULES` rules each.
         pods: of the node that is enrolled and then at rest.
         rest_s: how long it is watched at rest.
-        request_s: whole seconds of requests per round through a waypoint.
+        request_s: of requests per round through a waypoint, after `warm_s` that do not count.
         connections, body_bytes: of clients of a waypoint; idle_clients: held open.
+        streams_at_once: on the one connection of a client with HTTP/2.
+        rates: requests per second at fixed instants, for their latency.
+        limit_s: when it is over, what is left gets one round only.
     """
 
     mode: str
@@ -33,6 +37,7 @@ class Plan:
     rtt_bytes: Sequence[int]
     near_streams: Sequence[int]
     near_rtt_bytes: Sequence[int]
+    all_peers: bool
     connect_s: float
     cold_tries: int
     idle: Sequence[int]
@@ -51,19 +56,23 @@ class Plan:
     connections: Sequence[int]
     body_bytes: Sequence[int]
     idle_clients: int
+    warm_s: float
+    streams_at_once: Sequence[int]
+    rates: Sequence[int]
+    limit_s: float
 
 
 FULL = Plan(
     mode="full",
     rounds=5,
-    flow_s=2.0,
+    flow_s=1.0,
     streams=(1, 8, 64),
-    rtt_s=1.0,
+    rtt_s=0.5,
     rtt_bytes=(1, 128, 1024, 16384, 65536),
     near_streams=(1, 8),
     near_rtt_bytes=(1, 128, 16384),
-    connect_s=2.0,
-    cold_tries=5,
+    connect_s=1.0,
+    cold_tries=3,
     idle=(1000, 10_000),
     idle_rounds=3,
     core_rounds=3,
@@ -76,21 +85,26 @@ FULL = Plan(
     enrol_rounds=3,
     pods=100,
     rest_s=20.0,
-    request_s=1.0,
+    request_s=0.6,
     connections=(1, 32, 256),
-    body_bytes=(1024, 1 << 20),
+    body_bytes=(1024, 65536, 1 << 20),
     idle_clients=1000,
+    all_peers=True,
+    warm_s=0.15,
+    streams_at_once=(32, 64),
+    rates=(3000,),
+    limit_s=820.0,
 )
 QUICK = Plan(
     mode="quick",
-    rounds=3,
-    flow_s=0.6,
+    rounds=2,
+    flow_s=0.4,
     streams=(1, 8),
-    rtt_s=0.4,
+    rtt_s=0.3,
     rtt_bytes=(128, 16384),
     near_streams=(1,),
     near_rtt_bytes=(128,),
-    connect_s=0.5,
+    connect_s=0.4,
     cold_tries=2,
     idle=(1000,),
     idle_rounds=1,
@@ -103,11 +117,16 @@ QUICK = Plan(
     start_rounds=1,
     enrol_rounds=1,
     pods=20,
-    rest_s=4.0,
-    request_s=1.0,
+    rest_s=2.0,
+    request_s=0.3,
     connections=(32,),
     body_bytes=(1 << 20,),
     idle_clients=500,
+    all_peers=False,
+    warm_s=0.1,
+    streams_at_once=(32,),
+    rates=(3000,),
+    limit_s=105.0,
 )
 SMOKE = Plan(
     mode="smoke",
@@ -132,10 +151,15 @@ SMOKE = Plan(
     enrol_rounds=1,
     pods=2,
     rest_s=0.2,
-    request_s=1.0,
+    request_s=0.1,
     connections=(2,),
     body_bytes=(1024,),
     idle_clients=20,
+    all_peers=True,
+    warm_s=0.02,
+    streams_at_once=(4,),
+    rates=(200,),
+    limit_s=600.0,
 )
 
 POLICY_RULES = 10

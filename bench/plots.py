@@ -16,6 +16,10 @@ COLOURS = {
     Peer.NO_MESH: "#9e9e9e",
     Peer.ENVOY_TLS: "#f4b183",
     Peer.ENVOY_HBONE: "#d9531e",
+    Peer.HAPROXY_TLS: "#8e6bbf",
+    Peer.ENVOY: "#d9531e",
+    Peer.NGINX: "#5a9e5a",
+    Peer.HAPROXY: "#8e6bbf",
 }
 
 

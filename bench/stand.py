@@ -8,14 +8,15 @@ in the plain pods' namespaces; clients connect to its local port, nothing is red
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
-from bench import envoy
+from bench import envoy, haproxy
+from bench.envoy import Hop, Side
 from bench.model import Peer
 from bench.plan import AgentSettings, Cores
 from bench.tools import compile_tool
@@ -29,7 +30,7 @@ APP_PORT = 7000
 HBONE_PORT = 15008
 START_S = 30.0
 MESH_NAMESPACE, PLAIN_NAMESPACE = "meshed", "plain"
-_FIRST_PORT = {Peer.ENVOY_TLS: 16100, Peer.ENVOY_HBONE: 16200}
+_FIRST_PORT = {Peer.ENVOY_TLS: 16100, Peer.ENVOY_HBONE: 16200, Peer.HAPROXY_TLS: 16300}
 
 
 class Route(StrEnum):
@@ -73,7 +74,9 @@ class Carrier:
 class Stand:
     """The stand, up and pinned. Made by `build_stand`."""
 
-    def __init__(self, lab: Lab, tools: Path, cores: Cores, agents: AgentSettings) -> None:
+    def __init__(
+        self, lab: Lab, tools: Path, cores: Cores, agents: AgentSettings, peers: Container[Peer]
+    ) -> None:
         self.lab = lab
         self.cores = cores
         self._agent_settings = agents
@@ -88,8 +91,7 @@ class Stand:
             self._serve(trio)
         self.carriers: dict[Peer, Carrier] = {
             Peer.NO_MESH: _direct(plain),
-            Peer.ENVOY_TLS: self._sidecar_pair(Peer.ENVOY_TLS, plain),
-            Peer.ENVOY_HBONE: self._sidecar_pair(Peer.ENVOY_HBONE, plain),
+            **{peer: self._sidecar_pair(peer, plain) for peer in _FIRST_PORT if peer in peers},
             Peer.OURS: self._agents(meshed),
         }
         self._prove_paths()
@@ -186,7 +188,7 @@ class Stand:
             self.lab.start(place, f"spin{core}", _pinned(core, [str(self._tools["spin"])]))
 
     def _sidecar_pair(self, peer: Peer, trio: Trio) -> Carrier:
-        """Three Envoys, one beside the client and one beside each server."""
+        """Three proxies, one beside the client and one beside each server."""
         tunnel = _FIRST_PORT[peer]
         ports = {Route.NEAR: tunnel + 1, Route.FAR: tunnel + 2}
         pods = {"client": trio.client, "near": trio.near, "far": trio.far}
@@ -225,19 +227,23 @@ class Stand:
         folder.mkdir(mode=0o700, exist_ok=True)
         is_client = name == "client"
         hops = [
-            envoy.Hop(listen=("127.0.0.1", tunnel + number), upstream=(address, tunnel))
+            Hop(listen=("127.0.0.1", tunnel + number), upstream=(address, tunnel))
             for number, address in enumerate(trio.addresses.values(), start=1)
         ]
         if not is_client:
-            hops = [envoy.Hop(listen=("0.0.0.0", tunnel), upstream=("127.0.0.1", APP_PORT))]
-        side = envoy.Side(
+            hops = [Hop(listen=("0.0.0.0", tunnel), upstream=("127.0.0.1", APP_PORT))]
+        side = Side(
             hops=hops,
             credentials=self._ca.issue(client if is_client else server),
             peers=[server if is_client else client],
             hbone=peer is Peer.ENVOY_HBONE,
         )
-        config = (envoy.client_config if is_client else envoy.server_config)(side, folder)
-        return self.lab.start(place, f"envoy-{name}", envoy.command(config, folder))
+        if peer is Peer.HAPROXY_TLS:
+            argv = haproxy.command(side, folder, is_client=is_client)
+        else:
+            config = (envoy.client_config if is_client else envoy.server_config)(side, folder)
+            argv = envoy.command(config, folder)
+        return self.lab.start(place, f"{peer.name.lower()}-{name}", argv)
 
     def _agents(self, trio: Trio) -> Carrier:
         def restart() -> None:
@@ -283,10 +289,12 @@ class Stand:
 
 
 @contextmanager
-def build_stand(cores: Cores, tools: Path, agents: AgentSettings) -> Iterator[Stand]:
-    """Set the stand up; all of it is gone after the block."""
+def build_stand(
+    cores: Cores, tools: Path, agents: AgentSettings, peers: Container[Peer]
+) -> Iterator[Stand]:
+    """Set the stand up, with such pairs of proxies; all of it is gone after the block."""
     with Lab("bench") as lab:
-        yield Stand(lab, tools, cores, agents)
+        yield Stand(lab, tools, cores, agents, peers)
 
 
 def _pinned(core: int, argv: Sequence[str]) -> list[str]:

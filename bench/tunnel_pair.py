@@ -10,7 +10,6 @@ machine give it an edge with `nice -n -15`, and believe ratios and CPU only.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -25,83 +24,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvloop
-
 from bench import envoy
 from bench.plan import own_cores
 from bench.tools import compile_tool
-from mesh.model.credentials import Credentials
-from mesh.tunnel.contract import End, Headers, Loss, StreamRequest, Tunnel, TunnelSettings
-from mesh.tunnel.select import engine_factory, parse_engine
+from bench.tunnel_proxy import ProxySettings, command
 from tests.support.certs import TestCa, spiffe
 
 _CLIENT, _SERVER = spiffe("client"), spiffe("server")
-_CONNECT = ((b":method", b"CONNECT"), (b":authority", b"192.0.2.1:80"))
 _ENVOY = "envoy"
 _WARM_SHARE = 10 / 9
 """load.c does not count the first tenth of the bytes."""
-
-
-# --- one proxy, in a process of its own ---------------------------------------------------------
-
-
-class _Streams:
-    """Events that this benchmark has no use for."""
-
-    def stream_opened(self, headers: Headers) -> None: ...
-    def stream_refused(self, status: int, headers: Headers, detail: str) -> None: ...
-    def stream_closed(self, end: End) -> None: ...
-
-
-class _Proxy:
-    """Either side: `TunnelEvents`, and the dialling of applications."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, upstream: int) -> None:
-        self._loop = loop
-        self._upstream = upstream
-        self._dials: set[asyncio.Task[None]] = set()
-        self.up: asyncio.Future[Tunnel] = loop.create_future()
-
-    def tunnel_up(self, tunnel: Tunnel) -> None:
-        if not self.up.done():
-            self.up.set_result(tunnel)
-
-    def tunnel_draining(self, tunnel: Tunnel) -> None: ...
-    def stream_slot_free(self, tunnel: Tunnel) -> None: ...
-    def tunnel_lost(self, tunnel: Tunnel, loss: Loss) -> None: ...
-
-    def stream_requested(self, tunnel: Tunnel, request: StreamRequest) -> None:
-        task = self._loop.create_task(self._answer(request))
-        self._dials.add(task)
-        task.add_done_callback(self._dials.discard)
-
-    async def _answer(self, request: StreamRequest) -> None:
-        request.accept((), await self.dial(), _Streams())
-
-    async def dial(self) -> socket.socket:
-        sock = socket.socket()
-        sock.setblocking(False)
-        await self._loop.sock_connect(sock, ("127.0.0.1", self._upstream))
-        return sock
-
-
-async def _serve(engine: str, role: str, listen: int, upstream: int, folder: Path) -> None:
-    loop = asyncio.get_running_loop()
-    moving = engine_factory(parse_engine(engine))(loop, TunnelSettings())
-    credentials: Credentials = pickle.loads((folder / role).read_bytes())
-    proxy = _Proxy(loop, upstream)
-    if role == "client":
-        moving.client(await proxy.dial(), credentials, frozenset((_SERVER,)), proxy)
-        await proxy.up
-    with socket.create_server(("127.0.0.1", listen), backlog=512) as listener:
-        listener.setblocking(False)
-        while True:
-            sock, _ = await loop.sock_accept(listener)
-            sock.setblocking(False)
-            if role == "client":
-                proxy.up.result().open_stream(_CONNECT, sock, _Streams())
-            else:
-                moving.server(sock, credentials, proxy)
 
 
 # --- the pairs ----------------------------------------------------------------------------------
@@ -136,8 +68,8 @@ def start_pair(name: str, app: int, folder: Path, start: Start) -> Pair:
     sides = (("server", far, app, cores.far_proxy), ("client", near, far, cores.near_proxy))
     pids = []
     for number, (role, listen, upstream, core) in enumerate(sides):
-        command = _envoy_command if name == _ENVOY else _engine_command
-        pids.append(start(command(name, role, (listen, upstream), folder, number), core))
+        said = _envoy_command if name == _ENVOY else _engine_command
+        pids.append(start(said(name, role, (listen, upstream), folder, number), core))
         _wait_listening(listen)
     return Pair(port=near, pids=(pids[1], pids[0]))
 
@@ -145,8 +77,14 @@ def start_pair(name: str, app: int, folder: Path, start: Start) -> Pair:
 def _engine_command(
     name: str, role: str, ports: tuple[int, int], folder: Path, _number: int
 ) -> list[str]:
-    numbers = map(str, ports)
-    return [sys.executable, "-m", "bench.tunnel_pair", "--serve", name, role, *numbers, str(folder)]
+    settings = ProxySettings(
+        engine=name,
+        credentials=pickle.loads((folder / role).read_bytes()),
+        expects=frozenset((_SERVER,)) if role == "client" else frozenset(),
+        listen=[("127.0.0.1", ports[0], "192.0.2.1:80")],
+        next=("127.0.0.1", ports[1]),
+    )
+    return command(settings, folder / f"{name}-{role}")
 
 
 def _envoy_command(
@@ -237,10 +175,6 @@ def compare(names: list[str], options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--serve"]:
-        engine, role, listen, upstream, folder = sys.argv[2:]
-        uvloop.run(_serve(engine, role, int(listen), int(upstream), Path(folder)))
-        return 0
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pairs", nargs="*", help="native, python, envoy (default: all)")
     parser.add_argument("--what", choices=("flow", "rtt"), default="flow")

@@ -6,8 +6,8 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 
 from bench import http2_session, policy, routing, scrape, snapshot
@@ -17,24 +17,22 @@ from bench.scenario import Scenario, Suite, Values
 from mesh.http2.select import Engine
 
 TIMEOUT_S = 240.0
+START_S = 0.8
+"""Of the interpreter with its imports, and of the measurement beyond what the size asks for."""
 
 
 def cores_suite(plan: Plan, cores: Cores) -> Suite:
     """Policy, routes, snapshot, metrics and the HTTP/2 session."""
 
-    @contextmanager
-    def build() -> Iterator[Sequence[Scenario]]:
-        yield _scenarios(plan, cores.server)
-
-    return Suite(name="cores", prefixes=("core",), build=build)
+    return Suite(name="cores", scenarios=_scenarios(plan, cores.server), build=nullcontext)
 
 
 def _scenarios(plan: Plan, core: int) -> list[Scenario]:
     alone = (
-        (f"core/policy/{plan.policies}x{POLICY_RULES}", "policy", plan.policies),
-        (f"core/snapshot/{plan.workloads}", "snapshot", plan.workloads),
-        (f"core/scrape/{plan.series}", "scrape", plan.series),
-        *((f"core/routes/{count}", "routes", count) for count in plan.routes),
+        (f"core/policy/{plan.policies}x{POLICY_RULES}", "policy", plan.policies, 8e-4),
+        (f"core/snapshot/{plan.workloads}", "snapshot", plan.workloads, 1e-4),
+        (f"core/scrape/{plan.series}", "scrape", plan.series, 2e-4),
+        *((f"core/routes/{count}", "routes", count, 3e-4) for count in plan.routes),
     )
     found = [
         Scenario(
@@ -42,14 +40,16 @@ def _scenarios(plan: Plan, core: int) -> list[Scenario]:
             peers=(Peer.OURS,),
             rounds=plan.core_rounds,
             measure=partial(_in_child, core, kind, size),
+            round_s=START_S + size * each_s,
         )
-        for name, kind, size in alone
+        for name, kind, size, each_s in alone
     ]
     session = Scenario(
         name="core/http2-session",
         peers=(Peer.OURS, Peer.H2),
         rounds=plan.core_rounds,
         measure=lambda peer: _in_child(core, _SESSION_OF[peer], 0, peer),
+        round_s=4.0,
     )
     return [*found, session] if plan.session else found
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from bench.model import Peer
 from bench.plan import AgentSettings, Cores, Plan
-from bench.scenario import Scenario, Suite, Values
+from bench.scenario import Lent, Scenario, Suite, Values
 from bench.stand import Route, Stand, build_stand
 from bench.stats import summarise
 from bench.usage import cpu_seconds, resident_bytes, wait_quiet
@@ -24,49 +24,83 @@ RECORDS_S = 0.4
 """The agent collects what the kernel and the workers tell of connections within this time."""
 
 NEAR_PEERS = (Peer.OURS, Peer.NO_MESH, Peer.ENVOY_HBONE)
-FAR_PEERS = (Peer.OURS, Peer.NO_MESH, Peer.ENVOY_TLS, Peer.ENVOY_HBONE)
-PROXIED_PEERS = (Peer.OURS, Peer.ENVOY_TLS, Peer.ENVOY_HBONE)
+FAR_PEERS = (Peer.OURS, Peer.NO_MESH, Peer.ENVOY_HBONE, Peer.ENVOY_TLS, Peer.HAPROXY_TLS)
+PROXIED_PEERS = (Peer.OURS, Peer.ENVOY_HBONE, Peer.ENVOY_TLS)
+TLS_PAIRS = frozenset((Peer.ENVOY_TLS, Peer.HAPROXY_TLS))
+"""Without multiplexing; left out of short runs, and HAProxy of what repeats itself."""
+MANY_SIZES = (1, 1024, 65536)
+
+Measure = Callable[[Stand, Peer], Values]
 
 
 def network_suite(plan: Plan, cores: Cores, tools: Path, agents: AgentSettings) -> Suite:
     """Everything that needs the stand."""
+    lent: Lent[Stand] = Lent()
+    scenarios = _scenarios(lent, plan)
+    wanted = {peer for scenario in scenarios for peer in scenario.peers}
 
     @contextmanager
-    def build() -> Iterator[Sequence[Scenario]]:
-        with build_stand(cores, tools, agents) as stand:
-            yield _scenarios(stand, plan)
+    def build() -> Iterator[None]:
+        with build_stand(cores, tools, agents, wanted) as stand, lent.lend(stand):
+            yield
 
-    return Suite(name="network", prefixes=tuple(Route), build=build)
+    return Suite(name="network", scenarios=scenarios, build=build, setup_s=9.0)
 
 
-def _scenarios(stand: Stand, plan: Plan) -> list[Scenario]:
+def _scenarios(lent: Lent[Stand], plan: Plan) -> list[Scenario]:
     found: list[Scenario] = []
 
-    def add(name: str, peers: Sequence[Peer], measure: Callable[[Peer], Values]) -> None:
-        found.append(Scenario(name=name, peers=peers, rounds=plan.rounds, measure=measure))
+    def add(
+        name: str,
+        peers: Sequence[Peer],
+        round_s: float,
+        measure: Measure,
+        rounds: int = plan.rounds,
+    ) -> None:
+        present = [peer for peer in peers if takes_part(peer, plan, name)]
+        found.append(
+            Scenario(
+                name=name,
+                peers=present,
+                rounds=rounds,
+                measure=lambda peer: measure(lent.now, peer),
+                round_s=round_s,
+            )
+        )
 
     near = (Route.NEAR, NEAR_PEERS, plan.near_rtt_bytes, plan.near_streams)
     far = (Route.FAR, FAR_PEERS, plan.rtt_bytes, plan.streams)
     for route, peers, sizes, stream_counts in (near, far):
         for size in sizes:
-            add(f"{route}/rtt/{size}B", peers, partial(_rtt, stand, route, size, plan.rtt_s))
+            seconds = plan.rtt_s
+            add(f"{route}/rtt/{size}B", peers, seconds + 0.1, _rtt(route, size, seconds))
         for streams in stream_counts:
-            measure = partial(_throughput, stand, route, streams, plan.flow_s)
-            add(f"{route}/throughput/{streams}", peers, measure)
-        add(f"{route}/connects", peers, partial(_connects, stand, route, plan.connect_s))
-        first_byte = partial(_first_byte, stand, route, plan.connect_s / 2)
-        add(f"{route}/first-byte/warm", peers, first_byte)
-    cold = partial(_cold, stand, plan.cold_tries)
-    add(f"{Route.FAR}/first-byte/cold", PROXIED_PEERS, cold)
-    return found + [
-        Scenario(
-            name=f"{Route.FAR}/idle/{count}",
-            peers=idle_peers(count, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
-            rounds=plan.idle_rounds if count == min(plan.idle) else 1,
-            measure=partial(_idle, stand, count),
+            seconds = plan.flow_s
+            flow = _throughput(route, streams, seconds)
+            add(f"{route}/throughput/{streams}", peers, seconds + 0.2, flow)
+        seconds = plan.connect_s
+        add(f"{route}/connects", peers, seconds + 0.6, _connects(route, seconds))
+        add(f"{route}/first-byte/warm", peers, seconds / 2 + 0.6, _first_byte(route, seconds / 2))
+    cold_s = 0.25 * plan.cold_tries
+    add(f"{Route.FAR}/first-byte/cold", PROXIED_PEERS, cold_s, _cold(plan.cold_tries))
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    for count in plan.idle:
+        rounds = plan.idle_rounds if count == min(plan.idle) else 1
+        held_s = 1.8 + count / 1500
+        add(f"{Route.FAR}/idle/{count}", idle_peers(count, files), held_s, _idle(count), rounds)
+    return found
+
+
+def takes_part(peer: Peer, plan: Plan, scenario: str) -> bool:
+    """Whether a peer is there, and this scenario says something new of it."""
+    if peer in TLS_PAIRS and not plan.all_peers:
+        return False
+    if peer is Peer.HAPROXY_TLS:
+        repeats = "first-byte" in scenario or any(
+            scenario.endswith(f"/rtt/{size}B") for size in MANY_SIZES
         )
-        for count in plan.idle
-    ]
+        return shutil.which("haproxy") is not None and not repeats
+    return True
 
 
 def idle_peers(count: int, open_files: int) -> list[Peer]:
@@ -78,65 +112,85 @@ def idle_peers(count: int, open_files: int) -> list[Peer]:
     return [peer for peer in PROXIED_PEERS if not (doubled and peer is Peer.ENVOY_TLS)]
 
 
-def _rtt(stand: Stand, route: Route, size: int, seconds: float, peer: Peer) -> Values:
-    _quiet(stand)
-    said = stand.load(peer, route, "rtt", str(size), str(seconds), timeout_s=seconds)
-    return {"p50_us": said["p50_us"], "p99_us": said["p99_us"]}
-
-
-def _throughput(stand: Stand, route: Route, streams: int, seconds: float, peer: Peer) -> Values:
-    cost = _Cost(stand, peer, route)
-    said = stand.load(peer, route, "flow", str(streams), str(seconds), timeout_s=seconds)
-    gigabytes = said["bytes"] / 1e9
-    return {"gbit_per_s": said["gbit_per_s"], **cost.per(gigabytes, "gb")}
-
-
-def _connects(stand: Stand, route: Route, seconds: float, peer: Peer) -> Values:
-    arguments = ("connect", str(PARALLEL), str(seconds), str(NO_LIMIT))
-    cost = _Cost(stand, peer, route)
-    said = stand.load(peer, route, *arguments, timeout_s=seconds)
-    wait_quiet(stand.carriers[peer].mesh_cgroups[route], RECORDS_S)
-    return {"connects_per_s": said["per_s"], **cost.per(said["count"] / 1000, "1000")}
-
-
-def _first_byte(stand: Stand, route: Route, seconds: float, peer: Peer) -> Values:
-    _quiet(stand)
-    arguments = ("connect", "1", str(seconds), str(NO_LIMIT))
-    said = stand.load(peer, route, *arguments, timeout_s=seconds)
-    wait_quiet(stand.carriers[peer].mesh_cgroups[route], RECORDS_S)
-    return {"p50_us": said["p50_us"], "p99_us": said["p99_us"]}
-
-
-def _cold(stand: Stand, tries: int, peer: Peer) -> Values:
-    """The first connection after all tunnels were cut: a handshake is part of it."""
-    _quiet(stand)
-    found = []
-    for _ in range(tries):
-        stand.cut_tunnels(peer)
+def _rtt(route: Route, size: int, seconds: float) -> Measure:
+    def measure(stand: Stand, peer: Peer) -> Values:
         _quiet(stand)
-        arguments = ("connect", "1", str(ONE_TRY_S), "1")
-        said = stand.load(peer, Route.FAR, *arguments, timeout_s=ONE_TRY_S)
-        found.append(said["p50_us"])
-    return {"p50_us": summarise(found).median}
+        said = stand.load(peer, route, "rtt", str(size), str(seconds), timeout_s=seconds)
+        return {"p50_us": said["p50_us"], "p99_us": said["p99_us"]}
+
+    return measure
 
 
-def _idle(stand: Stand, count: int, peer: Peer) -> Values:
+def _throughput(route: Route, streams: int, seconds: float) -> Measure:
+    def measure(stand: Stand, peer: Peer) -> Values:
+        cost = _Cost(stand, peer, route)
+        said = stand.load(peer, route, "flow", str(streams), str(seconds), timeout_s=seconds)
+        gigabytes = said["bytes"] / 1e9
+        return {"gbit_per_s": said["gbit_per_s"], **cost.per(gigabytes, "gb")}
+
+    return measure
+
+
+def _connects(route: Route, seconds: float) -> Measure:
+    def measure(stand: Stand, peer: Peer) -> Values:
+        arguments = ("connect", str(PARALLEL), str(seconds), str(NO_LIMIT))
+        cost = _Cost(stand, peer, route)
+        said = stand.load(peer, route, *arguments, timeout_s=seconds)
+        wait_quiet(stand.carriers[peer].mesh_cgroups[route], RECORDS_S)
+        return {"connects_per_s": said["per_s"], **cost.per(said["count"] / 1000, "1000")}
+
+    return measure
+
+
+def _first_byte(route: Route, seconds: float) -> Measure:
+    def measure(stand: Stand, peer: Peer) -> Values:
+        _quiet(stand)
+        arguments = ("connect", "1", str(seconds), str(NO_LIMIT))
+        said = stand.load(peer, route, *arguments, timeout_s=seconds)
+        wait_quiet(stand.carriers[peer].mesh_cgroups[route], RECORDS_S)
+        return {"p50_us": said["p50_us"], "p99_us": said["p99_us"]}
+
+    return measure
+
+
+def _cold(tries: int) -> Measure:
+    """The first connection after all tunnels were cut: a handshake is part of it."""
+
+    def measure(stand: Stand, peer: Peer) -> Values:
+        _quiet(stand)
+        found = []
+        for _ in range(tries):
+            stand.cut_tunnels(peer)
+            _quiet(stand)
+            arguments = ("connect", "1", str(ONE_TRY_S), "1")
+            said = stand.load(peer, Route.FAR, *arguments, timeout_s=ONE_TRY_S)
+            found.append(said["p50_us"])
+        return {"p50_us": summarise(found).median}
+
+    return measure
+
+
+def _idle(count: int) -> Measure:
     """Memory that `count` open, silent connections add to fresh processes of both sides."""
-    carrier = stand.carriers[peer]
-    cgroups = carrier.mesh_cgroups[Route.FAR]
-    carrier.restart()
-    arguments = ("connect", "1", str(ONE_TRY_S), "10")
-    stand.load(peer, Route.FAR, *arguments, timeout_s=ONE_TRY_S)
-    wait_quiet(cgroups)
-    before = resident_bytes(cgroups)
-    with stand.idle(peer, Route.FAR, count):
+
+    def measure(stand: Stand, peer: Peer) -> Values:
+        carrier = stand.carriers[peer]
+        cgroups = carrier.mesh_cgroups[Route.FAR]
+        carrier.restart()
+        arguments = ("connect", "1", str(ONE_TRY_S), "10")
+        stand.load(peer, Route.FAR, *arguments, timeout_s=ONE_TRY_S)
         wait_quiet(cgroups)
-        after = resident_bytes(cgroups)
-    sides = 2
-    return {
-        "kib_per_connection": (after - before) / count / sides / 1024,
-        "base_mib": before / (1 << 20),
-    }
+        before = resident_bytes(cgroups)
+        with stand.idle(peer, Route.FAR, count):
+            wait_quiet(cgroups)
+            after = resident_bytes(cgroups)
+        sides = 2
+        return {
+            "kib_per_connection": (after - before) / count / sides / 1024,
+            "base_mib": before / (1 << 20),
+        }
+
+    return measure
 
 
 def _quiet(stand: Stand) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from agent.admin.view import PodState
 from bench.model import Peer
 from bench.plan import AgentSettings, Cores, Plan
-from bench.scenario import Scenario, Suite, Values
+from bench.scenario import Lent, Scenario, Suite, Values
 from bench.stand import START_S, node_cgroups
 from bench.usage import cpu_seconds, pin, resident_bytes, wait_quiet
 from tests.lab import Lab, Node, Pod, eventually
@@ -19,32 +18,45 @@ from tests.lab.objects import KubeObject
 NAMESPACE = "default"
 ENROL_S_PER_POD = 1.0
 """Patience, not expectation."""
+ENROL_S, ENROL_S_EACH = 0.5, 0.06
+"""Expectation, with the making of the pods."""
 
 
 def node_suite(plan: Plan, cores: Cores, agents: AgentSettings) -> Suite:
     """Everything that needs one node and its agent."""
 
+    lent: Lent[_Subject] = Lent()
+
     @contextmanager
-    def build() -> Iterator[Sequence[Scenario]]:
+    def build() -> Iterator[None]:
         with Lab("bench-node") as lab:
             lab.namespace(NAMESPACE, enrolled=True)
-            yield _scenarios(_Subject(lab, plan.pods, cores, agents), plan)
+            with lent.lend(_Subject(lab, plan.pods, cores, agents)):
+                yield
 
-    return Suite(name="node", prefixes=("node",), build=build)
+    return Suite(name="node", scenarios=_scenarios(lent, plan), build=build)
 
 
-def _scenarios(subject: _Subject, plan: Plan) -> list[Scenario]:
+def _scenarios(lent: Lent[_Subject], plan: Plan) -> list[Scenario]:
     found: list[Scenario] = []
 
-    def add(name: str, rounds: int, measure: Callable[[], Values]) -> None:
+    def add(name: str, rounds: int, round_s: float, measure: Callable[[_Subject], Values]) -> None:
         found.append(
-            Scenario(name=name, peers=(Peer.OURS,), rounds=rounds, measure=lambda _: measure())
+            Scenario(
+                name=name,
+                peers=(Peer.OURS,),
+                rounds=rounds,
+                measure=lambda _: measure(lent.now),
+                round_s=round_s,
+            )
         )
 
-    add("node/start/cold", plan.start_rounds, subject.start_cold)
-    add("node/start/warm", plan.start_rounds, subject.start_warm)
-    add(f"node/enrol/{plan.pods}-pods", plan.enrol_rounds, subject.enrol)
-    add(f"node/rest/{plan.pods}-pods", 1, partial(subject.rest, plan.rest_s))
+    enrol_s = ENROL_S + plan.pods * ENROL_S_EACH
+    add("node/start/cold", plan.start_rounds, 3.2, _Subject.start_cold)
+    add("node/start/warm", plan.start_rounds, 1.6, _Subject.start_warm)
+    add(f"node/enrol/{plan.pods}-pods", plan.enrol_rounds, enrol_s, _Subject.enrol)
+    rest_s = plan.rest_s
+    add(f"node/rest/{plan.pods}-pods", 1, rest_s + 0.2, lambda subject: subject.rest(rest_s))
     return found
 
 

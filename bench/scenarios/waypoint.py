@@ -1,19 +1,21 @@
-"""The waypoint beside Envoy and nginx: rate, latency, CPU, memory."""
+"""The waypoint beside Envoy, nginx and HAProxy: rate, latency, CPU, memory."""
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.model import Peer
 from bench.plan import Cores, Plan
-from bench.scenario import Scenario, Suite, Values
-from bench.waypoint.load import parse_h2load, parse_wrk
+from bench.scenario import Lent, Scenario, Suite, Values
+from bench.waypoint.hbone import HboneStand
+from bench.waypoint.load import HttpLoad
 from bench.waypoint.objects import HOST
-from bench.waypoint.stand import Stand, build_stand
+from bench.waypoint.stand import Ground, Running, Stand, build_ground, present_peers
 
 HTTP1, HTTP2 = 80, 81
 HEADERS = {
@@ -22,124 +24,214 @@ HEADERS = {
     "Accept-Encoding": "gzip",
     "Cookie": "session=0123456789abcdef",
 }
+GRPC = {"content-type": "application/grpc", "te": "trailers"}
 REQUEST = (
     "GET /api/items?id=5 HTTP/1.1\r\nHost: web.shop\r\n"
     + "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
     + "\r\n"
 ).encode()
-STREAMS = 32
-WARM_UP_S = 0.3
-SETTLE_S = 0.5
+PATH, CALL, STREAM = "/api/items?id=5", "/bench.Echo/Call", "/bench.Echo/Stream"
+USUAL = 32
+"""Connections, where their number is not what is compared."""
 BODY_CONNECTIONS = 8
+OPEN_STREAMS = 4
+"""At a time on each connection, at a fixed rate and in endless streams."""
+UNARY_BYTES, UPLOAD_BYTES, MESSAGE_BYTES = 64, 256 * 1024, 1024
+SETTLE_S = 0.5
+WARM_REQUESTS = 20
+PROCESS_S = 0.1
+"""Of starting the load generator and connecting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One scenario: what is asked, and of whom besides ours and Envoy."""
+
+    name: str
+    load: HttpLoad
+    others: tuple[Peer, ...] = ()
 
 
 def waypoint_suite(plan: Plan, cores: Cores, tools: Path) -> Suite:
-    """Everything that sends requests through a proxy."""
+    """Requests through a proxy, without tunnels."""
+    lent: Lent[Stand] = Lent()
+    there = present_peers()
 
     @contextmanager
-    def build() -> Iterator[Sequence[Scenario]]:
-        with build_stand(cores, tools) as stand:
-            yield scenarios(stand, plan)
+    def build() -> Iterator[None]:
+        with build_ground(cores, tools) as ground, lent.lend(Stand(ground, there)):
+            yield
 
-    return Suite(name="waypoint", prefixes=("waypoint",), build=build)
+    def proxy_of(peer: Peer) -> tuple[Ground, Running]:
+        return lent.now.ground, lent.now.proxies[peer]
+
+    asked = [*_http1(plan), *_http2(plan), *_grpc(plan), *_at_a_rate(plan)]
+    wanted = (Peer.OURS, Peer.ENVOY, Peer.NGINX) if plan.all_peers else (Peer.OURS, Peer.ENVOY)
+    found = [_scenario("waypoint", one, there, plan, proxy_of) for one in asked]
+    count = plan.idle_clients
+    idle = Scenario(
+        name=f"waypoint/idle/{count}-clients",
+        peers=[peer for peer in there if peer in wanted],
+        rounds=plan.idle_rounds,
+        measure=lambda peer: _idle(lent.now, peer, count),
+        round_s=2.5,
+    )
+    return Suite(name="waypoint", scenarios=[*found, idle], build=build, setup_s=2.5)
 
 
-def scenarios(stand: Stand, plan: Plan) -> list[Scenario]:
-    found: list[Scenario] = []
+def hbone_suite(plan: Plan, cores: Cores, tools: Path) -> Suite:
+    """Requests through a waypoint between tunnels."""
+    lent: Lent[HboneStand] = Lent()
+    there = [peer for peer in present_peers() if peer in (Peer.OURS, Peer.ENVOY)]
 
-    def add(name: str, port: int, rounds: int, measure: Callable[[Peer], Values]) -> None:
-        peers = stand.peers(port)
-        found.append(Scenario(name=f"waypoint/{name}", peers=peers, rounds=rounds, measure=measure))
+    @contextmanager
+    def build() -> Iterator[None]:
+        with build_ground(cores, tools) as ground, lent.lend(HboneStand(ground, there)):
+            yield
 
-    seconds = plan.request_s
+    def proxy_of(peer: Peer) -> tuple[Ground, Running]:
+        return lent.now.ground, lent.now.proxies[peer]
 
-    def http1(path: str, connections: int) -> Callable[[Peer], Values]:
-        return lambda peer: _wrk(stand, peer, path, connections, seconds)
+    asked = [
+        Asked(name=f"http1/{USUAL}-connections", load=_plain(USUAL)),
+        Asked(name=f"http2/{USUAL}-connections", load=_plain(USUAL, http2=True)),
+        Asked(name="grpc/unary", load=_unary()),
+        *_at_a_rate(plan),
+    ]
+    found = [_scenario("waypoint-hbone", one, there, plan, proxy_of) for one in asked]
+    return Suite(name="waypoint-hbone", scenarios=found, build=build, setup_s=2.5)
 
-    def http2(connections: int, streams: int, *extra: str) -> Callable[[Peer], Values]:
-        return lambda peer: _h2load(stand, peer, (connections, streams), extra, seconds)
 
+def _scenario(
+    group: str,
+    asked: Asked,
+    there: Sequence[Peer],
+    plan: Plan,
+    proxy_of: Callable[[Peer], tuple[Ground, Running]],
+) -> Scenario:
+    wanted = {Peer.OURS, Peer.ENVOY, *asked.others}
+    return Scenario(
+        name=f"{group}/{asked.name}",
+        peers=[peer for peer in there if peer in wanted],
+        rounds=plan.rounds,
+        measure=lambda peer: _measured(*proxy_of(peer), asked.load, plan),
+        round_s=plan.warm_s + plan.request_s + PROCESS_S,
+    )
+
+
+def _plain(
+    connections: int, path: str = PATH, *, http2: bool = False, streams: int = 1
+) -> HttpLoad:
+    return HttpLoad(
+        path=path, connections=connections, http2=http2, streams=streams, headers=HEADERS
+    )
+
+
+def _http1(plan: Plan) -> Iterator[Asked]:
     for count in plan.connections:
-        add(f"http1/{count}-connections", HTTP1, plan.rounds, http1("/api/items?id=5", count))
+        others = (Peer.NGINX, *_haproxy(count, plan))
+        yield Asked(name=f"http1/{count}-connections", load=_plain(count), others=others)
     for size in plan.body_bytes:
-        path = f"/bytes/{size}"
-        add(f"http1/{size}-bytes", HTTP1, plan.rounds, http1(path, BODY_CONNECTIONS))
+        load = _plain(BODY_CONNECTIONS, f"/bytes/{size}")
+        yield Asked(name=f"http1/{size}-bytes", load=load, others=(Peer.NGINX,))
+
+
+def _http2(plan: Plan) -> Iterator[Asked]:
     for count in plan.connections:
-        add(f"http2/{count}-connections", HTTP2, plan.rounds, http2(count, 1, "/api/items?id=5"))
-    add("http2/1-connection-32-streams", HTTP2, plan.rounds, http2(1, STREAMS, "/api/items?id=5"))
+        load = _plain(count, http2=True)
+        others = _haproxy(count, plan)
+        yield Asked(name=f"http2/{count}-connections", load=load, others=others)
+    for streams in plan.streams_at_once:
+        load = _plain(1, http2=True, streams=streams)
+        yield Asked(name=f"http2/1-connection-{streams}-streams", load=load)
     for size in plan.body_bytes:
-        add(f"http2/{size}-bytes", HTTP2, plan.rounds, http2(BODY_CONNECTIONS, 1, f"/bytes/{size}"))
-    for name, count, size in (("unary", 32, 64), ("streaming", 8, 256 * 1024)):
-        body = stand.file(f"grpc-{name}", _messages(size))
-        grpc = ("/bench.Echo/Call", "-d", str(body), "-H", "content-type: application/grpc")
-        add(f"grpc/{name}", HTTP2, plan.rounds, http2(count, 1, *grpc, "-H", "te: trailers"))
-    idle = plan.idle_clients
-    add(f"idle/{idle}-clients", HTTP1, plan.idle_rounds, lambda peer: _idle(stand, peer, idle))
-    return found
+        load = _plain(BODY_CONNECTIONS, f"/bytes/{size}", http2=True)
+        yield Asked(name=f"http2/{size}-bytes", load=load)
 
 
-def _messages(size: int) -> bytes:
-    """gRPC messages of 16 KiB, or one smaller."""
-    each = min(size, 16 * 1024)
-    return (b"\0" + each.to_bytes(4, "big") + b"x" * each) * max(1, size // each)
+def _haproxy(connections: int, plan: Plan) -> tuple[Peer, ...]:
+    return (Peer.HAPROXY,) if connections == USUAL and plan.all_peers else ()
 
 
-def _wrk(stand: Stand, peer: Peer, path: str, connections: int, seconds: float) -> Values:
-    port = stand.proxies[peer].ports[HTTP1]
-    headers = [f"-H{name}: {value}" for name, value in HEADERS.items()]
-    argv = ["wrk", "-t1", f"-c{connections}", "--latency", *headers, "-H", "Host: web.shop"]
-    url = f"http://{HOST}:{port}{path}"
-
-    def run(time_s: float) -> Mapping[str, float]:
-        # wrk counts whole seconds only.
-        return parse_wrk(stand.load([*argv, f"-d{max(1, round(time_s))}s", url], time_s + 30))
-
-    return _measured(stand, peer, run, seconds)
+def _unary() -> HttpLoad:
+    return HttpLoad(path=CALL, connections=USUAL, http2=True, body=UNARY_BYTES, headers=GRPC)
 
 
-def _h2load(
-    stand: Stand, peer: Peer, shape: tuple[int, int], extra: Sequence[str], seconds: float
-) -> Values:
-    port = stand.proxies[peer].ports[HTTP2]
-    path, *options = extra
-    connections, streams = shape
-    url = f"http://{HOST}:{port}{path}"
+def _grpc(plan: Plan) -> Iterator[Asked]:
+    yield Asked(name="grpc/unary", load=_unary())
+    stream = HttpLoad(
+        path=STREAM,
+        connections=BODY_CONNECTIONS,
+        http2=True,
+        streams=OPEN_STREAMS,
+        message=MESSAGE_BYTES,
+        headers=GRPC,
+    )
+    yield Asked(name="grpc/streaming", load=stream)
+    if not plan.all_peers:
+        return
+    upload = HttpLoad(
+        path=CALL, connections=BODY_CONNECTIONS, http2=True, body=UPLOAD_BYTES, headers=GRPC
+    )
+    yield Asked(name=f"grpc/{UPLOAD_BYTES}-bytes", load=upload)
 
-    def run(time_s: float) -> Mapping[str, float]:
-        log = stand.file("h2load.log", b"")
-        shaped = ["-t1", f"-c{connections}", f"-m{streams}", f"-D{max(1, round(time_s))}"]
-        argv = ["h2load", *shaped, f"--log-file={log}", *options, url]
-        return parse_h2load(stand.load(argv, time_s + 30), log)
 
-    return _measured(stand, peer, run, seconds)
+def _at_a_rate(plan: Plan) -> Iterator[Asked]:
+    for rate in plan.rates:
+        load = HttpLoad(path=PATH, connections=USUAL, rate=rate, headers=HEADERS)
+        yield Asked(name=f"http1/{rate}-per-s", load=load)
+        load = HttpLoad(
+            path=PATH,
+            connections=USUAL // OPEN_STREAMS,
+            http2=True,
+            streams=OPEN_STREAMS,
+            rate=rate,
+            headers=HEADERS,
+        )
+        yield Asked(name=f"http2/{rate}-per-s", load=load)
 
 
-def _measured(
-    stand: Stand, peer: Peer, run: Callable[[float], Mapping[str, float]], seconds: float
-) -> Values:
+def _measured(ground: Ground, proxy: Running, load: HttpLoad, plan: Plan) -> Values:
     """Rate and quantiles, with the CPU time that the proxy took for them."""
-    proxy = stand.proxies[peer]
-    run(WARM_UP_S)
+    port = proxy.ports[HTTP2 if load.http2 else HTTP1]
     before = proxy.cpu_s()
-    values = dict(run(seconds))
+    values = dict(ground.ask(load, port, plan.warm_s, plan.request_s))
     used = proxy.cpu_s() - before
-    values["cpu_s_per_1000"] = used * 1000 / values.pop("requests")
+    values["cpu_s_per_1000"] = used * 1000 / values.pop("answered")
     return values
 
 
 def _idle(stand: Stand, peer: Peer, count: int) -> Values:
-    """Resident memory of connections that made one request and wait."""
-    proxy = stand.proxies[peer]
-    address = (HOST, proxy.ports[HTTP1])
-    before = proxy.resident_bytes()
-    with ExitStack() as stack:
-        for _ in range(count):
-            sock = stack.enter_context(socket.create_connection(address, 10))
-            sock.sendall(REQUEST)
-            answer = b""
-            while not answer.endswith(b"x" * 128):
-                answer += sock.recv(4096) or b"x" * 128
+    """Resident memory that connections add which made one request and wait.
+
+    A process that served many before would take it from what those left behind.
+    """
+    with stand.fresh(peer) as proxy, ExitStack() as held:
+        address = (HOST, proxy.ports[HTTP1])
+        for _ in range(WARM_REQUESTS):
+            with _asked_once(address):
+                pass
         time.sleep(SETTLE_S)
-        held = proxy.resident_bytes() - before
-    time.sleep(SETTLE_S)
-    return {"kib_per_connection": held / 1024 / count, "base_mib": before / (1 << 20)}
+        before = proxy.resident_bytes()
+        for _ in range(count):
+            held.enter_context(_asked_once(address))
+        time.sleep(SETTLE_S)
+        more = proxy.resident_bytes() - before
+    return {"kib_per_connection": more / 1024 / count, "base_mib": before / (1 << 20)}
+
+
+def _asked_once(address: tuple[str, int]) -> socket.socket:
+    """A connection that has made one request and got its answer. Raises `OSError`."""
+    sock = socket.create_connection(address, 10)
+    try:
+        sock.sendall(REQUEST)
+        answer = b""
+        while not answer.endswith(b"x" * 128):
+            more = sock.recv(4096)
+            if not more:
+                raise ConnectionError(f"hung up after {answer!r}")
+            answer += more
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -2,7 +2,8 @@
 /* Web server of the benchmarks: `http_serve PORT`, one thread, HTTP/1.1 and HTTP/2 without TLS.
  *
  *   /bytes/N...   an answer of N bytes; any other path: 128 bytes
- *   application/grpc (HTTP/2 only): the request's body comes back, grpc-status 0 in trailers
+ *   application/grpc (HTTP/2 only): the request's body comes back, grpc-status 0 in trailers;
+ *   from a path that ends in /Stream piece by piece, else when it is whole
  *
  * Trusts its clients: it is no server for anything else.
  */
@@ -45,6 +46,8 @@ struct peer {
 struct stream {
 	uint64_t answer_bytes;
 	int is_grpc;
+	int is_live; /* answers before the request has ended */
+	int has_ended;
 	uint8_t *echo;
 	size_t echo_length, sent;
 };
@@ -191,6 +194,11 @@ static ssize_t give_body(nghttp2_session *session, int32_t id, uint8_t *into, si
 	if (count)
 		memcpy(into, from + stream->sent, count);
 	stream->sent += count;
+	if (stream->is_live && !stream->has_ended) {
+		if (stream->sent == total)
+			stream->echo_length = stream->sent = 0;
+		return count ? (ssize_t)count : NGHTTP2_ERR_DEFERRED;
+	}
 	if (stream->sent == total) {
 		*flags |= NGHTTP2_DATA_FLAG_EOF;
 		if (stream->is_grpc) {
@@ -222,8 +230,10 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
 	(void)peer;
 	if (!stream)
 		return 0;
-	if (name_length == 5 && !memcmp(name, ":path", 5))
+	if (name_length == 5 && !memcmp(name, ":path", 5)) {
 		stream->answer_bytes = answer_bytes((const char *)value);
+		stream->is_live = length > 7 && !memcmp(value + length - 7, "/Stream", 7);
+	}
 	if (name_length == 12 && !memcmp(name, "content-type", 12))
 		stream->is_grpc = length >= 16 && !memcmp(value, "application/grpc", 16);
 	return 0;
@@ -241,13 +251,14 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
 		memcpy(stream->echo + stream->echo_length, data, length);
 		stream->echo_length += length;
 	}
+	if (stream && stream->is_live)
+		nghttp2_session_resume_data(session, id);
 	return 0;
 }
 
-static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *peer)
+static int answer_http2(nghttp2_session *session, int32_t id, struct stream *stream)
 {
-	struct stream *stream;
-	nghttp2_data_provider body = { .read_callback = give_body };
+	nghttp2_data_provider body = { .source.ptr = stream, .read_callback = give_body };
 	char length[24];
 	nghttp2_nv head[3] = {
 		{ (uint8_t *)":status", (uint8_t *)"200", 7, 3, NGHTTP2_NV_FLAG_NONE },
@@ -256,21 +267,32 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 		{ (uint8_t *)"content-length", (uint8_t *)length, 14, 0, NGHTTP2_NV_FLAG_NONE },
 	};
 
-	(void)peer;
-	if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA)
-		return 0;
-	stream = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
-	if (!stream || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
-		return 0;
-	body.source.ptr = stream;
 	head[2].valuelen = (size_t)snprintf(length, sizeof(length), "%llu",
 					    (unsigned long long)stream->answer_bytes);
 	if (stream->is_grpc) {
 		head[1].value = (uint8_t *)"application/grpc";
 		head[1].valuelen = 16;
 	}
-	return nghttp2_submit_response(session, frame->hd.stream_id, head,
-				       stream->is_grpc ? 2 : 3, &body);
+	return nghttp2_submit_response(session, id, head, stream->is_grpc ? 2 : 3, &body);
+}
+
+static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *peer)
+{
+	int ended = frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
+	struct stream *stream;
+
+	(void)peer;
+	if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA)
+		return 0;
+	stream = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
+	if (!stream)
+		return 0;
+	stream->has_ended = ended;
+	if (stream->is_live && ended)
+		nghttp2_session_resume_data(session, frame->hd.stream_id);
+	else if (ended || (stream->is_live && frame->hd.type == NGHTTP2_HEADERS))
+		return answer_http2(session, frame->hd.stream_id, stream);
+	return 0;
 }
 
 static int on_close(nghttp2_session *session, int32_t id, uint32_t error, void *peer)

@@ -15,7 +15,7 @@ from bench.machine import describe_machine, describe_versions
 from bench.model import Report
 from bench.plan import FULL, QUICK, own_cores
 from bench.scenario import Runner
-from bench.scenarios.waypoint import waypoint_suite
+from bench.scenarios.waypoint import hbone_suite, waypoint_suite
 
 
 def main() -> int:
@@ -34,6 +34,7 @@ def main() -> int:
     runner = Runner(say, lambda name: name.startswith(options.only))
     plan = QUICK if options.quick else FULL
     runner.run_suite(waypoint_suite(plan, own_cores(), TOOLS))
+    runner.run_suite(hbone_suite(plan, own_cores(), TOOLS))
     report = Report(
         mode="waypoint",
         date=datetime.now(UTC).isoformat(timespec="seconds"),

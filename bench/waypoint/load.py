@@ -1,52 +1,55 @@
-"""What wrk and h2load say."""
+"""What is asked of `bench/tools/http_load.c`, and what it says."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from pathlib import Path
-
-_UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6}
-_RATE = re.compile(r"^Requests/sec:\s+([\d.]+)", re.MULTILINE)
-_TOTAL = re.compile(r"^\s+(\d+) requests in", re.MULTILINE)
-_QUANTILE = r"^\s+{}%\s+([\d.]+)(us|ms|s)$"
-_BAD = re.compile(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)")
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
-def parse_wrk(text: str) -> Mapping[str, float]:
-    """Requests, rate and quantiles. Raises `RuntimeError` if any request failed."""
-    bad = _BAD.search(text)
-    if bad is not None:
-        raise RuntimeError(bad[0])
-    rate, total = _RATE.search(text), _TOTAL.search(text)
-    if rate is None or total is None:
-        raise RuntimeError(f"wrk said: {text}")
-    found = {"requests": float(total[1]), "requests_per_s": float(rate[1])}
-    for percent in (50, 99):
-        match = re.search(_QUANTILE.format(percent), text, re.MULTILINE)
-        if match is not None:
-            found[f"p{percent}_us"] = float(match[1]) * _UNITS[match[2]]
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpLoad:
+    """Requests to one path.
+
+    Attributes:
+        streams: at a time on each connection.
+        rate: requests per second, each at its instant; 0: as fast as they are answered.
+        body: bytes of each request's.
+        message: bytes of each message of endless streams.
+    """
+
+    path: str
+    connections: int
+    http2: bool = False
+    streams: int = 1
+    rate: int = 0
+    body: int = 0
+    message: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def argv(self, host: str, port: int, warm_s: float, seconds: float) -> Sequence[str]:
+        """Arguments of the load generator."""
+        numbers = {
+            "-c": self.connections,
+            "-m": self.streams,
+            "-r": self.rate,
+            "-b": self.body,
+            "-p": self.message,
+            "-w": warm_s,
+            "-s": seconds,
+        }
+        options = [text for name, value in numbers.items() for text in (name, str(value))]
+        fields = [text for pair in self.headers.items() for text in pair]
+        version = ["-2"] if self.http2 else []
+        return [*version, *options, host, str(port), self.path, *fields]
 
 
-_H2_DONE = re.compile(r"^finished in .*, ([\d.]+) req/s", re.MULTILINE)
-_H2_COUNTS = re.compile(
-    r"^requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed", re.MULTILINE
-)
-
-
-def parse_h2load(text: str, log: Path) -> Mapping[str, float]:
-    """The same from h2load's text and its log of requests. Raises `RuntimeError`."""
-    rate, counts = _H2_DONE.search(text), _H2_COUNTS.search(text)
-    if rate is None or counts is None or int(counts[3]) or not int(counts[2]):
-        raise RuntimeError(f"h2load said: {text}")
-    times = sorted(int(line.split("\t")[2]) for line in log.read_text().splitlines())
-    log.unlink()
-    if not times:
-        raise RuntimeError("h2load logged no request")
+def parse_said(text: str) -> Mapping[str, float]:
+    """Answers in all, rate and quantiles of those that count."""
+    said: Mapping[str, float] = json.loads(text)
     return {
-        "requests": float(counts[1]),
-        "requests_per_s": float(rate[1]),
-        "p50_us": float(times[len(times) // 2]),
-        "p99_us": float(times[int(len(times) * 0.99)]),
+        "answered": said["answered"],
+        "requests_per_s": said["per_s"],
+        "p50_us": said["p50_us"],
+        "p99_us": said["p99_us"],
     }

@@ -30,13 +30,21 @@ from mesh.model.routing import (
     ValueMatch,
 )
 from mesh.model.snapshot import MeshSnapshot
-from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort
+from mesh.model.workload import (
+    Endpoint,
+    Service,
+    ServiceKey,
+    ServicePort,
+    Workload,
+    WorkloadUid,
+)
 
 NAMESPACE = "shop"
 WAYPOINT = "shop/wp"
 HOST = "127.0.0.1"
 CALLER = SpiffeId(trust_domain="cluster.local", namespace=NAMESPACE, service_account="client")
 OWN = SpiffeId(trust_domain="cluster.local", namespace=NAMESPACE, service_account="waypoint")
+SERVER = SpiffeId(trust_domain="cluster.local", namespace=NAMESPACE, service_account="server")
 ROUTES = 20
 PREFIXES = ("/bytes", "/api", "/bench.Echo")
 """What the load asks for; the other routes are beside the way."""
@@ -46,9 +54,9 @@ ADDRESSES = {80: "10.96.0.1", 81: "10.96.0.2"}
 """Ports of the service towards the server: HTTP/1.1 and HTTP/2."""
 
 
-def snapshot(upstream: int) -> MeshSnapshot:
-    """Everything a worker knows of the mesh."""
-    services = [_service(port, upstream) for port in ADDRESSES]
+def snapshot(upstream: int, pod: Workload | None = None) -> MeshSnapshot:
+    """Everything a worker knows of the mesh; with `pod` the server is in the mesh."""
+    services = [_service(port, upstream, pod) for port in ADDRESSES]
     routes = [route for port in ADDRESSES for route in _routes(port)]
     policies = [_allow(), _deny()]
     return MeshSnapshot(
@@ -56,6 +64,21 @@ def snapshot(upstream: int) -> MeshSnapshot:
         services={service.key: service for service in services},
         routes={route.key: route for route in routes},
         policies={policy.key: policy for policy in policies},
+        workloads={pod.uid: pod} if pod else {},
+    )
+
+
+def server_pod(address: str) -> Workload:
+    """The server as a pod whose HBONE listener is at `address`."""
+    return Workload(
+        uid=WorkloadUid("server"),
+        name="server",
+        namespace=NAMESPACE,
+        service_account=SERVER.service_account,
+        trust_domain=SERVER.trust_domain,
+        node="b",
+        addresses=(parse_ip(address),),
+        enrolled=True,
     )
 
 
@@ -64,8 +87,9 @@ def service_key(port: int) -> ServiceKey:
     return ServiceKey(f"{NAMESPACE}/web{port}")
 
 
-def _service(port: int, upstream: int) -> Service:
-    address = parse_ip(HOST)
+def _service(port: int, upstream: int, pod: Workload | None) -> Service:
+    address = pod.addresses[0] if pod else parse_ip(HOST)
+    workload = pod.uid if pod else None
     return Service(
         key=service_key(port),
         name=f"web{port}",
@@ -73,7 +97,7 @@ def _service(port: int, upstream: int) -> Service:
         hostname=f"web{port}.{NAMESPACE}",
         addresses=(parse_ip(ADDRESSES[port]),),
         ports=(ServicePort(port=port, app_protocol="kubernetes.io/h2c" if port == 81 else "http"),),
-        endpoints=(Endpoint(address=address, workload=None, ports={port: upstream}),),
+        endpoints=(Endpoint(address=address, workload=workload, ports={port: upstream}),),
         waypoint=WAYPOINT,
     )
 

@@ -1,4 +1,4 @@
-"""Envoy and nginx with the routes, the policy and the header fields of `bench.waypoint.objects`."""
+"""Envoy, nginx and HAProxy with the routes, the policy and the header fields of our worker."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def envoy_config(upstream: int, ports: Mapping[int, int]) -> Json:
 
 
 def _listener(cluster: str, port: int) -> Json:
+    chain = {"filters": [http_manager(cluster)]}
+    return {"name": cluster, "address": address(port), "filter_chains": [chain]}
+
+
+def http_manager(cluster: str) -> Json:
+    """The filter that serves HTTP: policy, routes to one cluster, header fields."""
     manager = typed(
         _HCM,
         stat_prefix=cluster,
@@ -54,8 +60,7 @@ def _listener(cluster: str, port: int) -> Json:
             {"name": "router", "typed_config": typed(_ROUTER)},
         ],
     )
-    chain = {"filters": [{"name": "http", "typed_config": manager}]}
-    return {"name": cluster, "address": address(port), "filter_chains": [chain]}
+    return {"name": "http", "typed_config": manager}
 
 
 def _routes(cluster: str) -> list[Json]:
@@ -86,9 +91,14 @@ def _deny() -> Json:
 
 
 def _cluster(name: str, upstream: int, *, http2: bool) -> Json:
+    return http_cluster(name, address(upstream), http2=http2)
+
+
+def http_cluster(name: str, where: Json, *, http2: bool) -> Json:
+    """The server behind, with circuit breakers lifted."""
     version: Json = {"http2_protocol_options" if http2 else "http_protocol_options": {}}
     limits = ("max_connections", "max_pending_requests", "max_requests")
-    endpoint = {"endpoint": {"address": address(upstream)}}
+    endpoint = {"endpoint": {"address": where}}
     return {
         "name": name,
         "type": "STATIC",
@@ -121,4 +131,43 @@ http {{
   upstream web {{ server {HOST}:{upstream}; keepalive 512; keepalive_requests 100000000; }}
   server {{ listen {HOST}:{port} backlog=4096; {blocks} location / {{ return 404; }} }}
 }}
+"""
+
+
+def haproxy_config(upstream: int, ports: Mapping[int, int]) -> str:
+    """HTTP/1.1 and HTTP/2; one thread, prefixes as rules, the methods and paths of the policy."""
+    others = [f"/other/{number}/" for number in range(ROUTES - len(PREFIXES))]
+    rules = "\n".join(
+        f"  use_backend web{{port}} if {{{{ path_beg {prefix} }}}}"
+        for prefix in (*others, *PREFIXES)
+    )
+    fronts = [
+        f"""
+frontend front{port}
+  bind {HOST}:{own}{" proto h2" if port == 81 else ""}
+  http-request deny if !{{ method {" ".join(METHODS)} }}
+  http-request deny if {{ path_beg {" ".join(DENIED)} }}
+  http-request set-header x-request-id %[uuid()]
+  http-request set-header x-forwarded-client-cert URI={CALLER}
+  option forwardfor
+{rules.format(port=port)}
+backend web{port}
+  http-reuse always
+  server web {HOST}:{upstream}{" proto h2" if port == 81 else ""}
+"""
+        for port, own in ports.items()
+    ]
+    return _HAPROXY + "".join(fronts)
+
+
+_HAPROXY = """
+global
+  nbthread 1
+  maxconn 9000
+  tune.h2.max-concurrent-streams 1000
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
 """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.plan import ENGINE_VARIABLE, AgentSettings, Cores, assign_cores
+from bench.__main__ import all_suites
+from bench.plan import ENGINE_VARIABLE, FULL, QUICK, AgentSettings, Cores, Plan, assign_cores
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,16 @@ def test_the_agents_are_told_an_engine_only_if_one_is_asked_for() -> None:
 
 def test_later_options_win() -> None:
     assert AgentSettings(options=["--workers=2"]).argv == ["--workers", "1", "--workers=2"]
+
+
+@pytest.mark.parametrize(("plan", "most_s"), [(FULL, 850.0), (QUICK, 115.0)])
+def test_a_run_ends_in_its_time(plan: Plan, most_s: float) -> None:
+    suites = all_suites(plan, AgentSettings())
+    expected = sum(s.setup_s + sum(one.expected_s for one in s.scenarios) for s in suites)
+    assert expected <= most_s
+    assert plan.limit_s < most_s
+
+
+def test_names_of_scenarios_are_unique() -> None:
+    names = [one.name for suite in all_suites(FULL, AgentSettings()) for one in suite.scenarios]
+    assert len(set(names)) == len(names)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from bench.model import Peer
-from bench.scenario import Runner, Scenario, Suite, Values
+from bench.scenario import Lent, Runner, Scenario, Suite, Values
 
 PEERS = (Peer.OURS, Peer.NO_MESH, Peer.ENVOY_TLS)
 
@@ -18,12 +20,16 @@ def runner(only: str = "") -> tuple[Runner, list[str]]:
 
 def suite(*scenarios: Scenario, fails: bool = False) -> Suite:
     @contextmanager
-    def build() -> Iterator[Sequence[Scenario]]:
+    def build() -> Iterator[None]:
         if fails:
             raise OSError("no such machine")
-        yield scenarios
+        yield
 
-    return Suite(name="some", prefixes=("x",), build=build)
+    return Suite(name="some", scenarios=scenarios, build=build)
+
+
+def one(name: str = "x", rounds: int = 1) -> Scenario:
+    return Scenario(name=name, peers=[Peer.OURS], rounds=rounds, measure=lambda _: {"ms": 1.0})
 
 
 def test_every_round_begins_with_another_peer() -> None:
@@ -74,13 +80,36 @@ def test_what_was_noted_on_an_error_is_told_too() -> None:
 
 def test_a_suite_that_cannot_be_set_up_is_one_failure() -> None:
     run, _ = runner()
-    run.run_suite(suite(fails=True))
+    run.run_suite(suite(one(), fails=True))
     assert [(f.scenario, f.peer) for f in run.failures] == [("some", None)]
 
 
 def test_only_what_is_wanted_runs() -> None:
     run, _ = runner("x/wanted")
-    one = Scenario(name="x/wanted", peers=[Peer.OURS], rounds=1, measure=lambda _: {"ms": 1.0})
-    two = Scenario(name="x/other", peers=[Peer.OURS], rounds=1, measure=lambda _: {"ms": 1.0})
-    run.run_suite(suite(one, two))
+    run.run_suite(suite(one("x/wanted"), one("x/other")))
     assert [m.scenario for m in run.measured] == ["x/wanted"]
+
+
+def test_nothing_is_set_up_for_nothing() -> None:
+    run, said = runner("other")
+    run.run_suite(suite(one(), fails=True))
+    assert (run.failures, said) == ([], [])
+
+
+def test_when_it_is_late_each_scenario_gets_one_round() -> None:
+    run = Runner(lambda _: None, lambda _: True, late=lambda: True)
+    run.run(one(rounds=5))
+    assert [m.summary.rounds for m in run.measured] == [1]
+
+
+def test_what_is_lent_is_there_during_the_block_only() -> None:
+    lent: Lent[str] = Lent()
+    with lent.lend("stand"):
+        assert lent.now == "stand"
+    with pytest.raises(LookupError):
+        _ = lent.now
+
+
+def test_a_scenario_foretells_its_length() -> None:
+    scenario = Scenario(name="x", peers=PEERS, rounds=4, measure=lambda _: {}, round_s=0.5)
+    assert scenario.expected_s == 6.0

@@ -41,6 +41,21 @@ def listens(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.fixture(scope="module")
+def web(tools: Path) -> Iterator[int]:
+    for name in ("http_load", "http_serve"):
+        compile_tool(name, tools, libraries=("nghttp2",))
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        free = int(sock.getsockname()[1])
+    with subprocess.Popen([str(tools / "http_serve"), str(free)]) as server:
+        try:
+            eventually(lambda: listens(free), 5.0, "the server listens")
+            yield free
+        finally:
+            server.terminate()
+
+
 def load(tools: Path, kind: str, address: str, port: int, *rest: str) -> Mapping[str, float]:
     argv = [str(tools / "load"), kind, address, str(port), *rest]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=20)
@@ -96,3 +111,58 @@ def test_a_build_is_used_again_until_the_source_changes(tmp_path: Path) -> None:
     built = compile_tool("spin", tmp_path)
     before = built.stat().st_mtime_ns
     assert compile_tool("spin", tmp_path).stat().st_mtime_ns == before
+
+
+CALL = ("content-type", "application/grpc", "te", "trailers")
+
+
+@pytest.mark.parametrize(
+    ("options", "path", "headers"),
+    [
+        ("-c 2", "/api", ("Cookie", "a=b")),
+        ("-c 2", "/bytes/100000", ()),
+        ("-2 -c 2 -m 3", "/api", ("Cookie", "a=b")),
+        ("-2 -c 2", "/bytes/100000", ()),
+        ("-2 -c 2 -m 2 -b 70000", "/bench.Echo/Call", CALL),
+        ("-2 -c 2 -m 2 -p 500", "/bench.Echo/Stream", CALL),
+    ],
+)
+def test_requests_follow_answers(
+    tools: Path, web: int, options: str, path: str, headers: tuple[str, ...]
+) -> None:
+    said = http_load(tools, *options.split(), "-w", "0.02", "-s", "0.1", *at(web, path), *headers)
+    assert said["answered"] > 2
+    assert 0 < said["p50_us"] <= said["p99_us"] <= said["p999_us"]
+
+
+@pytest.mark.parametrize("version", [(), ("-2",)])
+def test_requests_have_their_instants(tools: Path, web: int, version: tuple[str, ...]) -> None:
+    said = http_load(tools, *version, "-c", "4", "-r", "500", "-s", "0.2", *at(web, "/api"))
+    assert said["answered"] == 100
+
+
+def test_what_waits_for_its_turn_counts_from_its_instant(tools: Path, web: int) -> None:
+    """Far more than one connection can ask: the last has waited for nearly all the rest."""
+    asked = ("-c", "1", "-r", "1000000", "-s", "0.03")
+    said = http_load(tools, *asked, *at(web, "/bytes/20000"))
+    assert said["answered"] == 30_000
+    assert said["p99_us"] > 10 * said["p50_us"] / 9
+    assert said["p50_us"] > 10_000
+
+
+def test_an_answer_that_is_no_success_is_a_failure(tools: Path, web: int) -> None:
+    argv = [str(tools / "http_load"), "-2", "-s", "0.1", "-b", "10", *at(web, "/missing-grpc")]
+    refused = subprocess.run([*argv, "bad header", "x"], capture_output=True, timeout=20)
+    assert refused.returncode == 1
+
+
+def at(port: int, path: str) -> tuple[str, ...]:
+    return ("127.0.0.1", str(port), path)
+
+
+def http_load(tools: Path, *argv: str) -> Mapping[str, float]:
+    done = subprocess.run(
+        [str(tools / "http_load"), *argv], capture_output=True, text=True, check=True, timeout=30
+    )
+    values: dict[str, float] = json.loads(done.stdout)
+    return values

@@ -1,65 +1,56 @@
-"""What wrk and h2load print, as numbers; and the configurations of all proxies agree."""
+"""What the load generator is told and says; and the configurations of all proxies agree."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from bench.waypoint.load import parse_h2load, parse_wrk
-from bench.waypoint.objects import ADDRESSES, PREFIXES, ROUTES, snapshot
-from bench.waypoint.peers import envoy_config, nginx_config
+from bench.waypoint.hbone_envoy import HboneSide, hbone_config
+from bench.waypoint.load import HttpLoad, parse_said
+from bench.waypoint.objects import ADDRESSES, OWN, PREFIXES, ROUTES, server_pod, snapshot
+from bench.waypoint.peers import envoy_config, haproxy_config, nginx_config
 from mesh.routing.table import RouteTable
 from tests.interop.envoy import Json
-
-WRK = """Running 1s test @ http://127.0.0.1:1/
-  1 threads and 32 connections
-  Thread Stats   Avg      Stdev     Max   +/- Stdev
-    Latency   368.50us    1.33ms  32.16ms   97.61%
-    Req/Sec    94.94k     9.22k  105.30k    75.00%
-  Latency Distribution
-     50%  312.00us
-     75%    1.50ms
-     90%    2.10ms
-     99%    1.20s
-  188860 requests in 2.00s, 38.01MB read
-Requests/sec:  94353.10
-Transfer/sec:     18.99MB
-"""
-H2LOAD = """starting benchmark...
-finished in 1.00s, 686.50 req/s, 68.36KB/s
-requests: 713 total, 718 started, 713 done, 713 succeeded, 0 failed, 0 errored, 0 timeout
-"""
+from tests.support.certs import TestCa
 
 
-def test_wrk() -> None:
-    found = parse_wrk(WRK)
-    assert found == {
-        "requests": 188860.0,
-        "requests_per_s": 94353.1,
-        "p50_us": 312.0,
-        "p99_us": 1.2e6,
+def test_a_load_as_arguments() -> None:
+    load = HttpLoad(path="/x", connections=4, http2=True, streams=2, headers={"te": "trailers"})
+    argv = list(load.argv("127.0.0.1", 7, 0.1, 0.5))
+    assert argv[0] == "-2"
+    assert argv[argv.index("-c") + 1] == "4"
+    assert argv[argv.index("-m") + 1] == "2"
+    assert argv[argv.index("-s") + 1] == "0.5"
+    assert argv[-5:] == ["127.0.0.1", "7", "/x", "te", "trailers"]
+
+
+def test_what_it_says_as_metrics() -> None:
+    said = '{"answered": 12, "per_s": 10.5, "p50_us": 1.5, "p99_us": 2.5, "p999_us": 3.0}'
+    assert parse_said(said) == {
+        "answered": 12,
+        "requests_per_s": 10.5,
+        "p50_us": 1.5,
+        "p99_us": 2.5,
     }
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["  Non-2xx or 3xx responses: 7", "  Socket errors: connect 0, read 48, write 0, timeout 0"],
-)
-def test_failed_requests_are_no_result(line: str) -> None:
-    with pytest.raises(RuntimeError, match=r"7|read 48"):
-        parse_wrk(f"{WRK}{line}\n")
-    with pytest.raises(RuntimeError):
-        parse_wrk("unable to connect")
+def test_a_server_in_the_mesh_is_reached_through_its_tunnel() -> None:
+    pod = server_pod("127.9.9.9")
+    known = snapshot(5, pod)
+    endpoints = [endpoint for s in known.services.values() for endpoint in s.endpoints]
+    assert {endpoint.workload for endpoint in endpoints} == {pod.uid}
+    assert {endpoint.address for endpoint in endpoints} == set(pod.addresses)
 
 
-def test_h2load(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text("".join(f"1\t200\t{number}\n" for number in range(100)))
-    found = parse_h2load(H2LOAD, log)
-    assert found == {"requests": 713.0, "requests_per_s": 686.5, "p50_us": 50.0, "p99_us": 99.0}
-    with pytest.raises(RuntimeError):
-        parse_h2load(H2LOAD.replace("0 failed", "3 failed"), log)
+def test_envoy_between_tunnels_has_the_same_routes(tmp_path: Path) -> None:
+    side = HboneSide(
+        listen=("127.0.0.1", 1),
+        server=("127.0.0.1", 2),
+        application="127.0.0.1:3",
+        credentials=TestCa("cluster.local").issue(OWN),
+    )
+    text = str(hbone_config(side, tmp_path))
+    assert text.count("path_separated_prefix") == ROUTES * 2
+    assert all(f"{address}:{port}" in text for port, address in ADDRESSES.items())
 
 
 def test_all_proxies_have_the_same_routes() -> None:
@@ -73,3 +64,6 @@ def test_all_proxies_have_the_same_routes() -> None:
     nginx = nginx_config(1, 2)
     assert all(f"location {prefix} " in nginx for prefix in PREFIXES)
     assert nginx.count("location ") == ROUTES + 1
+    haproxy = haproxy_config(1, {80: 2, 81: 3})
+    assert haproxy.count("use_backend ") == ROUTES * 2
+    assert haproxy.count("proto h2") == 2

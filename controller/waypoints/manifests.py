@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from controller.waypoints.request import HBONE_PORT, WAYPOINT_FOR, WaypointRequest
+from controller.waypoints.request import HBONE_PORT, WaypointRequest
 from mesh.identity.directory import WAYPOINT_CLASS, WAYPOINT_CLASS_LABEL
 from mesh.model.workload import WAYPOINT_LABEL
 from mesh.run_files import VIEW_PORT
+from mesh.state.waypoints import WAYPOINT_FOR
 
 Manifest: TypeAlias = "dict[str, object]"
 
@@ -58,7 +59,7 @@ def _labels(request: WaypointRequest) -> dict[str, str]:
     return {
         WAYPOINT_LABEL: request.name,
         WAYPOINT_CLASS_LABEL: WAYPOINT_CLASS,
-        WAYPOINT_FOR: request.serves,
+        WAYPOINT_FOR[0]: request.serves.value,
         MANAGED_BY: MANAGER,
     }
 

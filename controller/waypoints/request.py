@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mesh.identity.directory import WAYPOINT_CLASS
+from mesh.model.workload import WaypointFor
 from mesh.sources.objects import GatewayClassObject, GatewayListener, GatewayObject, SourceObject
+from mesh.state.waypoints import parse_waypoint_for
 
 CONTROLLER_NAME = "meshnode.io/waypoint-controller"
-WAYPOINT_FOR = "meshnode.io/waypoint-for"
 REPLICAS, MAX_REPLICAS = "meshnode.io/replicas", "meshnode.io/max-replicas"
 """Annotations of a Gateway: how many pods, and up to how many under load."""
 HBONE_PORT = 15008
 MOST_REPLICAS = 100
-_TRAFFIC = ("service", "workload", "all", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class WaypointRequest:
     listeners: tuple[GatewayListener, ...]
     replicas: int = 1
     max_replicas: int = 0
-    serves: str = "service"
+    serves: WaypointFor = WaypointFor.SERVICE
     problems: tuple[str, ...] = ()
 
     @property
@@ -67,9 +67,9 @@ def waypoint_requests(objects: Iterable[SourceObject]) -> list[WaypointRequest]:
 
 def _request(item: SourceObject, gateway: GatewayObject) -> WaypointRequest:
     meta, problems = gateway.metadata, []
-    serves = meta.labels.get(WAYPOINT_FOR, "service")
-    if serves not in _TRAFFIC:
-        problems.append(f"label {WAYPOINT_FOR}: {serves!r} is not one of {', '.join(_TRAFFIC)}")
+    serves, problem = parse_waypoint_for(meta.labels)
+    if problem:
+        problems.append(problem)
     replicas = _count(meta.annotations, REPLICAS, 1, problems)
     most = _count(meta.annotations, MAX_REPLICAS, 0, problems)
     if most and most < replicas:

@@ -94,4 +94,6 @@ _HINTS: Mapping[Code, str] = {
     " until then connections are refused",
     Code.WAYPOINT_NOT_READY: "look at the waypoint's pods: until one is ready connections are"
     " refused",
+    Code.WAYPOINT_UNFIT: "label the waypoint's Gateway `meshnode.io/waypoint-for: all`, or remove"
+    " the object's own label",
 }

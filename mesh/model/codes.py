@@ -55,3 +55,5 @@ class Code(StrEnum):
 
     WAYPOINT_MISSING = "MN0501"
     WAYPOINT_NOT_READY = "MN0502"
+    WAYPOINT_UNFIT = "MN0503"
+    """It does not take this kind of traffic."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NewType
 
 from mesh.model.address import IPAddress, IPNetwork
@@ -18,6 +19,15 @@ ServiceKey = NewType("ServiceKey", str)
 
 WAYPOINT_LABEL = "gateway.networking.k8s.io/gateway-name"
 """Pods of a waypoint carry it, with the name of their Gateway (Gateway API GEP-1762)."""
+
+
+class WaypointFor(StrEnum):
+    """Which traffic a waypoint takes: what is addressed to services, or to workloads."""
+
+    SERVICE = "service"
+    WORKLOAD = "workload"
+    ALL = "all"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

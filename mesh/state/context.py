@@ -10,6 +10,7 @@ from mesh.model.address import IPAddress, parse_ip
 from mesh.model.codes import Code
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import Problem, Severity
+from mesh.model.workload import WaypointFor
 from mesh.sources.objects import SourceObject
 
 MAX_SHARED = 500_000
@@ -61,6 +62,7 @@ class Context:
 
     trust_domain: str = ""
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    waypoints: Mapping[str, WaypointFor] = field(default_factory=dict)
     accounts: set[tuple[str, str]] = field(default_factory=set)
     shared: Shared = field(default_factory=Shared)
     problems: list[Problem] = field(default_factory=list)

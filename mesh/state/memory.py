@@ -20,6 +20,7 @@ from mesh.state.policies import Policies, read_policies
 from mesh.state.routes import Routing, read_routing
 from mesh.state.service_set import ServiceSet
 from mesh.state.settings import read_settings
+from mesh.state.waypoints import namespaces_asking, read_waypoints
 
 _MEMBERS = frozenset({"Pod", "Workload"})
 _SERVICES = frozenset({"Service", "EndpointSlice"})
@@ -42,6 +43,7 @@ class Few:
     duplicates: tuple[Problem, ...] = ()
     settings: MeshSettings = field(default_factory=MeshSettings)
     settings_problems: tuple[Problem, ...] = ()
+    waypoint_problems: tuple[Problem, ...] = ()
     policies: Policies = field(default_factory=Policies)
     policy_problems: tuple[Problem, ...] = ()
     routing: Routing = field(default_factory=Routing)
@@ -77,6 +79,7 @@ class Memory:
             *self._duplicates,
             *few.duplicates,
             *few.settings_problems,
+            *few.waypoint_problems,
             *self.members.problems,
             *self.services.problems,
             *few.policy_problems,
@@ -126,6 +129,13 @@ class Memory:
         }
         known, context.namespaces = context.namespaces, names
         relabelled |= {n for n in names.keys() | known.keys() if names.get(n) != known.get(n)}
+        waypoints = read_waypoints(few.chosen, context)
+        few.waypoint_problems = context.take_problems()
+        before, context.waypoints = context.waypoints, waypoints
+        moved = {
+            name for name in waypoints.keys() | before if waypoints.get(name) != before.get(name)
+        }
+        relabelled |= namespaces_asking(moved, objects, context.namespaces)
         again.update(self.members.uids(relabelled))
         if context.trust_domain != few.settings.trust_domain:
             context.trust_domain = few.settings.trust_domain

@@ -29,6 +29,8 @@ class _Slot:
     source: SourceObject
     body: ServiceObject
     read: Service | None = None
+    problems: tuple[Problem, ...] = ()
+    """What is wrong with the object by itself."""
 
 
 class ServiceSet:
@@ -128,6 +130,7 @@ class ServiceSet:
         """Read a service; return addresses that others claim too."""
         slices = self._slices.of(key)
         slot.read = read_service(slot.source, slot.body, slices, self._members, context)
+        slot.problems = context.take_problems()
         self._claims.add(slot.read.addresses, key)
         return {a for a in slot.read.addresses if len(self._claims.owners(a)) > 1}
 
@@ -175,7 +178,7 @@ class ServiceSet:
                 if key in self.services:
                     gone.append(key)
                 continue
-            service = self._settled(key, slot.source, slot.read, context)
+            service = self._settled(key, slot, slot.read, context)
             kept = self.services.get(key) or self._kept.get(key)
             if kept is not None and kept == service:
                 service = kept
@@ -188,16 +191,14 @@ class ServiceSet:
                 del services[key]
             self.services = services
 
-    def _settled(
-        self, key: ServiceKey, source: SourceObject, service: Service, context: Context
-    ) -> Service:
+    def _settled(self, key: ServiceKey, slot: _Slot, service: Service, context: Context) -> Service:
         holders = {vip: min(self._claims.owners(vip)) for vip in service.addresses}
         for vip, holder in holders.items():
             if holder != key:
                 other = self._slots[holder].source
                 message = f"address {vip} belongs to {other.subject} ({other.where})"
-                context.report(source, Code.VIP_TAKEN, message)
-        if problems := context.take_problems():
+                context.report(slot.source, Code.VIP_TAKEN, message)
+        if problems := (*slot.problems, *context.take_problems()):
             self._problems[key] = problems
         own = tuple(vip for vip in service.addresses if holders[vip] == key)
         return service if own == service.addresses else replace(service, addresses=own)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mesh.model.address import IPAddress
-from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort, WorkloadUid
+from mesh.model.workload import (
+    Endpoint,
+    Service,
+    ServiceKey,
+    ServicePort,
+    WaypointFor,
+    WorkloadUid,
+)
 from mesh.sources.objects import (
     EndpointSliceObject,
     ServiceObject,
@@ -14,8 +21,8 @@ from mesh.sources.objects import (
     SourceObject,
 )
 from mesh.state.context import Context, Shared
-from mesh.state.labels import waypoint_of
 from mesh.state.members import Members
+from mesh.state.waypoints import waypoint_for
 from mesh.state.workloads import Member, named_ports
 
 CLUSTER_DOMAIN = "svc.cluster.local"
@@ -48,7 +55,7 @@ def read_service(
             for port in ports
         ),
         endpoints=endpoints,
-        waypoint=waypoint_of(meta.labels, namespace, context.namespaces.get(namespace, {})),
+        waypoint=waypoint_for(WaypointFor.SERVICE, source, meta, context),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mesh.model.address import IPAddress
 from mesh.model.codes import Code
 from mesh.model.snapshot import Severity
-from mesh.model.workload import Workload, WorkloadUid
+from mesh.model.workload import WaypointFor, Workload, WorkloadUid
 from mesh.sources.objects import Metadata, PodObject, SourceObject, WorkloadObject
 from mesh.state.context import Context
 from mesh.state.labels import (
@@ -18,8 +18,8 @@ from mesh.state.labels import (
     exclusions_of,
     is_enrolled,
     is_waypoint,
-    waypoint_of,
 )
+from mesh.state.waypoints import waypoint_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ def _workload(
     names = app_names(meta)
     exclusions = exclusions_of(meta.annotations, messages)
     egress = egress_of(meta.annotations, messages)
-    waypoint = None if is_proxy else waypoint_of(meta.labels, meta.namespace, namespace)
+    waypoint = None if is_proxy else waypoint_for(WaypointFor.WORKLOAD, source, meta, context)
     for message in messages:
         context.report(source, Code.BAD_LABEL, message)
     return Workload(

@@ -94,6 +94,7 @@ RESOURCES: Sequence[Resource] = (
     _ours("RequestAuthentication", "requestauthentications"),
     _istio("RequestAuthentication", "requestauthentications"),
     _ours("TrafficPolicy", "trafficpolicies"),
+    _gateway("Gateway", "gateways", "v1", "v1beta1"),
     _gateway("HTTPRoute", "httproutes", "v1", "v1beta1"),
     _gateway("GRPCRoute", "grpcroutes", "v1"),
     # Until version 1.5 these two are in the experimental channel only.
@@ -106,6 +107,5 @@ RESOURCES: Sequence[Resource] = (
 CONTROLLER_RESOURCES: Sequence[Resource] = (
     *RESOURCES,
     _gateway("GatewayClass", "gatewayclasses", "v1", "v1beta1"),
-    _gateway("Gateway", "gateways", "v1", "v1beta1"),
 )
-"""What the controller watches besides: the waypoints that are asked for."""
+"""What the controller watches besides: whether waypoints are its own to make."""

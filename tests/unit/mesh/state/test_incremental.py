@@ -15,6 +15,7 @@ from mesh.sources.objects import ObjectSet, SourceObject
 from mesh.state.delta import apply_delta, decode_delta, diff, encode_delta
 from mesh.state.reducer import Reducer, reduce
 
+TRAFFIC = st.sampled_from(["service", "workload", "all", "none", "everything"])
 NAMESPACES = st.sampled_from(["a", "a", "a", "b"])
 NAMES = st.sampled_from(["x", "y"])
 ADDRESSES = st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1"])
@@ -118,6 +119,14 @@ def others(draw: st.DrawFn) -> Raw:
             [
                 manifest("ServiceAccount", "v1", namespace, name),
                 manifest(
+                    "Gateway",
+                    "gateway.networking.k8s.io/v1",
+                    namespace,
+                    "wp",
+                    {"labels": {"meshnode.io/waypoint-for": draw(TRAFFIC)}},
+                    spec={"gatewayClassName": "meshnode-waypoint"},
+                ),
+                manifest(
                     "MeshConfig",
                     ours,
                     "",
@@ -208,7 +217,8 @@ def check_indexes(snapshot: MeshSnapshot) -> None:
     for node in {"", *(w.node for w in snapshot.workloads.values())}:
         by_uid = {w.uid: w for w in fresh.local_workloads(node)}
         found = snapshot.local_workloads(node)
-        assert {w.uid: w for w in found} == by_uid and len(found) == len(by_uid)
+        assert {w.uid: w for w in found} == by_uid
+        assert len(found) == len(by_uid)
     assert {k: {w.uid for w in v} for k, v in snapshot.waypoint_workloads.items()} == {
         k: {w.uid for w in v} for k, v in fresh.waypoint_workloads.items()
     }

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 
 from mesh.errors import ConfigError
 from mesh.model.address import parse_ip
+from mesh.model.codes import Code
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication, PolicyKey, PolicyScope
 from mesh.model.snapshot import MeshSnapshot, PathNormalization, SameNode
 from mesh.model.workload import Service, ServiceKey, Workload, WorkloadUid
@@ -111,6 +112,62 @@ def test_enrolment(labels: str, spec: str, enrolled: bool) -> None:
         f"spec: {spec}\nstatus: {{podIP: 10.0.0.9}}\n"
     )
     assert pod(build_from(SHOP + text), "p").enrolled is enrolled
+
+
+GATEWAY = """\
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: wp, namespace: shop, labels: {LABELS}}
+spec: {gatewayClassName: meshnode-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("labels", "of_service", "of_workload"),
+    [
+        ("", True, False),
+        ("istio.io/waypoint-for: service", True, False),
+        ("meshnode.io/waypoint-for: workload", False, True),
+        ("meshnode.io/waypoint-for: all, istio.io/waypoint-for: none", True, True),
+        ("meshnode.io/waypoint-for: none", False, False),
+        ("meshnode.io/waypoint-for: everybody", True, True),
+    ],
+)
+def test_a_waypoint_takes_the_traffic_it_is_for(
+    labels: str, of_service: bool, of_workload: bool
+) -> None:
+    text = SHOP + API.replace(", istio.io/use-waypoint: none", "") + SERVICE
+    without = build_from(text)
+    assert api_service(without).waypoint == pod(without).waypoint == "shop/wp"
+    found = build_from(text + GATEWAY.replace("LABELS", labels))
+    assert api_service(found).waypoint == ("shop/wp" if of_service else None)
+    assert pod(found).waypoint == ("shop/wp" if of_workload else None)
+    bad = [problem.message for problem in found.problems if problem.code is Code.BAD_LABEL]
+    assert bad == (
+        [
+            "label meshnode.io/waypoint-for: 'everybody' is not one of service, workload, all,"
+            " none: everything has to pass it"
+        ]
+        if "everybody" in labels
+        else []
+    )
+
+
+def test_who_asks_for_a_waypoint_that_takes_none_of_its_traffic_is_told() -> None:
+    text = SHOP + API.replace("use-waypoint: none", "use-waypoint: wp") + SERVICE
+    found = build_from(text + GATEWAY.replace("LABELS", ""))
+    [unfit] = [p for p in found.problems if p.code is Code.WAYPOINT_UNFIT]
+    assert unfit.subject == "Pod shop/api-7d4-x"
+    assert "takes only traffic for services" in unfit.message
+
+
+def test_a_gateway_of_another_class_is_no_waypoint() -> None:
+    text = SHOP + API.replace(", istio.io/use-waypoint: none", "") + SERVICE
+    gateway = GATEWAY.replace("LABELS", "").replace("meshnode-waypoint", "cilium")
+    found = build_from(text + gateway)
+    assert api_service(found).waypoint == pod(found).waypoint == "shop/wp"
 
 
 def test_the_namespace_gives_its_waypoint() -> None:

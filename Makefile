@@ -10,7 +10,8 @@ ROOMS := $(wildcard agent bpf controller installer mesh waypoint tests bench scr
 SETUP_INPUTS := pyproject.toml scripts/setup scripts/packages.txt \
 	$(wildcard setup.py mesh/http2/*.c mesh/http2/*.h mesh/http2/*build*.py \
 	mesh/tunnel/native/[!_]*.c mesh/tunnel/native/*.h mesh/tunnel/native/build.py \
-	waypoint/lane/[!_]*.c waypoint/lane/*.h waypoint/lane/build.py)
+	waypoint/lane/[!_]*.c waypoint/lane/*.h waypoint/lane/build.py \
+	waypoint/shared/[!_]*.c waypoint/shared/*.h waypoint/shared/build.py)
 
 # A target that needs a kernel says so at once instead of failing in the middle.
 define need_root

@@ -1,4 +1,5 @@
-"""Only what pyproject.toml cannot say: the compiled HTTP/2 and tunnel engines, and the lane."""
+"""Only what pyproject.toml cannot say: the compiled HTTP/2 and tunnel engines, the lane,
+and the numbers that a waypoint's workers share."""
 
 from setuptools import setup
 
@@ -7,5 +8,6 @@ setup(
         "mesh/http2/build_nghttp2.py:ffibuilder",
         "mesh/tunnel/native/build.py:ffibuilder",
         "waypoint/lane/build.py:ffibuilder",
+        "waypoint/shared/build.py:ffibuilder",
     ]
 )

@@ -22,6 +22,7 @@ from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import EngineFactory, best_engine, engine_factory, parse_engine
 from waypoint.limits import ProxyLimits
 from waypoint.protection import Vantage
+from waypoint.shared.select import open_sharing
 from waypoint.worker import Worker, WorkerOptions
 
 
@@ -41,6 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listener-fd", type=int, required=True)
+    parser.add_argument("--limits-fd", type=int)
     parser.add_argument("--engine", default=os.environ.get("MESHNODE_TUNNEL_ENGINE", ""))
     return parser.parse_args()
 
@@ -62,7 +64,11 @@ async def serve(arguments: argparse.Namespace, new_engine: EngineFactory) -> Non
         ),
         trace_sampling=arguments.trace_sampling,
         trace_export=arguments.trace_export,
-        vantage=Vantage(node=arguments.node, workers=arguments.workers),
+        vantage=Vantage(
+            node=arguments.node,
+            workers=arguments.workers,
+            sharing=open_sharing(arguments.limits_fd, arguments.index),
+        ),
     )
     engine = new_engine(asyncio.get_running_loop(), TunnelSettings())
     fetcher = KeyFetcher()

@@ -122,6 +122,9 @@ class ClientStream:
             sink.upstream_failed(Failure(kind=kind, flag=flag, detail=detail))
 
 
+def _nobody_waits() -> None: ...
+
+
 class Http2Client(Http2Link):
     """A server's connection."""
 
@@ -137,12 +140,18 @@ class Http2Client(Http2Link):
         self._touched: set[ClientStream] = set()
         self._going_away = False
         self._answered = 0
+        self.on_free: Callable[[], None] = _nobody_waits
+        """Told when a stream has ended, so that another may begin."""
         self.idle_since = loop.time()
 
     @property
     def can_open(self) -> bool:
         limit = min(self._limits.max_streams, self.session.remote_max_streams)
         return self.is_open and not self._going_away and len(self._streams) < limit
+
+    @property
+    def can_serve(self) -> bool:
+        return self.is_open and not self._going_away
 
     @property
     def open_streams(self) -> int:
@@ -170,6 +179,7 @@ class Http2Client(Http2Link):
             self.schedule_flush()
         if self._going_away and not self._streams:
             self._loop.call_soon(self.close)
+        self.on_free()
 
     def handle(self, event: Event) -> None:
         if isinstance(event, GoawayReceived):
@@ -225,6 +235,7 @@ class Http2Client(Http2Link):
         else:
             flag, kind = RequestFlag.UPSTREAM_CLOSED, FailureKind.MAY_BE_DELIVERED
         stream.failed(kind, flag, f"stream reset by the server ({event.error_code})")
+        self.on_free()
 
     def batch_over(self) -> None:
         touched, self._touched = self._touched, set()

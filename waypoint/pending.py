@@ -45,15 +45,16 @@ class Pending:
 class Slot:
     """The count of one connection, from its dial to its end."""
 
-    __slots__ = ("_breaker", "_held")
+    __slots__ = ("_breaker", "_endpoint", "_held")
 
-    def __init__(self, breaker: CircuitBreaker | None) -> None:
+    def __init__(self, breaker: CircuitBreaker | None, endpoint: str = "") -> None:
         self._breaker = breaker
+        self._endpoint = endpoint
         self._held = True
 
     def release(self) -> bool:
         """Give it back; True the first time."""
         held, self._held = self._held, False
         if held and self._breaker is not None:
-            self._breaker.release(Resource.CONNECTIONS)
+            self._breaker.disconnect(self._endpoint)
         return held

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Protocol, TypeVar
 
@@ -19,6 +20,8 @@ from waypoint.pending import Pending, Slot, Taker
 from waypoint.target import Http1Idle, MultiplexedClient, Speaks, Target
 
 P = TypeVar("P", bound=asyncio.Protocol)
+SHARED_POLL_S = 0.02
+"""Between two looks for a connection that another process may have given back."""
 
 
 class Connector(Protocol):
@@ -49,7 +52,10 @@ class Pool:
         self._spawn = spawn
         self._flushes = flushes
         self._targets: set[Target] = set()
-        self._waiting: dict[Target, list[Pending]] = {}
+        self._queues: dict[Target, deque[Pending]] = {}
+        """Requests that wait for a stream."""
+        self._dials: dict[Target, int] = {}
+        self._polled: set[Target] = set()
 
     def start(
         self,
@@ -72,8 +78,9 @@ class Pool:
             self._refuse(taker)
             return None
         pending = Pending(head, taker, breaker)
-        if breaker is not None and not breaker.connect(target.connections):
+        if breaker is not None and not breaker.connect(target.connections, _name(target)):
             target.waiting.append(pending)
+            self._poll(target, breaker)
             return pending
         self._spawn(self._dial(target, pending, self._slot(target, breaker)))
         return pending
@@ -81,7 +88,7 @@ class Pool:
     def _slot(self, target: Target, breaker: CircuitBreaker | None) -> Slot:
         """Count a connection from now on: dials are tasks, and begin later."""
         target.connections += 1
-        return Slot(breaker)
+        return Slot(breaker, "" if breaker is None else _name(target))
 
     def _refuse(self, taker: Taker) -> None:
         flag = RequestFlag.UPSTREAM_OVERFLOW
@@ -90,26 +97,64 @@ class Pool:
     def _start_http2(
         self, target: Target, head: RequestHead, taker: Taker, breaker: CircuitBreaker | None
     ) -> Pending | None:
-        for client in target.multiplexed:
-            if client.can_open:
-                self._open(client, head, taker)
-                return None
-        waiting = self._waiting.get(target, [])
-        # One dial serves as many requests as a connection takes.
-        must_dial = len(waiting) % self._limits.max_streams == 0
-        if breaker is not None:
-            if not breaker.acquire(Resource.PENDING):
-                self._refuse(taker)
-                return None
-            if must_dial and not breaker.connect(target.connections):
-                breaker.release(Resource.PENDING)
-                self._refuse(taker)
-                return None
+        queue = self._queues.get(target)
+        if not queue:
+            for client in target.multiplexed:
+                if client.can_open:
+                    self._open(client, head, taker)
+                    return None
+        if breaker is not None and not breaker.acquire(Resource.PENDING):
+            self._refuse(taker)
+            return None
         pending = Pending(head, taker, breaker)
-        self._waiting.setdefault(target, []).append(pending)
-        if must_dial:
-            self._spawn(self._dial_http2(target, breaker, self._slot(target, breaker)))
+        self._queues.setdefault(target, deque()).append(pending)
+        self._dial_for_queue(target)
         return pending
+
+    def _dial_for_queue(self, target: Target) -> None:
+        """One dial serves as many requests as a connection takes; where a limit allows none, they
+        wait for a stream, or for a connection to end."""
+        queue, dials = self._queues.get(target), self._dials.get(target, 0)
+        while queue and queue[0].taker is None:
+            queue.popleft()
+        if not queue or len(queue) <= dials * self._limits.max_streams:
+            return
+        breaker = queue[0].breaker
+        if breaker is not None and not breaker.connect(target.connections, _name(target)):
+            self._poll(target, breaker)
+            return
+        self._dials[target] = dials + 1
+        self._spawn(self._dial_http2(target, self._slot(target, breaker)))
+
+    def _serve_queue(self, target: Target) -> None:
+        """Give streams that are free to who waited longest."""
+        queue = self._queues.get(target)
+        for client in list(target.multiplexed):
+            while queue and client.can_open:
+                pending = queue.popleft()
+                taker = pending.take()
+                if taker is not None:
+                    self._open(client, pending.head, taker)
+                    taker.flush_request()
+        if not queue:
+            self._queues.pop(target, None)
+        else:
+            self._dial_for_queue(target)
+
+    def _stream_free(self, target: Target) -> None:
+        if target in self._queues:  # from the loop: events of a session must not nest
+            self._loop.call_soon(self._serve_queue, target)
+
+    def _poll(self, target: Target, breaker: CircuitBreaker) -> None:
+        """Look again: another process does not tell when one of its connections ends."""
+        if breaker.is_shared and target not in self._polled:
+            self._polled.add(target)
+            self._loop.call_later(SHARED_POLL_S, self._look_again, target)
+
+    def _look_again(self, target: Target) -> None:
+        self._polled.discard(target)
+        self._dial_for_waiting(target)
+        self._dial_for_queue(target)
 
     def _open(self, client: MultiplexedClient, head: RequestHead, taker: Taker) -> None:
         try:
@@ -119,7 +164,7 @@ class Pool:
             return
         taker.connected(stream)
 
-    async def _dial_http2(self, target: Target, breaker: CircuitBreaker | None, slot: Slot) -> None:
+    async def _dial_http2(self, target: Target, slot: Slot) -> None:
         self._targets.add(target)
         client: Http2Client | None = None
         detail = f"no connection in {self._limits.connect_timeout_s:g} s"
@@ -130,31 +175,32 @@ class Pool:
             pass  # `detail` says so already
         except MeshnodeError as error:
             detail = str(error)
+        self._dials[target] -= 1
+        if not self._dials[target]:
+            del self._dials[target]
         if client is not None:
             target.multiplexed.append(client)
-        else:
-            self._gone(target, slot)
-        waiting = self._waiting.pop(target, [])
-        for pending in waiting:
-            if client is None:
-                self._failed(pending, detail)
-                continue
-            taker = pending.take()
-            if taker is None:
-                continue
-            if client.can_open:
-                self._open(client, pending.head, taker)
-                taker.flush_request()
-            else:
-                self._start_http2(target, pending.head, taker, breaker)
+            self._serve_queue(target)
+            return
+        self._gone(target, slot)
+        if any(shared.can_serve for shared in target.multiplexed):
+            return  # who waits can have one of its streams
+        for pending in self._queues.pop(target, ()):
+            self._failed(pending, detail)
 
     def _new_http2(self, target: Target, slot: Slot) -> Callable[[], Http2Client]:
         def closed(client: Http2Client) -> None:
             self._gone(target, slot)
             if client in target.multiplexed:
                 target.multiplexed.remove(client)
+            self._stream_free(target)
 
-        return lambda: Http2Client(self._loop, self._limits, closed)
+        def make() -> Http2Client:
+            client = Http2Client(self._loop, self._limits, closed)
+            client.on_free = lambda: self._stream_free(target)
+            return client
+
+        return make
 
     def _send(self, client: Http1Idle, head: RequestHead, taker: Taker) -> None:
         try:
@@ -196,13 +242,17 @@ class Pool:
         if not slot.release():
             return
         target.connections -= 1
+        self._dial_for_waiting(target)
+
+    def _dial_for_waiting(self, target: Target) -> None:
         while target.waiting:
             pending = target.waiting.popleft()
             if pending.taker is None:
                 continue
             limits = pending.breaker
-            if limits is not None and not limits.connect(target.connections):
+            if limits is not None and not limits.connect(target.connections, _name(target)):
                 target.waiting.appendleft(pending)
+                self._poll(target, limits)
                 return
             self._spawn(self._dial(target, pending, self._slot(target, limits)))
             return
@@ -263,3 +313,8 @@ class Pool:
         for target in self._targets:
             for client in (*target.idle, *target.multiplexed):
                 client.close()
+
+
+def _name(target: Target) -> str:
+    """What limits per endpoint call it."""
+    return str(target.key.address)

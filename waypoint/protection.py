@@ -17,10 +17,10 @@ from mesh.model.snapshot import MeshSnapshot
 from mesh.model.traffic import CircuitLimits, Hedging, LoadBalancing, RetryPolicy, Upgrades
 from mesh.model.workload import Service, ServiceKey
 from mesh.resilience.bandwidth import Pacer
-from mesh.resilience.circuit import share_limits
 from mesh.resilience.cluster import Cluster, ClusterRules, Seat
 from mesh.resilience.fault import FaultInjector
 from mesh.resilience.rate_limit import RateLimiter
+from mesh.resilience.sharing import Sharing
 from mesh.routing.policies import Place, PolicyTable, Resolved, places_of
 from mesh.routing.session import session_name
 from waypoint.locality import distance, node_zone
@@ -35,10 +35,12 @@ class Vantage:
     Attributes:
         node: that runs it; empty = unknown, and nothing is near.
         workers: that share limits with it.
+        sharing: where they count together; None: each keeps to its part.
     """
 
     node: str = ""
     workers: int = 1
+    sharing: Sharing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,11 +201,17 @@ class Protections:
         rules = ClusterRules(
             load_balancing=policy.load_balancing or LoadBalancing(),
             outlier_detection=policy.outlier_detection,
-            limits=share_limits(policy.limits or CircuitLimits(), self._vantage.workers),
+            limits=policy.limits or CircuitLimits(),
             retry_budget=policy.retry_budget,
         )
         key = ("cluster", way.service, way.port, way.family, rules)
-        return self._shared(key, lambda: Cluster[Target](rules, self._random, self._now()))
+        sharing, workers = self._vantage.sharing, self._vantage.workers
+        count_of = None if sharing is None else lambda name: sharing.count(f"{key} {name}")
+
+        def make() -> Cluster[Target]:
+            return Cluster[Target](rules, self._random, self._now(), count_of, workers)
+
+        return self._shared(key, make)
 
     def _gate(self, resolved: Resolved) -> RequestGate | None:
         policy = resolved.policy
@@ -212,15 +220,21 @@ class Protections:
         limiters = Limiters(())
         if policy.rate_limits:
             source = dict(policy.sources)["rate_limits"]
-            workers = self._vantage.workers
+            workers, sharing = self._vantage.workers, self._vantage.sharing
+            place = resolved.place("rate_limits")
             made = tuple(
                 NamedLimiter(
                     name=f"{source}/{limit.name or number}",
-                    limiter=RateLimiter(limit, workers=workers),
+                    limiter=RateLimiter(
+                        limit,
+                        workers=workers,
+                        sharing=sharing,
+                        name=f"rate {place} {source} {number} {limit}",
+                    ),
                 )
                 for number, limit in enumerate(policy.rate_limits)
             )
-            key = ("limiters", resolved.place("rate_limits"), source, policy.rate_limits)
+            key = ("limiters", place, source, policy.rate_limits)
             limiters = self._shared(key, lambda: Limiters(made))
         faults = FaultInjector(policy.faults) if policy.faults else None
         return RequestGate(limiters, faults, self._random)
@@ -229,15 +243,23 @@ class Protections:
         wanted = resolved.policy.bandwidth
         if wanted is None:
             return None
-        now, workers = self._now(), self._vantage.workers
-
-        def pacer(bytes_per_s: int | None) -> Pacer | None:
-            return Pacer(max(1, bytes_per_s // workers), now) if bytes_per_s else None
+        key = ("paces", resolved.place("bandwidth"), wanted)
 
         def make() -> Paces:
-            return Paces(pacer(wanted.request_bytes_per_s), pacer(wanted.response_bytes_per_s))
+            return Paces(
+                self._pacer(wanted.request_bytes_per_s, f"{key} request"),
+                self._pacer(wanted.response_bytes_per_s, f"{key} response"),
+            )
 
-        return self._shared(("paces", resolved.place("bandwidth"), wanted), make)
+        return self._shared(key, make)
+
+    def _pacer(self, bytes_per_s: int | None, name: str) -> Pacer | None:
+        if not bytes_per_s:
+            return None
+        sharing = self._vantage.sharing
+        if sharing is not None:
+            return Pacer(bytes_per_s, self._now(), sharing.pacer(name, bytes_per_s))
+        return Pacer(max(1, bytes_per_s // self._vantage.workers), self._now())
 
     def _shared(self, key: Hashable, make: Callable[[], State]) -> State:
         """The state of a key, as long as anybody holds it."""

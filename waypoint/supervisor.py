@@ -42,6 +42,7 @@ from waypoint.feed import (
     supervisor_reader,
 )
 from waypoint.options import WaypointOptions
+from waypoint.shared.select import SharedMemory, new_memory
 from waypoint.tap import TapFilter
 from waypoint.tap_stream import TapReaders
 
@@ -97,6 +98,7 @@ class Supervisor:
     taps: TapReaders = field(init=False)
     restarts: int = 0
     stopping: bool = False
+    memory: SharedMemory | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.taps = TapReaders(self._change_taps)
@@ -133,6 +135,13 @@ class Supervisor:
 
     async def run(self) -> None:
         """Keep the workers alive until they were all told to drain and have ended."""
+        with contextlib.ExitStack() as stack:
+            self.memory = new_memory(self.options.workers)
+            if self.memory is not None:
+                stack.callback(self.memory.close)
+            await self._keep_all()
+
+    async def _keep_all(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             for index in range(self.options.workers):
                 tasks.create_task(self._keep(index))
@@ -163,10 +172,12 @@ class Supervisor:
     async def _run_once(self, index: int) -> int:
         listener = listen(self.options.listen)
         ours, theirs = socket.socketpair()
+        limits = [] if self.memory is None else [self.memory.descriptor]
         with listener, theirs:
             process = await asyncio.create_subprocess_exec(
                 *self._command(index, theirs.fileno(), listener.fileno()),
-                pass_fds=(theirs.fileno(), listener.fileno()),
+                *(f"--limits-fd={descriptor}" for descriptor in limits),
+                pass_fds=(theirs.fileno(), listener.fileno(), *limits),
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
@@ -187,6 +198,8 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             code = await process.wait()
+            if self.memory is not None:
+                self.memory.forget(index)
         return code
 
     def _command(self, index: int, control: int, listener: int) -> list[str]:

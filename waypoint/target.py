@@ -87,6 +87,10 @@ class MultiplexedClient(Client, Protocol):
     @property
     def can_open(self) -> bool: ...
     @property
+    def can_serve(self) -> bool:
+        """Whether it takes requests, now or once a stream is free."""
+
+    @property
     def open_streams(self) -> int: ...
     def open(self, head: RequestHead, sink: ResponseSink) -> UpstreamStream: ...
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from enum import StrEnum
 
 from mesh.model.traffic import CircuitLimits
+from mesh.resilience.sharing import Count, CountOf, EndpointCounts
 
 
 class Resource(StrEnum):
@@ -18,57 +20,109 @@ class Resource(StrEnum):
 
 
 class CircuitBreaker:
-    """Counts per resource. Whoever got `acquire` must `release`, once."""
+    """Counts per resource. Whoever got `acquire` must `release`, once.
 
-    __slots__ = ("_active", "_most", "accepted", "limits", "rejected")
+    Args:
+        count_of: where all processes count together, by name; what has no room there is limited to
+            this process's part.
+        workers: processes that share the limits.
+    """
 
-    def __init__(self, limits: CircuitLimits) -> None:
+    __slots__ = ("_active", "_endpoints", "_most", "_shared", "accepted", "limits", "rejected")
+
+    def __init__(
+        self, limits: CircuitLimits, count_of: CountOf | None = None, workers: int = 1
+    ) -> None:
         self.limits = limits
-        self._most = {
-            Resource.CONNECTIONS: limits.max_connections,
-            Resource.PENDING: limits.max_pending,
-            Resource.REQUESTS: limits.max_requests,
-            Resource.RETRIES: limits.max_retries,
-        }
+        whole, part = _by_resource(limits), _by_resource(share_limits(limits, workers))
+        self._shared: dict[Resource, Count] = {}
+        for resource, most in whole.items():
+            count = count_of(str(resource)) if count_of and most is not None else None
+            if count is not None:
+                self._shared[resource] = count
+        self._most = {item: (whole if item in self._shared else part)[item] for item in Resource}
+        self._endpoints: EndpointCounts | None = None
+        most = limits.max_endpoint_connections
+        if count_of is not None and most is not None:
+            self._endpoints = EndpointCounts(
+                lambda name: count_of(f"endpoint connections {name}"), most, -(-most // workers)
+            )
         self._active = dict.fromkeys(Resource, 0)
         self.accepted = dict.fromkeys(Resource, 0)
         self.rejected = dict.fromkeys(Resource, 0)
         """How often each limit refused; `accepted`: how often it did not."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether connections may become free in another process."""
+        return self._endpoints is not None or Resource.CONNECTIONS in self._shared
+
     def acquire(self, resource: Resource) -> bool:
         """Take one; False where the limit is reached."""
         most = self._most[resource]
-        if most is not None and self._active[resource] >= most:
-            self.rejected[resource] += 1
-            return False
+        if most is not None:
+            shared = self._shared.get(resource)
+            free = self._active[resource] < most if shared is None else shared.add(most)
+            if not free:
+                self.rejected[resource] += 1
+                return False
         self._active[resource] += 1
         self.accepted[resource] += 1
         return True
 
-    def connect(self, endpoint_connections: int) -> bool:
-        """Take a connection to an endpoint that has so many; False where a limit is reached.
+    def connect(self, endpoint_connections: int, endpoint: str = "") -> bool:
+        """Take a connection to an endpoint that has so many of ours; False where a limit is
+        reached. `disconnect` gives it back.
 
         The first one of an endpoint is always allowed: the requests that chose it could wait
         for ever for a connection that others hold elsewhere.
         """
-        most = self.limits.max_endpoint_connections
-        if not endpoint_connections:
-            self._active[Resource.CONNECTIONS] += 1
-            return True
-        if most is not None and endpoint_connections >= most:
+        first = not endpoint_connections
+        if not self._enter(endpoint_connections, endpoint):
             self.rejected[Resource.CONNECTIONS] += 1
             return False
-        return self.acquire(Resource.CONNECTIONS)
+        if first:
+            shared = self._shared.get(Resource.CONNECTIONS)
+            if shared is not None:
+                shared.force()
+            self._active[Resource.CONNECTIONS] += 1
+            return True
+        if self.acquire(Resource.CONNECTIONS):
+            return True
+        if self._endpoints is not None:
+            self._endpoints.leave(endpoint)
+        return False
+
+    def _enter(self, connections: int, endpoint: str) -> bool:
+        if self._endpoints is not None:
+            return self._endpoints.enter(endpoint, force=not connections)
+        most = self.limits.max_endpoint_connections
+        return most is None or not connections or connections < most
+
+    def disconnect(self, endpoint: str = "") -> None:
+        """A connection has ended."""
+        self.release(Resource.CONNECTIONS)
+        if self._endpoints is not None:
+            self._endpoints.leave(endpoint)
+
+    def keep(self, endpoints: Iterable[str]) -> None:
+        """Forget all other endpoints."""
+        if self._endpoints is not None:
+            self._endpoints.keep(endpoints)
 
     def release(self, resource: Resource) -> None:
         """Give one back."""
         if not self._active[resource]:
             raise ValueError(f"{resource}: more released than acquired")
         self._active[resource] -= 1
+        shared = self._shared.get(resource)
+        if shared is not None:
+            shared.sub()
 
     def active(self, resource: Resource) -> int:
-        """How many there are."""
-        return self._active[resource]
+        """How many there are, in all processes where they count together."""
+        shared = self._shared.get(resource)
+        return self._active[resource] if shared is None else shared.total()
 
     def most(self, resource: Resource) -> int | None:
         """How many there may be; None = no limit."""
@@ -77,7 +131,16 @@ class CircuitBreaker:
     def remaining(self, resource: Resource) -> int | None:
         """How many more there may be; None = no limit."""
         most = self._most[resource]
-        return None if most is None else max(0, most - self._active[resource])
+        return None if most is None else max(0, most - self.active(resource))
+
+
+def _by_resource(limits: CircuitLimits) -> dict[Resource, int | None]:
+    return {
+        Resource.CONNECTIONS: limits.max_connections,
+        Resource.PENDING: limits.max_pending,
+        Resource.REQUESTS: limits.max_requests,
+        Resource.RETRIES: limits.max_retries,
+    }
 
 
 def share_limits(limits: CircuitLimits, workers: int) -> CircuitLimits:

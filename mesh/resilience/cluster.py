@@ -18,6 +18,7 @@ from mesh.model.traffic import CircuitLimits, LoadBalancing, OutlierDetection, R
 from mesh.resilience.circuit import CircuitBreaker, Resource
 from mesh.resilience.outlier import Outcome, OutlierDetector
 from mesh.resilience.retry_budget import RetryBudgetMeter
+from mesh.resilience.sharing import CountOf, EndpointCounts
 
 Endpoint = TypeVar("Endpoint", bound=Loaded)
 
@@ -61,7 +62,14 @@ class Refusal(StrEnum):
 class Cluster(Generic[Endpoint]):
     """See the module."""
 
-    def __init__(self, rules: ClusterRules, random: Random, now: float) -> None:
+    def __init__(
+        self,
+        rules: ClusterRules,
+        random: Random,
+        now: float,
+        count_of: CountOf | None = None,
+        workers: int = 1,
+    ) -> None:
         self.rules = rules
         self._random = random
         self._chooser: Chooser[Endpoint] = make_chooser(rules.load_balancing, random)
@@ -69,7 +77,16 @@ class Cluster(Generic[Endpoint]):
         self.detector: OutlierDetector[Endpoint] | None = (
             OutlierDetector(judge, random) if judge else None
         )
-        self.breaker = CircuitBreaker(rules.limits)
+        self.breaker = CircuitBreaker(rules.limits, count_of, workers)
+        self._most_active = rules.limits.max_endpoint_requests
+        self._requests: EndpointCounts | None = None
+        if self._most_active is not None:
+            part = -(-self._most_active // workers)
+            if count_of is not None:
+                self._requests = EndpointCounts(
+                    lambda name: count_of(f"endpoint requests {name}"), self._most_active, part
+                )
+            self._most_active = part
         budget = rules.retry_budget
         self.budget = RetryBudgetMeter(budget, now) if budget else None
         self._members: dict[Endpoint, Member[Endpoint]] = {}
@@ -115,6 +132,10 @@ class Cluster(Generic[Endpoint]):
             by_distance.setdefault(seat.distance, set()).add(seat.endpoint)
         self._tiers = [frozenset(by_distance[key]) for key in sorted(by_distance)]
         self._chooser.replace(list(members.values()))
+        names = [member.name for member in members.values()]
+        self.breaker.keep(names)
+        if self._requests is not None:
+            self._requests.keep(names)
         if self.detector is not None:
             self.detector.keep(self._all)
 
@@ -130,18 +151,31 @@ class Cluster(Generic[Endpoint]):
         among = self.admitted(now)
         if not among:
             return Refusal.NO_ENDPOINT
-        most = self.rules.limits.max_endpoint_requests
-        if most is not None:
-            among = [item for item in among if item.active < most]
+        if self._most_active is not None:
+            among = [item for item in among if not self._is_full(item)]
             if not among:
                 self.breaker.rejected[Resource.REQUESTS] += 1
                 return Refusal.OVERFLOW
         if not self.breaker.acquire(Resource.REQUESTS):
             return Refusal.OVERFLOW
-        chosen = wanted
-        if chosen is None or chosen not in among:
-            chosen = self._choose(among, key, avoid, now)
-        return Lease(self, chosen, now)
+        while among:
+            chosen = wanted
+            if chosen is None or chosen not in among:
+                chosen = self._choose(among, key, avoid, now)
+            if self._requests is None:
+                return Lease(self, chosen, now)
+            name = self._members[chosen].name
+            if self._requests.enter(name):
+                return Lease(self, chosen, now, name)
+            among = [item for item in among if item is not chosen]  # another process was faster
+        self.breaker.release(Resource.REQUESTS)
+        self.breaker.rejected[Resource.REQUESTS] += 1
+        return Refusal.OVERFLOW
+
+    def _is_full(self, endpoint: Endpoint) -> bool:
+        if self._requests is not None:
+            return self._requests.is_full(self._members[endpoint].name)
+        return self._most_active is not None and endpoint.active >= self._most_active
 
     def _choose(
         self, among: Sequence[Endpoint], key: int | None, avoid: Endpoint | None, now: float
@@ -180,9 +214,13 @@ class Cluster(Generic[Endpoint]):
         if self.detector is not None:
             self.detector.report(endpoint, outcome, now, probe=probe)
 
-    def end(self, endpoint: Endpoint, now: float, *, judged: bool, probe: bool) -> None:
+    def end(
+        self, endpoint: Endpoint, now: float, counted: str, *, judged: bool, probe: bool
+    ) -> None:
         """Of a lease: it is over."""
         endpoint.active -= 1
+        if counted and self._requests is not None:
+            self._requests.leave(counted)
         self.breaker.release(Resource.REQUESTS)
         if judged:
             return
@@ -194,10 +232,13 @@ class Cluster(Generic[Endpoint]):
 class Lease(Generic[Endpoint]):
     """One try's hold on its endpoint; `release` exactly ends it, more often does no harm."""
 
-    __slots__ = ("_began", "_cluster", "_judged", "_open", "_probe", "endpoint")
+    __slots__ = ("_began", "_cluster", "_counted", "_judged", "_open", "_probe", "endpoint")
 
-    def __init__(self, cluster: Cluster[Endpoint], endpoint: Endpoint, now: float) -> None:
+    def __init__(
+        self, cluster: Cluster[Endpoint], endpoint: Endpoint, now: float, counted: str = ""
+    ) -> None:
         self._cluster = cluster
+        self._counted = counted
         self.endpoint = endpoint
         self._began = now
         self._judged = False
@@ -215,4 +256,6 @@ class Lease(Generic[Endpoint]):
         """The try is over."""
         if self._open:
             self._open = False
-            self._cluster.end(self.endpoint, now, judged=self._judged, probe=self._probe)
+            self._cluster.end(
+                self.endpoint, now, self._counted, judged=self._judged, probe=self._probe
+            )

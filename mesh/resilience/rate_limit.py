@@ -7,10 +7,11 @@ the one that was used longest ago goes first, and a bucket that is full again ne
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mesh.model.traffic import RateLimit, RateLimitKey
+from mesh.resilience.sharing import Sharing, Taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +65,28 @@ class RateLimiter:
 
     Args:
         workers: processes that share the limit; each lets its part pass, at least one at once.
+        sharing: where they share its buckets instead, which makes it exact; name: of the limit
+            among all there are.
     """
 
-    def __init__(self, limit: RateLimit, *, workers: int = 1, most_keys: int = 10_000) -> None:
+    def __init__(
+        self,
+        limit: RateLimit,
+        *,
+        workers: int = 1,
+        most_keys: int = 10_000,
+        sharing: Sharing | None = None,
+        name: str = "",
+    ) -> None:
         self.limit = limit
         self._rate = limit.requests / limit.per_s / workers
         self._burst = max(1.0, limit.burst / workers)
+        self._take: Callable[[int, float], Taken] | None = None
+        if sharing is not None:
+            self._take = sharing.bucket(limit.requests / limit.per_s, limit.burst)
+            self._number_of = sharing.key
+        self._name = name
+        self._numbers: dict[str, int] = {}
         self.passed = self.limited = 0
         """Requests within and beyond the limit, so far."""
         self._most_keys = most_keys
@@ -81,6 +98,8 @@ class RateLimiter:
     def decide(self, identity: str | None, headers: Mapping[str, str], now: float) -> RateDecision:
         """Judge a request of an identity (None = not authenticated: all such share a bucket)."""
         key = self._key(identity, headers)
+        if self._take is not None:
+            return self._decided(*self._take(self._number(key), now))
         bucket = self._buckets.get(key)
         if bucket is None:
             if len(self._buckets) >= self._most_keys:
@@ -88,7 +107,9 @@ class RateLimiter:
             bucket = self._buckets[key] = TokenBucket(self._rate, self._burst, now)
         else:
             self._buckets.move_to_end(key)
-        taken = bucket.take(now)
+        return self._decided(bucket.take(now), int(bucket.tokens(now)), bucket.wait_s(now))
+
+    def _decided(self, taken: bool, remaining: int, wait_s: float) -> RateDecision:
         if taken:
             self.passed += 1
         else:
@@ -96,9 +117,18 @@ class RateLimiter:
         return RateDecision(
             allowed=taken or self.limit.shadow,
             limited=not taken,
-            remaining=int(bucket.tokens(now)),
-            retry_after_s=bucket.wait_s(now),
+            remaining=remaining,
+            retry_after_s=wait_s,
         )
+
+    def _number(self, key: str) -> int:
+        """What the shared bucket of a key is called."""
+        number = self._numbers.get(key)
+        if number is None:
+            if len(self._numbers) >= self._most_keys:
+                self._numbers.clear()
+            number = self._numbers[key] = self._number_of(f"{self._name} {key}")
+        return number
 
     def _key(self, identity: str | None, headers: Mapping[str, str]) -> str:
         match self.limit.key:

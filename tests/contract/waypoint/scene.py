@@ -35,6 +35,7 @@ from waypoint.h2_server import Http2Server
 from waypoint.limits import ProxyLimits
 from waypoint.party import party
 from waypoint.pool import Pool
+from waypoint.protection import Vantage
 from waypoint.proxy import Proxy
 from waypoint.state import WorkerState
 
@@ -118,6 +119,7 @@ class Script:
     services: Sequence[Service] = ()
     limits: ProxyLimits = field(default_factory=ProxyLimits)
     snapshot: MeshSnapshot | None = None
+    vantage: Vantage = field(default_factory=Vantage)
 
     def build(self, ports: Iterable[int]) -> MeshSnapshot:
         web = service("web", *(loopback(port) for port in ports))
@@ -159,7 +161,7 @@ async def scene(*handlers: Handler, script: Script) -> AsyncIterator[Scene]:
             epoch_s=time.time,
             count=count,
         )
-        state = WorkerState(WAYPOINT, Random(5), keys, outside)
+        state = WorkerState(WAYPOINT, Random(5), keys, outside, script.vantage)
         state.replace_snapshot(script.build(ports))
         proxy = Proxy(
             loop,

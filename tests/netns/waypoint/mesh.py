@@ -61,10 +61,11 @@ class Shop:
         eventually(lambda: self.revision() > before, 5.0, "the waypoint has the route")
 
     def revision(self) -> int:
-        """Newest snapshot that the worker serves."""
+        """Newest snapshot that every worker serves."""
         argv = ["curl", "-sS", "http://127.0.0.1:15021/clusters"]
-        (worker,) = json.loads(self.waypoint_pod.run(argv).check().stdout)
-        return int(worker["stats"]["revision"]) if worker["stats"] else 0
+        workers = json.loads(self.waypoint_pod.run(argv).check().stdout)
+        told = [worker["stats"]["revision"] if worker["stats"] else 0 for worker in workers]
+        return min(told, default=0)
 
 
 def service(

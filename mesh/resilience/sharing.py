@@ -1,0 +1,112 @@
+"""What processes that serve one service count together: the seam between limits and memory.
+
+A limit is exact where its counts and buckets are shared; without, each process keeps to its part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+Taken = tuple[bool, int, float]
+"""What became of one token: whether it was there, how many whole ones are left, and in how many
+seconds there is another (0: now)."""
+
+
+class Count(Protocol):
+    """How many of something there are in all processes together."""
+
+    def add(self, most: int) -> bool:
+        """Add one, unless there are `most` already."""
+
+    def force(self) -> None:
+        """Add one in any case."""
+
+    def sub(self) -> None: ...
+    def total(self) -> int: ...
+
+
+class Sharing(Protocol):
+    """Numbers by name, the same in all processes."""
+
+    def key(self, name: str) -> int:
+        """What a name is called in `bucket`."""
+
+    def count(self, name: str) -> Count | None:
+        """The count of a name; None if there is no room for one more."""
+
+    def bucket(self, rate: float, burst: float) -> Callable[[int, float], Taken]:
+        """Buckets that gain `rate` tokens a second up to `burst`: (key, instant) to a token."""
+
+    def pacer(self, name: str, bytes_per_s: int) -> Callable[[int, float], float]:
+        """A pace: (bytes, instant) to the seconds by which it is ahead of the clock."""
+
+
+CountOf = Callable[[str], "Count | None"]
+
+
+class EndpointCounts:
+    """One limit that holds for each endpoint of a service, over all processes.
+
+    An endpoint without a shared count is limited by this process alone, to its part.
+
+    Args:
+        part: of the limit, for such endpoints.
+    """
+
+    __slots__ = ("_count_of", "_known", "_most", "_part")
+
+    def __init__(self, count_of: CountOf, most: int, part: int) -> None:
+        self._count_of = count_of
+        self._most = most
+        self._part = part
+        self._known: dict[str, _Held] = {}
+
+    def enter(self, endpoint: str, *, force: bool = False) -> bool:
+        """Count one more at an endpoint; False where the limit is reached."""
+        held = self._held(endpoint)
+        count = held.count
+        if count is None:
+            if held.uses >= self._part and not force:
+                return False
+        elif force:
+            count.force()
+        elif not count.add(self._most):
+            return False
+        held.uses += 1
+        return True
+
+    def leave(self, endpoint: str) -> None:
+        """One that entered is gone."""
+        held = self._known[endpoint]
+        held.uses -= 1
+        if held.count is not None:
+            held.count.sub()
+
+    def is_full(self, endpoint: str) -> bool:
+        """Whether one more would be refused now."""
+        held = self._held(endpoint)
+        if held.count is None:
+            return held.uses >= self._part
+        return held.count.total() >= self._most
+
+    def keep(self, endpoints: Iterable[str]) -> None:
+        """Forget all others, as far as nobody is there."""
+        wanted = set(endpoints)
+        for name, held in list(self._known.items()):
+            if name not in wanted and not held.uses:
+                del self._known[name]
+
+    def _held(self, endpoint: str) -> _Held:
+        held = self._known.get(endpoint)
+        if held is None:
+            held = self._known[endpoint] = _Held(self._count_of(endpoint))
+        return held
+
+
+class _Held:
+    __slots__ = ("count", "uses")
+
+    def __init__(self, count: Count | None) -> None:
+        self.count = count
+        self.uses = 0

@@ -60,6 +60,8 @@ def _viewer_rules() -> list[Manifest]:
     return [
         _rule("", ["pods", "services"], ["get", "list"]),
         _rule("", ["pods/portforward"], ["create", "get"]),
+        # Bound in Prometheus' namespace: history.
+        _rule("", ["services/proxy"], ["get"]),
     ]
 
 

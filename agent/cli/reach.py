@@ -39,6 +39,13 @@ LIST_TIMEOUT_S = 30.0
 SAID_TIMEOUT_S = 2.0
 VIEWER = "meshnode-viewer"
 PODS = "/api/v1/pods"
+PROMETHEUS_LABELS = (
+    "app.kubernetes.io/name=prometheus",
+    "operated-prometheus=true",
+    "app=prometheus",
+)
+"""Of Helm's charts, of the operator, and of many hand-written manifests."""
+PROMETHEUS_PORTS = (9090, 80)
 
 
 class _Metadata(msgspec.Struct):
@@ -63,6 +70,23 @@ class _Pod(msgspec.Struct):
 
 class _PodList(msgspec.Struct):
     items: list[_Pod]
+
+
+class _Port(msgspec.Struct):
+    port: int
+
+
+class _ServiceSpec(msgspec.Struct):
+    ports: list[_Port] = []
+
+
+class _Service(msgspec.Struct):
+    metadata: _Metadata
+    spec: _ServiceSpec = msgspec.field(default_factory=_ServiceSpec)
+
+
+class _ServiceList(msgspec.Struct):
+    items: list[_Service]
 
 
 class Reach:
@@ -122,6 +146,36 @@ class Reach:
         ours.carried = asyncio.run_coroutine_threadsafe(self._forward(to, far), self._loop)
         return ours
 
+    def find_prometheus(self) -> str | None:
+        """`NAMESPACE/NAME:PORT` of the cluster's Prometheus; None if none is found or allowed."""
+        for selector in PROMETHEUS_LABELS:
+            try:
+                found = self._wait(self._services(selector), LIST_TIMEOUT_S)
+            except KubeError as error:
+                if error.status == HTTPStatus.FORBIDDEN:
+                    return None
+                raise
+            for service in found:
+                for port in service.spec.ports:
+                    if port.port in PROMETHEUS_PORTS:
+                        where = service.metadata
+                        return f"{where.namespace}/{where.name}:{port.port}"
+        return None
+
+    def proxied(self, service: str, path: str, query: Mapping[str, str]) -> bytes:
+        """Ask an HTTP service by way of the API server. Raises `KubeError`."""
+        namespace, _, name = service.partition("/")
+        proxy = f"/api/v1/namespaces/{namespace}/services/{name}/proxy{path}"
+        return self._wait(self._get(proxy, query), LIST_TIMEOUT_S)
+
+    async def _services(self, selector: str) -> list[_Service]:
+        body = await self._get("/api/v1/services", {"labelSelector": selector})
+        return msgspec.json.decode(body, type=_ServiceList).items
+
+    async def _get(self, path: str, query: Mapping[str, str]) -> bytes:
+        assert self._api is not None
+        return await self._api.request("GET", path, query=query, timeout_s=LIST_TIMEOUT_S)
+
     async def _forward(self, to: PodPort, sock: socket.socket) -> None:
         assert self._api is not None
         await forward(self._api, to, sock)
@@ -150,9 +204,8 @@ class Reach:
         return await KubeApi(configuration).__aenter__()
 
     async def _pods(self, namespace: str, selector: str) -> list[_Pod]:
-        assert self._api is not None
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods" if namespace else PODS
-        body = await self._api.request("GET", path, query={"labelSelector": selector})
+        body = await self._get(path, {"labelSelector": selector})
         listed = msgspec.json.decode(body, type=_PodList).items
         return sorted(listed, key=lambda pod: (pod.metadata.namespace, pod.metadata.name))
 

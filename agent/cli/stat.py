@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import click
 
 from agent.cli.observers import Observer, ask, finder, tell_missing
+from agent.cli.progress import progress
+from agent.cli.prometheus import need_prometheus, prometheus_option
 from agent.cli.reach_options import reach_options
 from agent.cli.shared import Command, Output, output_option
 from agent.cli.table import Coloured, columns, counted, size, table
@@ -20,6 +22,7 @@ from mesh.telemetry.window_stats import By, EdgeRow, Golden, edges, stat
 
 SCHEMA_VERSION = 1
 TOP_SINCE_S = 15.0
+HISTORY_S = 30 * 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +57,14 @@ def since_option(command: Command) -> Command:
     """`--since`."""
     option = click.option(
         "--since",
+        "--window",
         default="1m",
         show_default=True,
         metavar="TIME",
-        help="How far back to look; at most 15m, and as long as the agents run.",
+        help="How far back to look. Agents and waypoints remember 15m at most; about more than "
+        "that, up to 720h, Prometheus is asked.",
     )
-    return option(command)
+    return prometheus_option(option(command))
 
 
 def namespace_option(command: Command) -> Command:
@@ -81,6 +86,7 @@ def stat_command(
     names: tuple[str, ...],
     namespace: str,
     since: str,
+    prometheus: str | None,
     watch: bool,
     node: str | None,
     output: Output,
@@ -89,15 +95,15 @@ def stat_command(
 
     BY is namespace, workload, service or route; NAMES (NAMESPACE/NAME) choose rows. SUCCESS is of
     requests where a waypoint counts them, else of connections; 5xx, broken and denied ones are
-    failures. Numbers come from the memory of agents and waypoints, of this machine or of a cluster:
-    no Prometheus is needed.
+    failures. Numbers come from the memory of agents and waypoints, of this machine or of a cluster;
+    Prometheus is needed for more than 15 minutes only.
     """
     seconds = parse_since(since)
 
-    asked = finder(node, namespace)
+    hear = listener(node, namespace, seconds, prometheus)
 
     def find() -> StatAnswer:
-        heard = traffic(asked(), seconds)
+        heard = hear()
         rows = stat(heard.traffic, By(by), names=names, namespace=namespace)
         if names:
             rows = [row for row in rows if row.name in names]
@@ -119,7 +125,12 @@ def stat_command(
 @reach_options
 @output_option()
 def edges_command(
-    namespace: str, since: str, watch: bool, node: str | None, output: Output
+    namespace: str,
+    since: str,
+    prometheus: str | None,
+    watch: bool,
+    node: str | None,
+    output: Output,
 ) -> None:
     """Show who talks to whom, as whom, and by which path.
 
@@ -129,10 +140,10 @@ def edges_command(
     """
     seconds = parse_since(since)
 
-    asked = finder(node, namespace)
+    hear = listener(node, namespace, seconds, prometheus)
 
     def find() -> EdgesAnswer:
-        heard = traffic(asked(), seconds)
+        heard = hear()
         rows = tuple(edges(heard.traffic, namespace))
         return EdgesAnswer(
             since_s=seconds, origins=heard.origins, missing=heard.missing, edges=rows
@@ -150,10 +161,10 @@ def edges_command(
 def top_command(namespace: str, once: bool, rows: int, node: str | None, output: Output) -> None:
     """Show the busiest pairs of the last 15 seconds, live. Ctrl-C ends it."""
 
-    asked = finder(node, namespace)
+    hear = listener(node, namespace, TOP_SINCE_S, None)
 
     def find() -> EdgesAnswer:
-        heard = traffic(asked(), TOP_SINCE_S)
+        heard = hear()
         busiest = sorted(edges(heard.traffic, namespace), key=_busyness, reverse=True)[:rows]
         return EdgesAnswer(
             since_s=TOP_SINCE_S, origins=heard.origins, missing=heard.missing, edges=tuple(busiest)
@@ -165,9 +176,28 @@ def top_command(namespace: str, once: bool, rows: int, node: str | None, output:
 def parse_since(text: str) -> float:
     """Parse `--since`."""
     seconds = parse_duration(text)
-    if not 1 <= seconds <= WINDOW_S:
-        raise ConfigError(f"--since {text}: use 1s to {WINDOW_S / 60:.0f}m")
+    if not 1 <= seconds <= HISTORY_S:
+        raise ConfigError(f"--since {text}: use 1s to {HISTORY_S / 3600:.0f}h")
     return seconds
+
+
+def listener(
+    node: str | None, namespace: str, seconds: float, prometheus: str | None
+) -> Callable[[], Heard]:
+    """Whoever knows of so long a time: agents and waypoints, or Prometheus."""
+    if seconds <= WINDOW_S:
+        asked = finder(node, namespace)
+        return lambda: traffic(asked(), seconds)
+    if node is not None:
+        raise ConfigError(f"--node is for the last {WINDOW_S / 60:.0f}m: Prometheus knows no nodes")
+    server = need_prometheus(prometheus)
+
+    def hear() -> Heard:
+        with progress(f"asking {server.name}"):
+            found = server.traffic(seconds)
+        return Heard(traffic=[found], origins={server.name: seconds}, missing={})
+
+    return hear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,7 +104,9 @@ def test_stat_counts_success_and_denials(mesh: Mesh) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("stat", "--since", "2h"), "use 1s to 15m"),
+        (("stat", "--since", "2h"), "name a Prometheus that scrapes them with --prometheus URL"),
+        (("stat", "--since", "2h", "--prometheus", "nowhere"), "write http://HOST:PORT"),
+        (("edges", "--since", "900h"), "use 1s to 720h"),
         (("tap", "default"), "write NAMESPACE/NAME"),
         (("stat", "pod"), "is not one of"),
     ],

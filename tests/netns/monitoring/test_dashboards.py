@@ -9,19 +9,24 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
+import msgspec
 import pytest
 
 import installer
+from agent.cli.prometheus import Prometheus
+from agent.cli.stat import EdgesAnswer, StatAnswer
 from installer.alerts import ALERTS, rule_groups
 from installer.pages_all import DASHBOARDS
 from installer.panels import Dashboard
-from tests.lab import Lab, Node, Pod, eventually
+from tests.lab import Lab, Node, Pod, Result, eventually
 from tests.lab.agent import MESHNODE, MESHNODE_ENVIRONMENT
 from tests.lab.objects import KubeObject, authorization_policy, kube_object, pod_object
 from tests.lab.process import run
 from tests.lab.waypoint import start_waypoint, wait_ready, waypoint_labels
-from tests.netns.monitoring.prometheus import Prometheus, start_prometheus
+from tests.netns.monitoring.prometheus import ADDRESS, start_prometheus
+from tests.netns.monitoring.prometheus import Prometheus as Server
 from tests.netns.waypoint.mesh import APP_PORT, NAMESPACE, SERVER, VIP, service
 
 pytestmark = [
@@ -38,7 +43,7 @@ class World:
     """Two nodes, a waypoint, traffic of every kind, and Prometheus."""
 
     lab: Lab
-    prometheus: Prometheus
+    prometheus: Server
     client: Pod
     neighbour: Pod
     outcast: Pod
@@ -214,6 +219,48 @@ def test_rules_are_well_formed() -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_the_command_line_knows_longer_times(world: World) -> None:
+    """`stat` and `edges` of an hour, from what Prometheus scraped."""
+    url = f"--prometheus=http://{ADDRESS}"
+
+    def ask(command: str, *arguments: str) -> Result:
+        words = (command, *arguments, "--window", "1h", url, "-o", "json")
+        return run(world.prometheus.node.place, [*MESHNODE, *words], env=MESHNODE_ENVIRONMENT)
+
+    def complete() -> StatAnswer:
+        world.traffic()
+        found = msgspec.json.decode(ask("stat", "service").check().stdout, type=StatAnswer)
+        rows = {row.name: row for row in found.rows}
+        assert {f"{NAMESPACE}/web", f"{NAMESPACE}/direct"} <= set(rows)
+        assert rows[f"{NAMESPACE}/web"].denied > 0, found  # a second one after the first scrape
+        return found
+
+    found = eventually(complete, 60.0, "services in Prometheus")
+    (web,) = [row for row in found.rows if row.name == f"{NAMESPACE}/web"]
+    assert web.rps is not None
+    assert web.success is not None
+    assert 0.0 < web.success < 1.0  # two of three requests of a round
+    assert web.p50_ms is not None
+    assert found.origins == {f"http://{ADDRESS}": 3600.0}
+    edges = msgspec.json.decode(ask("edges").check().stdout, type=EdgesAnswer).edges
+    paths = {(edge.src, edge.dst): (edge.path, edge.secured) for edge in edges}
+    assert paths[f"{NAMESPACE}/client", f"{NAMESPACE}/direct"] == ("hbone", True)
+    assert paths[f"{NAMESPACE}/neighbour", f"{NAMESPACE}/direct"] == ("direct", True)
+    assert (f"{NAMESPACE}/client", f"{NAMESPACE}/web") in paths
+    story = Prometheus("here", lambda path, query: _fetch(world, path, query)).story(
+        3600.0, f"{NAMESPACE}/web", 60
+    )
+    assert any(edge.points for edge in story.edges)
+    away = ["stat", "--window", "1h", "--prometheus", "http://127.0.0.1:1", "-o", "json"]
+    failed = run(world.prometheus.node.place, [*MESHNODE, *away], env=MESHNODE_ENVIRONMENT)
+    assert (failed.status, "does not answer" in failed.stderr) == (1, True), failed
+
+
+def _fetch(world: World, path: str, query: Mapping[str, str]) -> bytes:
+    url = f"http://{ADDRESS}{path}?{urlencode(query)}"
+    return world.prometheus.node.run(["curl", "-sS", "-g", url]).check().stdout.encode()
 
 
 def test_alerts_are_silent_until_something_is_wrong(world: World) -> None:

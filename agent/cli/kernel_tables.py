@@ -27,7 +27,7 @@ from agent.cli.table import age, columns, counted, size, table
 
 View = TypeVar("View")
 
-_WIDE = ("netns_cookie", "socket_cookie", "id", "prog_id", "target")
+WIDE = ("netns_cookie", "socket_cookie", "id", "prog_id", "target")
 """Kernel ids that JSON carries as text."""
 
 
@@ -81,7 +81,7 @@ def _plain(entry: object, names: Names) -> dict[str, object]:
         raise TypeError(f"{type(entry).__name__} is not a view")
     plain: dict[str, object] = {}
     for name, value in fields.items():
-        plain[name] = str(value) if name in _WIDE else value
+        plain[name] = str(value) if name in WIDE else value
         if isinstance(value, int) and name.endswith("workload"):
             plain[f"{name}_name"] = names.workloads.get(value, "")
         if isinstance(value, int) and name == "service":

@@ -6,50 +6,14 @@ commands encode. A test compares the files with what this makes.
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import msgspec
-
-from agent.admin.describe import Description
-from agent.admin.matching import RoutesAnswer
-from agent.admin.question import AuthzAnswer
-from agent.admin.view import BpfDiff, Certificates, Connections, LogStatus, NodeStatus
-from agent.cli.analyze import Analysis
-from agent.cli.bug_report import BugReport
-from agent.cli.check import Report
-from agent.cli.config import ConfigDiff
-from agent.cli.enroll import Enrolled
-from agent.cli.nodes import Nodes
-from agent.cli.stat import EdgesAnswer, StatAnswer
-from agent.cli.waypoint import Waypoints
+from agent.cli.schemas import ANSWERS, Schema, schema_of, schemas
 from mesh.analyze import hint_of
 from mesh.model.codes import Code
-
-ANSWERS: Mapping[str, type] = {
-    "status": NodeStatus,
-    "status (several nodes)": Nodes[NodeStatus],
-    "check": Report,
-    "stat": StatAnswer,
-    "edges": EdgesAnswer,
-    "top": EdgesAnswer,
-    "describe": Description,
-    "routes": RoutesAnswer,
-    "authz check": AuthzAnswer,
-    "analyze": Analysis,
-    "connections": Connections,
-    "connections (several nodes)": Nodes[Connections],
-    "certs": Certificates,
-    "certs (several nodes)": Nodes[Certificates],
-    "config diff": ConfigDiff,
-    "bpf diff": BpfDiff,
-    "log": LogStatus,
-    "enroll": Enrolled,
-    "waypoint list": Waypoints,
-    "bug-report": BugReport,
-}
-"""What each command encodes with `-o json`."""
 
 _EDIT = (
     "Written by `python -m agent.cli.reference_pages docs/reference`; edit the code, not this file."
@@ -76,7 +40,8 @@ def answers_page() -> str:
         "",
         "What commands print with `-o json`. `schema_version` is raised when a field changes its",
         "meaning; new fields may come at any time. `tap` and `bpf monitor` print an object per",
-        "line.",
+        "line, and so does every command with `--watch`. JSON schemas of all commands are in",
+        "[schemas/](schemas/stat.json), one file each.",
         "",
     ]
     for command, kind in ANSWERS.items():
@@ -84,11 +49,6 @@ def answers_page() -> str:
         lines += [f"| `{name}` | {text} |" for name, text in _fields_of(kind)]
         lines.append("")
     return "\n".join(lines)
-
-
-def schema_of(kind: type) -> dict[str, object]:
-    """The JSON schema of an answer."""
-    return msgspec.json.schema(kind)
 
 
 def _fields_of(kind: type) -> Iterator[tuple[str, str]]:
@@ -216,10 +176,21 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def _file_name(command: str) -> str:
+    words = command.replace(" (several nodes)", " of several nodes").split()
+    return f"{'-'.join(words)}.json"
+
+
+def _schema_page(schema: Schema) -> Callable[[], str]:
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return lambda: json.dumps({**head, **schema}, indent=1) + "\n"
+
+
 PAGES = {
     "analysis.md": analysis_page,
     "answers.md": answers_page,
     "objects.md": objects_page,
+    **{f"schemas/{_file_name(command)}": _schema_page(one) for command, one in schemas().items()},
 }
 
 
@@ -228,6 +199,7 @@ def main() -> None:
     directory = Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
     for name, make in PAGES.items():
+        (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(make())
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from agent.cli.checks.result import Anchor
 from agent.cli.main import cli
-from agent.cli.reference_pages import ANSWERS, PAGES, schema_of
+from agent.cli.reference_pages import PAGES
+from agent.cli.schemas import ANSWERS, schema_of
 from mesh.sources.file import FileSource
 from tests.unit.agent.cli.invoke import meshnode
 from tests.unit.agent.cli.shop import shop_directory

@@ -11,12 +11,8 @@ from controller.kubernetes.bundle import BundlePublisher, Roots
 from controller.kubernetes.client import KubeClient, Manifest
 from controller.kubernetes.status_writer import ClassStatus, Status, StatusWriter
 from controller.kubernetes.waypoint_keeper import WaypointKeeper
-from controller.status.desired import (
-    ObjectName,
-    gateway_status,
-    policy_status,
-    route_status,
-)
+from controller.status.desired import ObjectName, policy_status, route_status
+from controller.status.gateways import attached_routes, gateway_status
 from controller.waypoints.request import CONTROLLER_NAME, WaypointRequest, waypoint_requests
 from mesh.model.snapshot import MeshSnapshot
 from mesh.sources.kubernetes.errors import KubeError
@@ -130,7 +126,9 @@ class Leader:
 def _statuses(
     objects: ObjectSet, snapshot: MeshSnapshot, requests: list[WaypointRequest]
 ) -> dict[ObjectName, Status]:
-    found: dict[ObjectName, Status] = {**route_status(snapshot), **policy_status(snapshot)}
+    routes = route_status(snapshot, {request.key for request in requests})
+    attached = attached_routes(routes, snapshot)
+    found: dict[ObjectName, Status] = {**routes, **policy_status(snapshot)}
     for item in objects.objects:
         body = item.body
         if isinstance(body, GatewayClassObject) and body.spec.controller_name == CONTROLLER_NAME:
@@ -138,7 +136,7 @@ def _statuses(
             found[name] = ClassStatus(generation=body.metadata.generation)
     for request in requests:
         name = ObjectName(kind="Gateway", namespace=request.namespace, name=request.name)
-        found[name] = gateway_status(request, snapshot)
+        found[name] = gateway_status(request, snapshot, attached.get(request.key, 0))
     return found
 
 

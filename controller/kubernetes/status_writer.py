@@ -11,15 +11,14 @@ from datetime import UTC, datetime
 from controller.kubernetes.client import KubeClient, Manifest, metadata_of, object_path
 from controller.status.desired import (
     SUPPORTED_FEATURES,
-    SUPPORTED_KINDS,
-    GatewayStatus,
-    ListenerStatus,
     ObjectName,
     PolicyStatus,
     RouteStatus,
 )
+from controller.status.gateways import GatewayStatus, ListenerStatus
 from controller.status.merge import merge_conditions, merge_parents
 from controller.waypoints.request import CONTROLLER_NAME
+from mesh.model.routing import GATEWAY_GROUP
 from mesh.routing.status import Condition
 from mesh.sources.kubernetes.errors import KubeError
 from mesh.sources.kubernetes.resources import CONTROLLER_RESOURCES, Resource
@@ -28,7 +27,6 @@ log = logging.getLogger(__name__)
 
 PAUSE_S = 0.05
 """Between two writes: a thousand routes that change at once are 50 s of them, not a storm."""
-GATEWAY = "gateway.networking.k8s.io"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +165,8 @@ def _gateway(old: Manifest, status: GatewayStatus, now: str) -> Manifest:
 def _listener(old: Manifest, item: ListenerStatus, now: str) -> Manifest:
     return {
         "name": item.name,
-        "attachedRoutes": 0,
-        "supportedKinds": [{"group": GATEWAY, "kind": kind} for kind in SUPPORTED_KINDS],
+        "attachedRoutes": item.attached_routes,
+        "supportedKinds": [{"group": GATEWAY_GROUP, "kind": kind} for kind in item.kinds],
         "conditions": merge_conditions(old.get("conditions"), item.conditions, now),
     }
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-from controller.waypoints.request import WaypointRequest, is_hbone
 from mesh.model.codes import Code
-from mesh.model.routing import RouteKind
+from mesh.model.routing import GATEWAY_GROUP, ParentRef
 from mesh.model.snapshot import MeshSnapshot, Problem, Severity
 from mesh.model.workload import ServiceKey
 from mesh.routing.policies import PolicyReason, PolicyTable
 from mesh.routing.status import Condition, ParentStatus, route_statuses
-from mesh.sources.objects import GatewayListener
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,24 +37,6 @@ class PolicyStatus:
     conditions: tuple[Condition, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListenerStatus:
-    """status.listeners[]."""
-
-    name: str
-    conditions: tuple[Condition, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayStatus:
-    """A waypoint's Gateway."""
-
-    generation: int
-    conditions: tuple[Condition, ...]
-    listeners: tuple[ListenerStatus, ...]
-    addresses: tuple[str, ...] = ()
-
-
 POLICY_KINDS = (
     "AuthorizationPolicy",
     "PeerAuthentication",
@@ -72,15 +52,40 @@ _NOT_ENFORCED = {
 }
 
 
-def route_status(snapshot: MeshSnapshot) -> dict[ObjectName, RouteStatus]:
-    """The status of every route."""
-    return {
-        ObjectName(kind=str(route.kind), namespace=route.namespace, name=route.name): RouteStatus(
-            generation=route.generation, parents=parents
+def route_status(
+    snapshot: MeshSnapshot, waypoints: Container[str] = ()
+) -> dict[ObjectName, RouteStatus]:
+    """The status of every route.
+
+    Args:
+        waypoints: Gateways (`<namespace>/<name>`) that are ours to answer for.
+    """
+    found: dict[ObjectName, RouteStatus] = {}
+    for key, parents in route_statuses(snapshot).items():
+        route = snapshot.routes[key]
+        wrong = [p for p in route.parents if _is_gateway(p) and _path(p) in waypoints]
+        name = ObjectName(kind=str(route.kind), namespace=route.namespace, name=route.name)
+        found[name] = RouteStatus(
+            generation=route.generation,
+            parents=(*parents, *(_refused(parent, route.generation) for parent in wrong)),
         )
-        for key, parents in route_statuses(snapshot).items()
-        for route in (snapshot.routes[key],)
-    }
+    return found
+
+
+def _is_gateway(parent: ParentRef) -> bool:
+    return (parent.group, parent.kind) == (GATEWAY_GROUP, "Gateway")
+
+
+def _path(parent: ParentRef) -> str:
+    return f"{parent.namespace}/{parent.name}"
+
+
+def _refused(parent: ParentRef, generation: int) -> ParentStatus:
+    message = "a waypoint's routes attach to the Services behind it (GEP-1324)"
+    words = (("Accepted", False, "NotAllowedByListeners", message),)
+    return ParentStatus(
+        parent=parent, conditions=tuple(condition(*word, generation) for word in words)
+    )
 
 
 def policy_status(snapshot: MeshSnapshot) -> dict[ObjectName, PolicyStatus]:
@@ -156,13 +161,12 @@ _Word = tuple[bool, str, str]
 
 def _two(accepted: _Word, programmed: _Word) -> PolicyStatus:
     return PolicyStatus(
-        conditions=(_condition("Accepted", *accepted), _condition("Programmed", *programmed))
+        conditions=(condition("Accepted", *accepted), condition("Programmed", *programmed))
     )
 
 
-def _condition(
-    kind: str, status: bool, reason: str, message: str, generation: int = 0
-) -> Condition:
+def condition(kind: str, status: bool, reason: str, message: str, generation: int = 0) -> Condition:
+    """A condition in a row."""
     return Condition(
         type=kind, status=status, reason=reason, message=message, observed_generation=generation
     )
@@ -174,55 +178,6 @@ def _by_subject(problems: Iterable[Problem]) -> Mapping[str, list[Problem]]:
         found.setdefault(problem.subject, []).append(problem)
     return found
 
-
-# -- gateways -------------------------------------------------------------------------------------
-
-
-def gateway_status(request: WaypointRequest, snapshot: MeshSnapshot) -> GatewayStatus:
-    """The status of a waypoint's Gateway: programmed once a pod of it is ready."""
-    generation = request.generation
-    ready = sum(pod.ready for pod in snapshot.waypoint_workloads.get(request.key, ()))
-    if request.problems:
-        accepted = (False, "InvalidParameters", "; ".join(request.problems))
-        programmed = (False, "Invalid", "it is not accepted")
-    else:
-        accepted = (True, "Accepted", "the waypoint is run by meshnode")
-        pods = f"{ready} of its pods are ready" if ready != 1 else "1 of its pods is ready"
-        programmed = (bool(ready), "Programmed" if ready else "Pending", pods)
-    service = snapshot.services.get(ServiceKey(request.key))
-    return GatewayStatus(
-        generation=generation,
-        conditions=(
-            _condition("Accepted", *accepted, generation),
-            _condition("Programmed", *programmed, generation),
-        ),
-        listeners=tuple(
-            _listener(item, programmed=bool(ready), generation=generation)
-            for item in request.listeners
-        ),
-        addresses=tuple(map(str, service.addresses)) if service is not None else (),
-    )
-
-
-def _listener(item: GatewayListener, *, programmed: bool, generation: int) -> ListenerStatus:
-    good = is_hbone(item)
-    words: dict[str, _Word] = {
-        "Accepted": (True, "Accepted", "connections of the mesh come in here")
-        if good
-        else (False, "UnsupportedProtocol", "a waypoint has one listener: HBONE on port 15008"),
-        "Programmed": (True, "Programmed", "it takes connections")
-        if good and programmed
-        else (False, "Pending" if good else "Invalid", "it takes no connections"),
-        "ResolvedRefs": (True, "ResolvedRefs", "there is nothing to resolve"),
-        "Conflicted": (False, "NoConflicts", "no listener stands in its way"),
-    }
-    return ListenerStatus(
-        name=item.name,
-        conditions=tuple(_condition(kind, *word, generation) for kind, word in words.items()),
-    )
-
-
-SUPPORTED_KINDS = tuple(str(kind) for kind in RouteKind)
 
 SUPPORTED_FEATURES = (
     "GRPCRoute",

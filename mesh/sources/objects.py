@@ -264,12 +264,26 @@ class MeshConfigObject(Strict, frozen=True, kw_only=True):
     status: object = None
 
 
+class RouteGroupKind(Lenient, frozen=True, kw_only=True):
+    """spec.listeners[].allowedRoutes.kinds[]."""
+
+    group: str = "gateway.networking.k8s.io"
+    kind: str
+
+
+class AllowedRoutes(Lenient, frozen=True, kw_only=True):
+    """spec.listeners[].allowedRoutes."""
+
+    kinds: tuple[RouteGroupKind, ...] = ()
+
+
 class GatewayListener(Lenient, frozen=True, kw_only=True):
     """spec.listeners[]."""
 
     name: str
     port: int
     protocol: str
+    allowed_routes: AllowedRoutes = AllowedRoutes()
 
 
 class GatewaySpec(Lenient, frozen=True, kw_only=True):

@@ -251,6 +251,24 @@ def test_statuses_of_gateways_classes_and_wrong_wishes() -> None:
     play(script, gateway())
 
 
+def test_a_listener_counts_the_routes_that_it_acts_on() -> None:
+    def attached(on: Stage) -> object:
+        status = (on.get(f"gateways.{GATEWAY_API}") or {}).get("status")
+        listeners = status.get("listeners") if isinstance(status, dict) else None
+        return listeners[0]["attachedRoutes"] if listeners else None
+
+    async def script(on: Stage) -> None:
+        await on.until(lambda: attached(on) == 0)
+        behind = {"meshnode.io/use-waypoint": "wp"}
+        meta = {"name": "api", "namespace": "shop", "labels": behind}
+        await on.server.apply({**SERVICE, "metadata": meta})
+        await on.until(lambda: attached(on) == 1)
+        await on.server.delete(route())
+        await on.until(lambda: attached(on) == 0)
+
+    play(script, gateway(), SERVICE, route())
+
+
 def ready_pod() -> Mapping[str, object]:
     return {
         "apiVersion": "v1",

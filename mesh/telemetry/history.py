@@ -126,8 +126,7 @@ class _Sums:
             bound = float(labels.get("le", "inf"))
             self.below[bound] = self.below.get(bound, 0.0) + value
         self.bad += value * _is_bad(counted, labels)
-        is_ended = counted in (Counted.FAILED, Counted.REQUESTS)
-        self.denied += value * (is_ended and labels.get("response_flags") in DENIED_FLAGS)
+        self.denied += value * _is_denied(counted, labels)
 
     def point(self, counted: Counted, labels: Mapping[str, str], at: float, value: float) -> None:
         closed, failed, moved = self.course.setdefault(at, [0.0, 0.0, 0.0])
@@ -148,13 +147,26 @@ class _Sums:
         return tuple(max(round(high - low), 0) for low, high in pairwise(below))
 
 
+def _is_denied(counted: Counted, labels: Mapping[str, str]) -> bool:
+    """Policy's own refusal has no flag (as Envoy's), and reached no workload: an application that
+    answers 403 did."""
+    if counted is Counted.FAILED:
+        return labels.get("response_flags") in DENIED_FLAGS
+    if counted is not Counted.REQUESTS:
+        return False
+    answered = (labels.get("response_code"), labels.get("grpc_response_status"))
+    refused = answered[0] in ("401", "403") or answered[1] in ("7", "16")
+    nobody = labels.get("destination_workload", UNKNOWN) in (UNKNOWN, "")
+    return labels.get("response_flags") in DENIED_FLAGS or (refused and nobody)
+
+
 def _is_bad(counted: Counted, labels: Mapping[str, str]) -> bool:
     if counted is Counted.FAILED:
         return True
     if counted is not Counted.REQUESTS:
         return False
     status, grpc = labels.get("response_code", ""), labels.get("grpc_response_status", "")
-    refused = "denied" if labels.get("response_flags") in DENIED_FLAGS else ""
+    refused = "denied" if _is_denied(counted, labels) else ""
     return is_failure(_number(status, 0), _number(grpc, -1), refused)
 
 

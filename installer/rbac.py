@@ -86,6 +86,8 @@ def _controller_rules() -> list[Manifest]:
         _rule(gateway, [f"{plural}/status" for plural in (*classes, *routes)], ["update"]),
         _rule(ours, policies, ["get"]),
         _rule(ours, [f"{plural}/status" for plural in policies], ["update"]),
+        _rule("security.istio.io", policies[:3], ["get"]),
+        _rule("security.istio.io", [f"{plural}/status" for plural in policies[:3]], ["update"]),
         # The roots, in every namespace; to create cannot be limited to a name.
         _rule("", ["configmaps"], ["create"]),
         {**_rule("", ["configmaps"], ["patch"]), "resourceNames": [CA_ROOT]},

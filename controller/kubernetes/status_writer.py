@@ -29,6 +29,11 @@ PAUSE_S = 0.05
 """Between two writes: a thousand routes that change at once are 50 s of them, not a storm."""
 
 
+ISTIO_GROUP, ISTIO_PREFIX = "security.istio.io", "meshnode.io/"
+"""Istio writes conditions of its own into these objects; ours have a domain, and are written again
+only when they change or every ten minutes: two who disagree do not chase each other."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassStatus:
     """Our GatewayClass."""
@@ -88,7 +93,7 @@ class StatusWriter:
 
     async def _write_one(self, name: ObjectName, status: Status) -> bool:
         """True if the API server has it now; False if we are behind or it changed meanwhile."""
-        resource = _resource(name.kind)
+        resource = self._resource(name)
         found, path = await self._read(resource, name)
         if found is None:
             return True
@@ -98,7 +103,8 @@ class StatusWriter:
             known = self._version(resource.name, name.namespace, name.name)
             if known != meta.get("resourceVersion"):
                 return False
-            status = _observed(status, generation if isinstance(generation, int) else 0)
+            prefix = ISTIO_PREFIX if resource.group == ISTIO_GROUP else ""
+            status = _observed(status, generation if isinstance(generation, int) else 0, prefix)
         elif status.generation not in (0, generation):
             return False
         old = found.get("status")
@@ -110,6 +116,14 @@ class StatusWriter:
         await asyncio.sleep(self._pause_s)
         return True
 
+    def _resource(self, name: ObjectName) -> Resource:
+        """Where it was read from: where two groups have an object of one name, ours counts."""
+        known = [resource for resource in CONTROLLER_RESOURCES if resource.kind == name.kind]
+        for resource in known:
+            if len(known) > 1 and self._version(resource.name, name.namespace, name.name):
+                return resource
+        return known[0]
+
     async def _read(self, resource: Resource, name: ObjectName) -> tuple[Manifest | None, str]:
         path = ""
         for version in resource.api_versions:
@@ -120,14 +134,12 @@ class StatusWriter:
         return None, path
 
 
-def _resource(kind: str) -> Resource:
-    """Ours or the Gateway API's; Istio's objects are for Istio to comment."""
-    return next(r for r in CONTROLLER_RESOURCES if r.kind == kind and "istio" not in r.group)
-
-
-def _observed(status: PolicyStatus, generation: int) -> PolicyStatus:
+def _observed(status: PolicyStatus, generation: int, prefix: str) -> PolicyStatus:
     return PolicyStatus(
-        conditions=tuple(replace(c, observed_generation=generation) for c in status.conditions)
+        conditions=tuple(
+            replace(c, type=f"{prefix}{c.type}", observed_generation=generation)
+            for c in status.conditions
+        )
     )
 
 

@@ -109,7 +109,7 @@ class Stage:
 
 def play(script: Callable[[Stage], Awaitable[None]], *manifests: Mapping[str, object]) -> None:
     async def run() -> None:
-        server = KubeApiServer(has_gateway_api=True)
+        server = KubeApiServer(has_gateway_api=True, has_istio=True)
         async with asyncio.timeout(TIMEOUT_S), server.running():
             await server.apply(CLASS, NAMESPACE, *manifests)
             async with (
@@ -358,6 +358,41 @@ def test_policies_say_what_is_wrong_with_them() -> None:
         policy("lost", {"targetRefs": [{**target, "name": "no"}], "rules": [{}]}),
         policy("weak", {"targetRefs": [{**target, "name": "api"}], "rules": [{}]}),
     )
+
+
+def test_istios_policies_get_conditions_of_ours_beside_istios() -> None:
+    istio = {"type": "Reconciled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    policy: dict[str, object] = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "p", "namespace": "shop"},
+        "spec": {"rules": [{}]},
+        "status": {"conditions": [istio], "validationMessages": []},
+    }
+    policies = "authorizationpolicies.security.istio.io"
+    puts = "PUT /apis/security.istio.io/v1/namespaces/shop/authorizationpolicies/p/status"
+
+    async def script(on: Stage) -> None:
+        await on.until(lambda: on.condition(policies, "p", "meshnode.io/Programmed") != {})
+        assert on.condition(policies, "p", "meshnode.io/Accepted")["status"] == "True"
+        assert on.condition(policies, "p", "Reconciled") == istio
+        status = (on.get(policies, "p") or {})["status"]
+        assert isinstance(status, dict)
+        assert status["validationMessages"] == []
+        # Istio writes its own conditions and none of ours: that is no reason to write again.
+        await on.server.apply({**policy, "status": {"conditions": [istio]}})
+        await on.server.apply({**NAMESPACE, "metadata": {"name": "other"}})
+        await on.until(lambda: on.get("configmaps", "meshnode-ca-root", "other") is not None)
+        assert on.server.asked(puts) == 1
+        # The words change: now it is.
+        target = {"group": "", "kind": "Service", "name": "no"}
+        await on.server.apply({**policy, "spec": {"rules": [{}], "targetRefs": [target]}})
+        await on.until(lambda: on.condition(policies, "p", "meshnode.io/Accepted") != {})
+        found = on.condition(policies, "p", "meshnode.io/Accepted")
+        assert found["reason"] == "TargetNotFound"
+        assert on.condition(policies, "p", "Reconciled") == istio
+
+    play(script, policy)
 
 
 def test_every_namespace_has_the_roots() -> None:

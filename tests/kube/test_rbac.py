@@ -126,7 +126,7 @@ _LIKE_OTHERS = (
         for plural in ("peerauthentications", "requestauthentications", "trafficpolicies")
         for part in ("", "/status")
     }
-    | {("security.istio.io", plural) for plural in ISTIO}
+    | {("security.istio.io", f"{plural}{part}") for plural in ISTIO for part in ("", "/status")}
     | {("", "secrets")}
 )
 

@@ -17,51 +17,10 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 from kubernetes_asyncio.client import Configuration
 
+from tests.support.kube_kinds import CORE, GATEWAY_API, ISTIO, OURS
+from tests.support.kube_paths import Target, parse_path
 from tests.support.kube_store import KubeStore, Name, Object, StatusError, merge_patch, metadata
 from tests.support.port_forward import Listeners, forward_port
-
-CORE = (
-    ("namespaces", "Namespace", "v1"),
-    ("serviceaccounts", "ServiceAccount", "v1"),
-    ("pods", "Pod", "v1"),
-    ("services", "Service", "v1"),
-    ("configmaps", "ConfigMap", "v1"),
-    ("endpointslices.discovery.k8s.io", "EndpointSlice", "discovery.k8s.io/v1"),
-    ("leases.coordination.k8s.io", "Lease", "coordination.k8s.io/v1"),
-    ("secrets", "Secret", "v1"),
-    ("events.events.k8s.io", "Event", "events.k8s.io/v1"),
-    ("deployments.apps", "Deployment", "apps/v1"),
-    ("poddisruptionbudgets.policy", "PodDisruptionBudget", "policy/v1"),
-    (
-        "clusterrolebindings.rbac.authorization.k8s.io",
-        "ClusterRoleBinding",
-        "rbac.authorization.k8s.io/v1",
-    ),
-    ("horizontalpodautoscalers.autoscaling", "HorizontalPodAutoscaler", "autoscaling/v2"),
-)
-GATEWAY_API = tuple(
-    (f"{plural}.gateway.networking.k8s.io", kind, "gateway.networking.k8s.io/v1")
-    for plural, kind in (
-        ("gatewayclasses", "GatewayClass"),
-        ("gateways", "Gateway"),
-        ("httproutes", "HTTPRoute"),
-        ("grpcroutes", "GRPCRoute"),
-        ("tlsroutes", "TLSRoute"),
-        ("tcproutes", "TCPRoute"),
-        ("referencegrants", "ReferenceGrant"),
-    )
-)
-OURS = tuple(
-    (f"{plural}.meshnode.io", kind, "meshnode.io/v1alpha1")
-    for plural, kind in (
-        ("meshconfigs", "MeshConfig"),
-        ("workloads", "Workload"),
-        ("authorizationpolicies", "AuthorizationPolicy"),
-        ("peerauthentications", "PeerAuthentication"),
-        ("requestauthentications", "RequestAuthentication"),
-        ("trafficpolicies", "TrafficPolicy"),
-    )
-)
 
 
 @dataclass(slots=True)
@@ -90,9 +49,12 @@ class Faults:
 class KubeApiServer:
     """One server on a port that the kernel chooses, of 127.0.0.1 unless told otherwise."""
 
-    def __init__(self, *, token: str = "", has_gateway_api: bool = False) -> None:
+    def __init__(
+        self, *, token: str = "", has_gateway_api: bool = False, has_istio: bool = False
+    ) -> None:
         self.store = KubeStore()
-        for plural, kind, version in (*CORE, *OURS, *(GATEWAY_API if has_gateway_api else ())):
+        more = (*(GATEWAY_API if has_gateway_api else ()), *(ISTIO if has_istio else ()))
+        for plural, kind, version in (*CORE, *OURS, *more):
             self.store.serve(plural, kind, version)
         self.faults = Faults()
         self.requests: list[str] = []
@@ -219,7 +181,7 @@ class KubeApiServer:
             raise StatusError(401, "Unauthorized", "Unauthorized")
 
     async def _route(self, request: web.Request) -> web.StreamResponse:
-        target = _parse(request.path)
+        target = parse_path(request.path)
         if target.collection == "tokenreviews.authentication.k8s.io":
             return await self._review(request)
         if target.collection in self.faults.forbidden:
@@ -243,7 +205,7 @@ class KubeApiServer:
             return _json(200, self.store.get(target.collection, target.key))
         return await self._write(request, target)
 
-    async def _write(self, request: web.Request, target: _Target) -> web.Response:
+    async def _write(self, request: web.Request, target: Target) -> web.Response:
         store, name, key = self.store, target.collection, target.key
         if request.method == "DELETE":
             answer = _json(200, store.delete(name, key))
@@ -253,7 +215,7 @@ class KubeApiServer:
         await self.publish()
         return answer
 
-    def _change(self, request: web.Request, body: Object, target: _Target) -> Object:
+    def _change(self, request: web.Request, body: Object, target: Target) -> Object:
         store, name, key = self.store, target.collection, target.key
         if request.method == "POST":
             metadata(body).setdefault("namespace", target.namespace)
@@ -282,7 +244,7 @@ class KubeApiServer:
 
     # -- list and watch -------------------------------------------------------------------------
 
-    def _list(self, target: _Target, query: Mapping[str, str]) -> web.Response:
+    def _list(self, target: Target, query: Mapping[str, str]) -> web.Response:
         limit, token = int(query.get("limit", "0")), query.get("continue", "")
         if self.faults.forget_pages:
             self.store.forget_tokens()
@@ -300,7 +262,7 @@ class KubeApiServer:
         return web.Response(body=text, content_type="application/json")
 
     async def _watch(
-        self, request: web.Request, target: _Target, query: Mapping[str, str]
+        self, request: web.Request, target: Target, query: Mapping[str, str]
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
@@ -327,7 +289,7 @@ class KubeApiServer:
     async def _stream(
         self,
         response: web.StreamResponse,
-        target: _Target,
+        target: Target,
         position: int,
         query: Mapping[str, str],
     ) -> None:
@@ -352,44 +314,6 @@ class KubeApiServer:
                 await response.write(_event("BOOKMARK", json.dumps(meta).encode()))
             async with self._wake:
                 await self._wake.wait_for(lambda: self._generation != seen)  # noqa: B023
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """What a path names."""
-
-    collection: str
-    api_version: str
-    namespace: str
-    name: str
-    subresource: str = ""
-
-    @property
-    def is_status(self) -> bool:
-        return self.subresource == "status"
-
-    @property
-    def key(self) -> Name:
-        return self.namespace, self.name
-
-
-def _parse(path: str) -> _Target:
-    parts = path.strip("/").split("/")
-    size = 2 if parts[0] == "api" else 3
-    api_version, rest = "/".join(parts[1:size]), parts[size:]
-    namespace = ""
-    if len(rest) > 2 and rest[0] == "namespaces":
-        namespace, rest = rest[1], rest[2:]
-    if not rest:
-        raise StatusError(404, "NotFound", path)
-    group = api_version.rpartition("/")[0]
-    return _Target(
-        f"{rest[0]}.{group}" if group else rest[0],
-        api_version,
-        namespace,
-        rest[1] if len(rest) > 1 else "",
-        "/".join(rest[2:]),
-    )
 
 
 def _selects(selector: str, item: bytes) -> bool:

@@ -17,6 +17,7 @@ from waypoint.contract import Exchanges, Origin
 from waypoint.endpoints import app_protocol
 from waypoint.flush_queue import FlushQueue
 from waypoint.h1_server import Http1Server
+from waypoint.h2_lane import Http2Lane
 from waypoint.h2_server import Http2Server
 from waypoint.limits import ProxyLimits
 from waypoint.opaque import OpaqueConnections, unrecorded
@@ -74,6 +75,8 @@ class Front:
         self.servers: set[Http1Server | Http2Server] = set()
         self.lane: Lane | None = None
         """Takes HTTP/1 first, where there is one."""
+        self.h2_lane: Http2Lane | None = None
+        """Moves requests of HTTP/2, where there is one."""
 
     async def serve(self, sock: socket.socket, origin: Origin) -> None:
         """Take a connected socket; returns once its codec has it."""
@@ -88,7 +91,8 @@ class Front:
             return
         if spoken is Spoken.HTTP2:
             limits = self._limits
-            server = Http2Server(self._loop, self._exchanges, origin, limits, self.servers.discard)
+            closed = self.servers.discard
+            server = Http2Server(self._loop, self._exchanges, origin, limits, closed, self.h2_lane)
             await self._attach(server, sock, origin, initial)
         elif self.lane is not None:
             try:

@@ -147,7 +147,11 @@ class Http2Client(Http2Link):
     @property
     def can_open(self) -> bool:
         limit = min(self._limits.max_streams, self.session.remote_max_streams)
-        return self.is_open and not self._going_away and len(self._streams) < limit
+        return self.is_open and not self._going_away and self.open_streams < limit
+
+    @property
+    def is_ending(self) -> bool:
+        return self._going_away
 
     @property
     def can_serve(self) -> bool:
@@ -155,7 +159,7 @@ class Http2Client(Http2Link):
 
     @property
     def open_streams(self) -> int:
-        return len(self._streams)
+        return len(self._streams) if self.lane is None else self.session.open_streams
 
     def is_behind(self, stream_id: int) -> bool:
         return self.session.unsent_bytes(stream_id) > self._limits.high_water_bytes
@@ -177,9 +181,23 @@ class Http2Client(Http2Link):
         if error_code is not None:
             self.session.reset(stream.id, error_code)
             self.schedule_flush()
-        if self._going_away and not self._streams:
+        self.close_if_done()
+
+    def close_if_done(self) -> None:
+        """Close what is ending, once nothing is under way."""
+        if self._going_away and not self.open_streams:
             self._loop.call_soon(self.close)
         self.on_free()
+
+    def after_lane(self) -> None:
+        self.idle_since = self._loop.time()
+        self.close_if_done()
+        self.on_free()
+
+    def close(self) -> None:
+        if self.lane is not None:
+            self.lane.retire(self)
+        super().close()
 
     def handle(self, event: Event) -> None:
         if isinstance(event, GoawayReceived):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from mesh.errors import RemoteProtocolError
 from mesh.http2.contract import Event, SessionSettings
 from mesh.http2.select import new_session
 from waypoint.limits import ProxyLimits
+
+if TYPE_CHECKING:
+    from waypoint.h2_lane import Http2Lane
 
 _OUTPUT_BYTES = 128 * 1024
 NO_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 0x0, 0x2, 0x7, 0x8  # RFC 9113 §7
@@ -41,6 +44,8 @@ class Http2Link(asyncio.Protocol):
         self._write_blocked = False
         self._flush_scheduled = False
         self.heard_at = loop.time()
+        self.lane: Http2Lane | None = None
+        """Moves requests between sessions without these; set by itself."""
 
     @abstractmethod
     def handle(self, event: Event) -> None:
@@ -53,6 +58,15 @@ class Http2Link(asyncio.Protocol):
     @abstractmethod
     def batch_over(self) -> None:
         """All events of one read were handled."""
+
+    @property
+    @abstractmethod
+    def is_ending(self) -> bool:
+        """To be closed as soon as no stream is left."""
+
+    @abstractmethod
+    def after_lane(self) -> None:
+        """The lane has used the connection; streams may have ended."""
 
     @property
     def is_open(self) -> bool:
@@ -73,6 +87,11 @@ class Http2Link(asyncio.Protocol):
             self.close()
             self._lose(str(error))
             return
+        lane = self.lane
+        if lane is not None:
+            lane.flush_soon()
+            if not events and not self.is_ending:
+                return
         for event in events:
             self.handle(event)
         self.batch_over()
@@ -84,6 +103,8 @@ class Http2Link(asyncio.Protocol):
     def _lose(self, detail: str) -> None:
         if self._transport is not None:
             self._transport = None
+            if self.lane is not None:
+                self.lane.leave(self)
             self.lost(detail)
 
     def pause_writing(self) -> None:
@@ -107,8 +128,10 @@ class Http2Link(asyncio.Protocol):
                 self._transport.write(out)
             for event in events:
                 self.handle(event)
-            if not out:
-                return
+            if not events and len(out) < _OUTPUT_BYTES:
+                break
+        if self.lane is not None:
+            self.lane.flushed(self)
 
     def close(self) -> None:
         """Close once everything written is sent."""

@@ -6,6 +6,7 @@ import asyncio
 from base64 import b64encode
 from collections.abc import Callable
 from secrets import token_bytes
+from typing import TYPE_CHECKING
 
 from mesh.errors import LocalProtocolError
 from mesh.http1.message import CONNECT, Framing, Headers, MessageError, ResponseHead
@@ -15,6 +16,7 @@ from mesh.http2.contract import (
     Event,
     GoawayReceived,
     HeadersReceived,
+    RequestReturned,
     StreamEnded,
     StreamReset,
 )
@@ -25,6 +27,9 @@ from waypoint.h2_head import read_request, response_fields
 from waypoint.h2_link import INTERNAL_ERROR, NO_ERROR, Http2Link
 from waypoint.limits import ProxyLimits
 from waypoint.local_reply import reply
+
+if TYPE_CHECKING:
+    from waypoint.h2_lane import Http2Lane
 
 
 class ServerStream:
@@ -177,6 +182,7 @@ class Http2Server(Http2Link):
         origin: Origin,
         limits: ProxyLimits,
         on_closed: Callable[[Http2Server], None],
+        lane: Http2Lane | None = None,
     ) -> None:
         super().__init__(loop, limits, client=False)
         self._exchanges = exchanges
@@ -186,6 +192,20 @@ class Http2Server(Http2Link):
         self._touched: list[ServerStream] = []
         self._draining = False
         self._timer = loop.call_later(limits.downstream_idle_s, self._check_idle)
+        if lane is not None:
+            lane.enter(self)
+
+    @property
+    def origin(self) -> Origin:
+        return self._origin
+
+    @property
+    def is_ending(self) -> bool:
+        return self._draining
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._streams) or (self.lane is not None and self.lane.has(self))
 
     def is_behind(self, stream_id: int) -> bool:
         """Whether more waits for the client than it should."""
@@ -198,6 +218,9 @@ class Http2Server(Http2Link):
             return
         if kind is GoawayReceived:
             self._client_leaves()
+            return
+        if isinstance(event, RequestReturned):
+            self._request_returned(event)
             return
         stream = self._streams.get(getattr(event, "stream", 0))
         if isinstance(event, DataReceived):
@@ -246,6 +269,15 @@ class Http2Server(Http2Link):
         if head.upgrade:
             stream.ask_upgrade()
         self._touch(stream)
+        if event.unknown and self.lane is not None:
+            self.lane.learn(self, event, exchange)
+
+    def _request_returned(self, event: RequestReturned) -> None:
+        """The lane had it; from now on all of it is here."""
+        assert self.lane is not None
+        stream = self._streams[event.stream] = ServerStream(self, event.stream)
+        stream.request_over = event.over
+        self.lane.resume(self, stream, event)
 
     def _refuse(self, stream: ServerStream, error: MessageError) -> None:
         self._exchanges.refused(self._origin, stream.protocol, error.status, error.code)
@@ -265,8 +297,15 @@ class Http2Server(Http2Link):
         if self._streams.pop(stream.id, None) is not None and not stream.request_over:
             self._loop.call_soon(self._stop_request, stream.id)
         self.schedule_flush()
-        if self._draining and not self._streams:
+        self.close_if_done()
+
+    def close_if_done(self) -> None:
+        """Close what is ending, once nothing is under way."""
+        if self._draining and not self._is_busy:
             self._loop.call_soon(self._close_drained)
+
+    def after_lane(self) -> None:
+        self.close_if_done()
 
     def _stop_request(self, stream_id: int) -> None:
         self.flush_now()
@@ -286,16 +325,14 @@ class Http2Server(Http2Link):
     def _client_leaves(self) -> None:
         """No stream follows a client's GOAWAY: close when those under way are done."""
         self._draining = True
-        if not self._streams:
-            self._loop.call_soon(self._close_drained)
+        self.close_if_done()
 
     def drain(self) -> None:
         """GOAWAY; close when the streams under way are done."""
         self._draining = True
         self.session.goaway(NO_ERROR)
         self.schedule_flush()
-        if not self._streams:
-            self._loop.call_soon(self._close_drained)
+        self.close_if_done()
 
     def _close_drained(self) -> None:
         self.flush_now()
@@ -303,7 +340,7 @@ class Http2Server(Http2Link):
 
     def _check_idle(self) -> None:
         due = self.heard_at + self._limits.downstream_idle_s
-        if self._streams or due > self._loop.time():
+        if self._is_busy or due > self._loop.time():
             wait = max(1.0, due - self._loop.time())
             self._timer = self._loop.call_later(wait, self._check_idle)
             return

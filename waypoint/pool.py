@@ -31,6 +31,13 @@ class Connector(Protocol):
         """Connect and give the transport to a new protocol. Raises `MeshnodeError`."""
 
 
+class Lane(Protocol):
+    """See `waypoint.h2_lane`."""
+
+    def enter(self, link: Http2Client, target: Target) -> None: ...
+    def reserve(self, target: Target, wanted: bool) -> None: ...
+
+
 class Pool:
     """The connections of one worker to all endpoints.
 
@@ -56,6 +63,8 @@ class Pool:
         """Requests that wait for a stream."""
         self._dials: dict[Target, int] = {}
         self._polled: set[Target] = set()
+        self.h2_lane: Lane | None = None
+        """Uses connections to HTTP/2 servers too, where there is one."""
 
     def start(
         self,
@@ -108,6 +117,8 @@ class Pool:
             return None
         pending = Pending(head, taker, breaker)
         self._queues.setdefault(target, deque()).append(pending)
+        if self.h2_lane is not None:
+            self.h2_lane.reserve(target, True)
         self._dial_for_queue(target)
         return pending
 
@@ -138,6 +149,8 @@ class Pool:
                     taker.flush_request()
         if not queue:
             self._queues.pop(target, None)
+            if self.h2_lane is not None:
+                self.h2_lane.reserve(target, False)
         else:
             self._dial_for_queue(target)
 
@@ -180,11 +193,15 @@ class Pool:
             del self._dials[target]
         if client is not None:
             target.multiplexed.append(client)
+            if self.h2_lane is not None:
+                self.h2_lane.enter(client, target)
             self._serve_queue(target)
             return
         self._gone(target, slot)
         if any(shared.can_serve for shared in target.multiplexed):
             return  # who waits can have one of its streams
+        if self.h2_lane is not None:
+            self.h2_lane.reserve(target, False)
         for pending in self._queues.pop(target, ()):
             self._failed(pending, detail)
 

@@ -36,6 +36,7 @@ from waypoint.feed import (
 )
 from waypoint.flush_queue import FlushQueue
 from waypoint.front import Front
+from waypoint.h2_lane import Http2Lane
 from waypoint.inbound import Inbound
 from waypoint.issuers import issuer_states
 from waypoint.lane.host import Lane
@@ -128,6 +129,7 @@ class Worker:
             relays=self._relays,
         )
         self._lane = self._build_lane(limits, random) if is_built() else None
+        self._h2_lane = self._build_h2_lane(limits, random) if self._looks_at_none() else None
         self._inbound = self._build_inbound()
         self._writer: asyncio.StreamWriter | None = None
         self._listening = False
@@ -157,6 +159,19 @@ class Worker:
         )
         proxy.under_way.judge = self._state
         return proxy
+
+    def _looks_at_none(self) -> bool:
+        """What looks at each request needs each of them in Python."""
+        options = self._options
+        traced = options.trace_export or options.trace_sampling is not None
+        return options.access_log.mode is LogMode.OFF and not traced
+
+    def _build_h2_lane(self, limits: ProxyLimits, random: Random) -> Http2Lane:
+        lane = Http2Lane(
+            self._loop, limits=limits, decider=self._state, proxy=self._proxy, random=random
+        )
+        self._front.h2_lane = self._pool.h2_lane = lane
+        return lane
 
     def _build_lane(self, limits: ProxyLimits, random: Random) -> Lane:
         options = self._options
@@ -259,6 +274,8 @@ class Worker:
                     self._judge_requests_again()
                 if self._lane is not None:
                     self._lane.forget()
+                if self._h2_lane is not None:
+                    self._h2_lane.forget()
             case CredentialsChange():
                 self._state.change_credentials(message.valid, message.gone)
             case TapChange():
@@ -266,6 +283,8 @@ class Worker:
                 self._proxy.tap = self._records.taps.offer if watched else None
                 if self._lane is not None:
                     self._lane.tap(message.taps)
+                if self._h2_lane is not None:
+                    self._h2_lane.pause(watched)
             case Drain():
                 self._start_drain(message.timeout_s)
         if not self._listening and self._state.snapshot.revision and self._state.own():
@@ -304,6 +323,8 @@ class Worker:
             self._records.add(self._lane.take())
             left = self._lane.allow_lines(0)
             self._lane.allow_lines(self._records.lend_lines(left))
+        if self._h2_lane is not None:
+            self._records.add(self._h2_lane.take())
         for message in self._records.take():
             self._send(message)
 
@@ -320,6 +341,8 @@ class Worker:
 
     def _endpoint(self, target: Target) -> EndpointState:
         active, idle = self._lane.load(target) if self._lane is not None else (0, 0)
+        if self._h2_lane is not None:
+            active += self._h2_lane.load(target)
         return EndpointState(
             address=str(target.key.address),
             workload=target.dst.workload,
@@ -333,6 +356,8 @@ class Worker:
         self._upstream.close_idle()
         if self._lane is not None:
             self._lane.tick()
+        if self._h2_lane is not None:
+            self._h2_lane.tick()
 
     def _stats(self) -> Stats:
         return Stats(

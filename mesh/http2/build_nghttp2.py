@@ -6,6 +6,7 @@ setuptools uses `ffibuilder` (setup.py). Needs a C compiler, Python's headers an
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import re
 from pathlib import Path
@@ -14,6 +15,12 @@ from cffi import FFI
 
 # setuptools runs this file with the repository as its working directory and wants relative names.
 SOURCE = Path("mesh/http2")
+MODULE = "mesh.http2._nghttp2"
+SOURCES = (
+    *("framing.c", "heads.c", "known.c", "lane.c", "lane_sessions.c", "received.c", "sending.c"),
+    *("session.c", "streams.c"),
+)
+SANITIZE = ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1")
 
 
 def declarations(header: str) -> str:
@@ -24,27 +31,42 @@ def declarations(header: str) -> str:
     return match.group(1)
 
 
-def make_builder() -> FFI:
+def make_builder(*, sanitize: bool = False) -> FFI:
     builder = FFI()
+    flags = SANITIZE if sanitize else ("-O2",)
     builder.cdef(declarations((SOURCE / "shim.h").read_text()))
     builder.set_source(
-        "mesh.http2._nghttp2",
+        MODULE,
         '#include "shim.h"',
-        sources=[str(SOURCE / "shim.c")],
+        sources=[str(SOURCE / name) for name in SOURCES],
         include_dirs=[str(SOURCE)],
         libraries=["nghttp2"],
-        extra_compile_args=["-O2", "-Wall", "-Wextra", "-fstack-protector-strong"],
+        extra_compile_args=[
+            "-Wall",
+            "-Wextra",
+            "-D_GNU_SOURCE",
+            "-fvisibility=hidden",
+            "-fstack-protector-strong",
+            *flags,
+        ],
+        extra_link_args=list(SANITIZE[:1]) if sanitize else [],
     )
     return builder
 
 
-def build_in_place() -> str:
+def build_in_place(*, sanitize: bool = False) -> str:
     """Compile next to the sources. Returns the path of the module."""
     with contextlib.chdir(Path(__file__).parents[2]):
-        return str(make_builder().compile(tmpdir=".", verbose=False))
+        return str(make_builder(sanitize=sanitize).compile(tmpdir=".", verbose=False))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sanitize", action="store_true")
+    print(build_in_place(sanitize=parser.parse_args().sanitize))
 
 
 if __name__ == "__main__":
-    print(build_in_place())
+    main()
 elif __name__ == "__cffi__":
     ffibuilder = make_builder()

@@ -41,6 +41,33 @@ class HeadersReceived:
     stream: int
     headers: Headers
     end_stream: bool
+    unknown: bool = False
+    """A lane (`mesh.http2.lane`) would take such requests if it knew what is decided of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestReturned:
+    """A request that a lane took, and of whose answer nothing went out, is the session's again.
+
+    Attributes:
+        headers, body: all that came of it; `body` is None if it was too much to be kept.
+        over: it is complete; else more events follow.
+        received_bytes: of its body.
+        seconds: since it came.
+        entry, target: the decision it was taken by, and where it went.
+        reason: of `mesh.http2.lane.Reason`; error_code: of a reset.
+    """
+
+    stream: int
+    headers: Headers
+    body: bytes | None
+    over: bool
+    received_bytes: int
+    seconds: float
+    entry: int
+    target: int
+    reason: int
+    error_code: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +127,7 @@ class GoawayReceived:
 
 Event = (
     HeadersReceived
+    | RequestReturned
     | DataReceived
     | StreamEnded
     | StreamReset
@@ -168,6 +196,10 @@ class Http2Session(Protocol):
     @property
     def remote_max_streams(self) -> int:
         """The peer's MAX_CONCURRENT_STREAMS (2^31-1 until it says)."""
+
+    @property
+    def remote_extended_connect(self) -> bool:
+        """Whether the peer takes requests with `:protocol` (RFC 8441), as its SETTINGS say."""
 
     @property
     def wants_output(self) -> bool:

@@ -17,6 +17,7 @@ from mesh.http2.contract import (
     Headers,
     HeadersReceived,
     PingAcknowledged,
+    RequestReturned,
     SessionSettings,
     SettingsReceived,
     StreamEnded,
@@ -38,15 +39,19 @@ _RESET = int(lib.MN_EVENT_RESET)
 _SETTINGS = int(lib.MN_EVENT_SETTINGS)
 _PONG = int(lib.MN_EVENT_PONG)
 _GOAWAY = int(lib.MN_EVENT_GOAWAY)
+_RETURNED = int(lib.MN_EVENT_RETURNED)
+_END_FLAG = int(lib.MN_HEADERS_END)
+_UNKNOWN_FLAG = int(lib.MN_HEADERS_UNKNOWN)
 _UNSIGNED = 0xFFFFFFFF
 
 
-def _pack(headers: Headers) -> bytes:
+def pack_headers(headers: Headers) -> bytes:
     """Names and values joined by NUL; the shim counts them, so a NUL inside is noticed."""
     return b"\0".join([part for header in headers for part in header])
 
 
-def _unpack(text: bytes) -> Headers:
+def unpack_headers(text: bytes) -> Headers:
+    """Fields of a text in which each part ends with NUL."""
     if not text:
         return []
     parts = text[:-1].split(b"\0")
@@ -56,7 +61,7 @@ def _unpack(text: bytes) -> Headers:
 class Nghttp2Session:
     """An `Http2Session` on libnghttp2."""
 
-    __slots__ = ("_batch", "_held", "_session", "_token")
+    __slots__ = ("_batch", "_held", "_token", "raw")
 
     def __init__(self, settings: SessionSettings) -> None:
         raw = ffi.new(
@@ -74,14 +79,14 @@ class Nghttp2Session:
         session = lib.mn_new(raw)
         if session == ffi.NULL:
             raise ConfigError(f"HTTP/2 settings outside of the protocol's limits: {settings}")
-        self._session = ffi.gc(session, lib.mn_free)
+        self.raw = ffi.gc(session, lib.mn_free)
         self._batch = lib.mn_batch_of(session)
         # Payload that C refers to, by token: it must not move or go before it became frames.
         self._held: dict[int, object] = {}
         self._token = 0
 
     def receive(self, data: bytes | memoryview) -> list[Event]:
-        failed = lib.mn_receive(self._session, ffi.from_buffer("uint8_t[]", data), len(data))
+        failed = lib.mn_receive(self.raw, ffi.from_buffer("uint8_t[]", data), len(data))
         batch = self._batch
         if batch.released_len:
             self._release(batch)
@@ -90,7 +95,7 @@ class Nghttp2Session:
         return self._events(batch, data) if batch.events_len else []
 
     def take_output(self, limit: int = 1 << 20) -> tuple[bytes, list[Event]]:
-        lib.mn_take(self._session, limit)
+        lib.mn_take(self.raw, limit)
         batch = self._batch
         out = ffi.buffer(batch.out, batch.out_len)[:] if batch.out_len else b""
         if batch.released_len:
@@ -98,58 +103,67 @@ class Nghttp2Session:
         return out, self._events(batch, b"") if batch.events_len else []
 
     def send_request(self, headers: Headers, *, end_stream: bool = False) -> int:
-        text = _pack(headers)
-        stream: int = lib.mn_request(self._session, text, len(text), len(headers), end_stream)
+        text = pack_headers(headers)
+        stream: int = lib.mn_request(self.raw, text, len(text), len(headers), end_stream)
         if stream < 0:
             raise LocalProtocolError(f"HTTP/2 request: {self._error()}")
         return stream
 
     def send_headers(self, stream: int, headers: Headers, *, end_stream: bool = False) -> None:
-        text = _pack(headers)
-        if lib.mn_headers(self._session, stream, text, len(text), len(headers), end_stream):
+        text = pack_headers(headers)
+        if lib.mn_headers(self.raw, stream, text, len(text), len(headers), end_stream):
             raise LocalProtocolError(f"HTTP/2 stream {stream}: {self._error()}")
 
     def send_data(self, stream: int, data: bytes, *, end_stream: bool = False) -> None:
         self._token += 1
         pinned = ffi.from_buffer(data)
-        kept = lib.mn_send_data(self._session, stream, pinned, len(data), self._token, end_stream)
+        kept = lib.mn_send_data(self.raw, stream, pinned, len(data), self._token, end_stream)
         if kept > 0:
             self._held[self._token] = pinned
         elif kept < 0:
             raise LocalProtocolError(f"HTTP/2 stream {stream}: {self._error()}")
 
     def unsent_bytes(self, stream: int) -> int:
-        return int(lib.mn_unsent(self._session, stream))
+        return int(lib.mn_unsent(self.raw, stream))
 
     def consume(self, stream: int, flow_bytes: int) -> None:
-        lib.mn_consume(self._session, stream, flow_bytes)
+        lib.mn_consume(self.raw, stream, flow_bytes)
 
     def widen(self, stream: int, more_bytes: int) -> None:
-        lib.mn_widen(self._session, stream, more_bytes)
+        lib.mn_widen(self.raw, stream, more_bytes)
 
     def reset(self, stream: int, error_code: int) -> None:
-        lib.mn_reset(self._session, stream, error_code)
+        lib.mn_reset(self.raw, stream, error_code)
 
     def ping(self, payload: bytes) -> None:
         if len(payload) != 8:
             raise LocalProtocolError("HTTP/2: a PING carries eight bytes")
-        if lib.mn_ping(self._session, payload):
+        if lib.mn_ping(self.raw, payload):
             raise LocalProtocolError("HTTP/2: no PING can be sent now")
 
     def goaway(self, error_code: int = 0, *, graceful: bool = False) -> None:
-        lib.mn_goaway(self._session, error_code, graceful)
+        lib.mn_goaway(self.raw, error_code, graceful)
 
     @property
     def open_streams(self) -> int:
-        return int(lib.mn_open_streams(self._session))
+        return int(lib.mn_open_streams(self.raw))
 
     @property
     def remote_max_streams(self) -> int:
-        return int(lib.mn_remote_max_streams(self._session))
+        return int(lib.mn_remote_max_streams(self.raw))
+
+    @property
+    def remote_extended_connect(self) -> bool:
+        return bool(lib.mn_remote_extended_connect(self.raw))
 
     @property
     def wants_output(self) -> bool:
-        return bool(lib.mn_wants_output(self._session))
+        return bool(lib.mn_wants_output(self.raw))
+
+    @property
+    def touched(self) -> bool:
+        """The last call left output in sessions of a lane."""
+        return bool(self._batch.touched)
 
     def _error(self) -> str:
         text: bytes = ffi.string(self._batch.error)
@@ -180,7 +194,12 @@ class Nghttp2Session:
                 events.append(_joined(run_stream, run))
                 run = []
             if kind == _HEADERS:
-                events.append(HeadersReceived(stream, _unpack(text[at : at + a]), bool(b)))
+                headers = unpack_headers(text[at : at + a])
+                end, unknown = bool(b & _END_FLAG), bool(b & _UNKNOWN_FLAG)
+                events.append(HeadersReceived(stream, headers, end, unknown))
+                at += a
+            elif kind == _RETURNED:
+                events.append(_returned(stream, text[at : at + a], b))
                 at += a
             elif kind == _PONG:
                 events.append(PingAcknowledged(text[at : at + a]))
@@ -195,6 +214,25 @@ class Nghttp2Session:
 def _joined(stream: int, parts: list[memoryview]) -> DataReceived:
     data = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
     return DataReceived(stream, data, len(data))
+
+
+def _returned(stream: int, text: bytes, head_bytes: int) -> RequestReturned:
+    what = ffi.new("mn_returned *")
+    size = ffi.sizeof("mn_returned")
+    ffi.memmove(what, text, size)
+    head_end = size + head_bytes
+    return RequestReturned(
+        stream=stream,
+        headers=unpack_headers(text[size:head_end]),
+        body=text[head_end:] if what.whole else None,
+        over=bool(what.over),
+        received_bytes=what.received,
+        seconds=what.seconds,
+        entry=what.entry,
+        target=what.target,
+        reason=what.reason,
+        error_code=what.code,
+    )
 
 
 def _plain(kind: int, stream: int, a: int, b: int) -> Event:

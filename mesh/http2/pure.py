@@ -200,6 +200,10 @@ class PureSession:
         return min(self._h2.remote_settings.max_concurrent_streams, _MAX_STREAMS)
 
     @property
+    def remote_extended_connect(self) -> bool:
+        return bool(self._h2.remote_settings.enable_connect_protocol)
+
+    @property
     def wants_output(self) -> bool:
         if self._out:
             return True

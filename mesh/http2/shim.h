@@ -19,14 +19,20 @@
 typedef struct mn_session mn_session;
 
 enum mn_event_kind {
-    MN_EVENT_HEADERS = 1,  /* a: bytes of `text` that belong to it, b: END_STREAM */
+    MN_EVENT_HEADERS = 1,  /* a: bytes of `text` that belong to it, b: of enum mn_headers_flag */
     MN_EVENT_DATA = 2,     /* a: offset in the input, b: length */
     MN_EVENT_END = 3,
     MN_EVENT_RESET = 4,    /* a: error code, b: 1 if the peer sent it */
     MN_EVENT_SETTINGS = 5,
     MN_EVENT_PONG = 6,     /* a: bytes of `text`, always 8 */
     MN_EVENT_GOAWAY = 7,   /* stream: last stream, a: error code */
-    MN_EVENT_DRAINED = 8
+    MN_EVENT_DRAINED = 8,
+    MN_EVENT_RETURNED = 9  /* a: bytes of `text`: mn_returned, then the head, b: its length */
+};
+
+enum mn_headers_flag {
+    MN_HEADERS_END = 1,    /* END_STREAM */
+    MN_HEADERS_UNKNOWN = 2 /* the lane would take such requests if it knew their decision */
 };
 
 typedef struct {
@@ -53,6 +59,7 @@ typedef struct {
     const uint64_t *released;      /* tokens of mn_send_data() whose bytes are needed no more */
     size_t released_len;
     const char *error;             /* why the last call failed */
+    int32_t touched;               /* mn_lane_touched() has sessions to tell of */
 } mn_batch;
 
 /* NULL: out of memory, or a setting that the protocol forbids. */
@@ -87,6 +94,124 @@ void mn_goaway(mn_session *s, uint32_t code, int graceful);
 
 uint32_t mn_open_streams(const mn_session *s);
 uint32_t mn_remote_max_streams(const mn_session *s);
+uint32_t mn_remote_extended_connect(const mn_session *s); /* the peer takes RFC 8441 requests */
+
+/*
+ * The lane: requests whose decision is known go from a client's session to a server's without
+ * Python, and their answers back. Python lets sessions enter, says what it decided
+ * (mn_lane_learn) and flushes the sessions that were touched; what goes wrong before an answer
+ * comes back to it (MN_EVENT_RETURNED), with all that came of the request.
+ */
+typedef struct mn_lane mn_lane;
+typedef struct mn_caller mn_caller;
+typedef struct mn_target mn_target;
+
+typedef struct {
+    uint32_t fields;            /* of one head */
+    uint32_t replay_bytes;      /* of a request's body kept until the answer begins */
+    uint32_t high_water_bytes;  /* queued towards a peer before its source gets no more credit */
+    uint32_t target_requests;   /* at once to one endpoint */
+    uint32_t requests;          /* at once altogether; more are Python's, which is fair */
+    uint32_t max_streams;       /* of one connection to a server */
+} mn_lane_limits;
+
+/* What became of requests: one line of the tally. */
+typedef struct {
+    uint64_t entry;
+    uint64_t target;
+    uint32_t status;
+    int32_t grpc_status;     /* -1: none */
+    uint32_t failure;        /* of enum mn_failure */
+    uint64_t count;
+    uint64_t received;
+    uint64_t sent;
+    double seconds;
+    uint64_t buckets[24];    /* of durations */
+    uint64_t received_buckets[24];
+    uint64_t sent_buckets[24];
+} mn_count;
+
+enum mn_failure {
+    MN_FINE,
+    MN_CLIENT_GONE,
+    MN_SERVER_CUT,   /* in the midst of an answer */
+    MN_SERVER_WRONG  /* the same, by a fault against the protocol */
+};
+
+/* Why a request comes back. */
+enum mn_reason {
+    MN_REFUSED,       /* never looked at */
+    MN_CLOSED_REUSED, /* by a connection that has answered others */
+    MN_CLOSED,
+    MN_RESET,
+    MN_UNUSUAL        /* the answer's head is against the protocol */
+};
+
+typedef struct {
+    uint64_t entry;
+    uint64_t target;
+    uint64_t received; /* of the body in all */
+    double seconds;    /* since it came */
+    uint32_t reason;   /* of enum mn_reason */
+    uint32_t code;     /* of a reset */
+    uint32_t over;     /* the request is complete */
+    uint32_t whole;    /* all of its body follows the head; else what is above the limit */
+} mn_returned;
+
+/* What becomes of a field of a request. */
+enum mn_field {
+    MN_FIELD_HEAD_ONLY = 1, /* it is passed on, but not in trailers */
+    MN_FIELD_CLAIM = 2,     /* it is left out */
+    MN_FIELD_UNUSUAL = 3    /* the request is Python's; left out of trailers */
+};
+
+/* `bounds` of the buckets are milliseconds, and bytes. NULL: no memory. */
+mn_lane *mn_lane_new(const mn_lane_limits *limits, const double *bounds, size_t count);
+void mn_lane_free(mn_lane *lane);
+int mn_lane_field(mn_lane *lane, const char *name, size_t len, int what);
+void mn_lane_pause(mn_lane *lane, int paused);
+/* The world has changed: callers and entries are gone. */
+void mn_lane_forget(mn_lane *lane);
+uint64_t mn_lane_taken(const mn_lane *lane);
+size_t mn_lane_known_bytes(const mn_lane *lane);
+
+/* NULL: no memory. */
+mn_caller *mn_lane_caller(mn_lane *lane, const char *address, size_t address_len,
+                          const char *identity, size_t identity_len);
+int mn_caller_key_field(mn_caller *caller, const char *name, size_t len);
+void mn_caller_key_query(mn_caller *caller);
+
+mn_target *mn_lane_target(mn_lane *lane, uint64_t number);
+uint32_t mn_target_active(const mn_target *target);
+/* Others wait for its streams: take none, or again. */
+void mn_target_reserve(mn_target *target, int reserved);
+/* 0, or -1: it is still in use. */
+int mn_target_drop(mn_target *target);
+
+/* A client's session, or with a target a server's. `number` names it in mn_lane_touched(). */
+void mn_lane_enter(mn_lane *lane, mn_session *s, uint64_t number, mn_target *target);
+/* Whose requests a client's session brings, in this world; NULL: nobody's that the lane takes. */
+void mn_lane_caller_is(mn_session *s, mn_caller *caller);
+/* No new requests. */
+void mn_lane_retire(mn_session *s);
+/* The connection is lost. */
+void mn_lane_leave(mn_session *s);
+/* Streams of a client's session that the lane has, or has yet to send the answer of. */
+uint32_t mn_lane_crossings(const mn_session *s);
+
+/* What would be sent for a request, joined by NUL; 0: it is not plain, or there is no room. */
+size_t mn_lane_render(mn_session *s, const char *text, size_t len, int end_stream, char *into,
+                      size_t room);
+/* Requests like this one go to one of the targets. 0, or -1: it is not plain. */
+int mn_lane_learn(mn_session *s, const char *text, size_t len, int end_stream, uint64_t entry,
+                  mn_target **targets, size_t count);
+
+/* Sessions that may have output since the last call; how many were written to `into`. */
+size_t mn_lane_touched(mn_lane *lane, uint64_t *into, size_t room);
+/* Move counts out; how many. Call it until it returns 0. */
+size_t mn_lane_take(mn_lane *lane, mn_count *into, size_t room);
+/* Numbers of entries for which nothing more is counted, once each; how many. */
+size_t mn_lane_gone(mn_lane *lane, uint64_t *into, size_t room);
 /* cffi: end */
 
 #endif

@@ -76,6 +76,7 @@ class RequestGroup:
     received_buckets: Sequence[int]
     sent_buckets: Sequence[int]
     route: str
+    grpc_status: int = -1
 
 
 def _added(one: Sequence[int], other: Sequence[int]) -> list[int]:
@@ -112,8 +113,8 @@ class RequestTally:
     def add(self, group: RequestGroup) -> None:
         """Count requests that ended alike and were added up elsewhere."""
         key = (
-            group.src, group.dst, group.service, group.protocol, -1, group.status, group.flag,
-            group.mutual_tls, group.route, "",
+            group.src, group.dst, group.service, group.protocol, group.grpc_status, group.status,
+            group.flag, group.mutual_tls, group.route, "",
         )  # fmt: skip
         found = self._sums.get(key)
         if found is None:

@@ -16,6 +16,7 @@ from waypoint.attach import attach
 from waypoint.contract import Exchanges, Origin
 from waypoint.flush_queue import FlushQueue
 from waypoint.h1_server import Http1Server
+from waypoint.h2_lane import Http2Lane
 from waypoint.lane.adopt import Adopter
 from waypoint.lane.dependence import Dependence
 from waypoint.lane.engine import Engine
@@ -31,6 +32,8 @@ from waypoint.upstream_tunnels import dial
 TICK_S = 0.05
 USE_LANE: ContextVar[bool] = ContextVar("USE_LANE", default=False)
 """Whether stages of this test have a lane; set by a fixture."""
+USE_H2_LANE: ContextVar[bool] = ContextVar("USE_H2_LANE", default=False)
+"""The same for HTTP/2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,17 @@ def new_lane(behind: Behind) -> Lane:
         observation=behind.observation,
         new_engine=lambda lane: Engine(behind.limits, lane, BUCKETS_MS),
     )
+
+
+def new_h2_lane(
+    loop: asyncio.AbstractEventLoop, proxy: Proxy, pool: Pool, limits: ProxyLimits
+) -> Http2Lane:
+    """A lane for HTTP/2, which the pool's connections enter."""
+    decider = _Decider(proxy.router)
+    pool.h2_lane = lane = Http2Lane(
+        loop, limits=limits, decider=decider, proxy=proxy, random=Random(7)
+    )
+    return lane
 
 
 @contextlib.contextmanager

@@ -16,13 +16,21 @@ from mesh.model.identity import SpiffeId
 from mesh.model.request import RequestRecord
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort
-from tests.contract.http1.laned import USE_LANE, Behind, listening, new_lane
+from tests.contract.http1.laned import (
+    USE_H2_LANE,
+    USE_LANE,
+    Behind,
+    listening,
+    new_h2_lane,
+    new_lane,
+)
 from tests.contract.http1.observed import Observed
 from waypoint.connect_tcp import TcpConnector
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
 from waypoint.flush_queue import FlushQueue
 from waypoint.h1_server import Http1Server
+from waypoint.h2_lane import Http2Lane
 from waypoint.h2_server import Http2Server
 from waypoint.lane.host import Lane
 from waypoint.limits import ProxyLimits
@@ -46,7 +54,7 @@ class Stage:
     Attributes:
         port: where clients connect, port_h2: where they do with HTTP/2.
         records: requests that ended in Python.
-        lane: takes plain requests first, if the test says so.
+        lane, h2_lane: take plain requests first, if the test says so.
     """
 
     proxy: Proxy
@@ -54,6 +62,7 @@ class Stage:
     port_h2: int
     records: list[RequestRecord] = field(default_factory=list)
     lane: Lane | None = None
+    h2_lane: Http2Lane | None = None
 
     async def connect(self, port: int | None = None) -> Client:
         return Client(*await asyncio.open_connection("127.0.0.1", port or self.port))
@@ -181,6 +190,7 @@ async def stage(
             workload=None,
             src=party(None, CALLER),
         )
+        h2_lane = new_h2_lane(loop, proxy, pool, limits) if USE_H2_LANE.get() else None
         clients = Clients()
         listener = await loop.create_server(
             lambda: clients.add(Http1Server(loop, proxy, origin, limits, clients.forget, flushes)),
@@ -188,7 +198,7 @@ async def stage(
             0,
         )
         listener_h2 = await loop.create_server(
-            lambda: clients.add(Http2Server(loop, proxy, origin, limits, clients.forget)),
+            lambda: clients.add(Http2Server(loop, proxy, origin, limits, clients.forget, h2_lane)),
             "127.0.0.1",
             0,
         )
@@ -213,7 +223,14 @@ async def stage(
         if lane is not None:
             port = ports_h1.enter_context(listening(behind, lane))
         try:
-            yield Stage(proxy=proxy, port=port, port_h2=port_h2, records=records, lane=lane)
+            yield Stage(
+                proxy=proxy,
+                port=port,
+                port_h2=port_h2,
+                records=records,
+                lane=lane,
+                h2_lane=h2_lane,
+            )
         finally:
             ports_h1.close()
             listener.close()

@@ -1,0 +1,538 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Copyright the meshnode authors */
+
+/* Requests on their way through the lane: from taking one to its end, whatever that is. */
+
+#include "lane.h"
+
+/* --- ends --------------------------------------------------------------------------------- */
+
+/* Give back what was withheld of a stream's credit, to its peer. */
+static void credit(mn_session *s, stream *st)
+{
+    size_t n = st->owed;
+
+    if (!n || s->dead)
+        return;
+    st->owed = 0;
+    st->unconsumed -= n < st->unconsumed ? n : st->unconsumed;
+    nghttp2_session_consume(s->ng, st->id, n);
+    if (!s->busy && nghttp2_session_want_write(s->ng))
+        lane_touch(s);
+}
+
+static void let_go(crossing *x)
+{
+    if (x->up) {
+        x->up->x = NULL;
+        credit(x->to, x->up);
+    }
+    if (x->down) {
+        x->down->x = NULL;
+        credit(x->from, x->down);
+    }
+    if (x->to->goaway_seen || x->target->reserved)
+        lane_touch(x->to); /* to be closed, perhaps, or used by who waits */
+    x->entry->users--;
+    x->target->active--;
+    x->target->lane->active--;
+    free(x->head);
+    free(x->body.p);
+    free(x);
+}
+
+static void finish(crossing *x, uint32_t failure)
+{
+    lane_count(x->target->lane, x, failure);
+    let_go(x);
+}
+
+static void reset_stream(mn_session *s, stream *st, uint32_t code)
+{
+    if (!st || s->dead || st->resetting)
+        return;
+    begin(s);
+    st->resetting = 1;
+    drop_queue(s, st);
+    nghttp2_submit_rst_stream(s->ng, NGHTTP2_FLAG_NONE, st->id, code);
+    pump(s);
+    lane_touch(s);
+}
+
+/* The answer is complete, and the client need not send the rest (RFC 9113 §8.1). */
+static void stop_request(mn_session *s, stream *down)
+{
+    down->stop = 1;
+    if (!down->end_sent || down->resetting)
+        return;
+    down->resetting = 1;
+    nghttp2_submit_rst_stream(s->ng, NGHTTP2_FLAG_NONE, down->id, NGHTTP2_NO_ERROR);
+    pump(s);
+    lane_touch(s);
+}
+
+static void answer_over(crossing *x)
+{
+    mn_session *from = x->from, *to = x->to;
+    stream *down = x->down, *up = x->up;
+    bool stop = !x->request_over;
+
+    finish(x, MN_FINE);
+    if (!stop)
+        return;
+    if (up)
+        reset_stream(to, up, NGHTTP2_NO_ERROR);
+    if (down && !from->dead)
+        stop_request(from, down);
+}
+
+/* Nothing of an answer went out: Python goes on, or says what has failed. */
+static void give_back(crossing *x, uint32_t reason, uint32_t code)
+{
+    mn_session *s = x->from;
+    mn_returned what = {
+        .entry = x->entry->number,
+        .target = x->target->number,
+        .received = x->received,
+        .seconds = lane_clock() - x->began_at,
+        .reason = reason,
+        .code = code,
+        .over = x->request_over,
+        .whole = x->whole,
+    };
+    size_t body = x->whole ? x->body.len : 0;
+
+    begin(s);
+    if (!append(&s->text, &what, sizeof what) && !append(&s->text, x->head, x->head_len) &&
+        !append(&s->text, x->body.p, body))
+        event(s, MN_EVENT_RETURNED, x->down->id, (uint32_t)(sizeof what + x->head_len + body),
+              (uint32_t)x->head_len);
+    else
+        no_memory(s);
+    x->down->quiet = 0;
+    lane_touch(s);
+    let_go(x);
+}
+
+/* The server's stream is over before its time. */
+static void server_failed(crossing *x, uint32_t reason, uint32_t code, bool cut)
+{
+    if (!x->responded) {
+        give_back(x, reason, code);
+    } else {
+        mn_session *from = x->from;
+        stream *down = x->down;
+
+        finish(x, cut ? MN_SERVER_CUT : MN_SERVER_WRONG);
+        reset_stream(from, down, NGHTTP2_INTERNAL_ERROR);
+    }
+}
+
+void lane_reset(mn_session *s, stream *st, uint32_t code, bool by_peer)
+{
+    crossing *x = st->x;
+    uint32_t reason = MN_RESET;
+
+    if (s->client) {
+        if (!by_peer)
+            reason = MN_UNUSUAL;
+        else if (code == NGHTTP2_REFUSED_STREAM)
+            reason = MN_REFUSED;
+        server_failed(x, reason, code, by_peer);
+    } else {
+        mn_session *to = x->to;
+        stream *up = x->up;
+
+        finish(x, MN_CLIENT_GONE);
+        reset_stream(to, up, NGHTTP2_CANCEL);
+    }
+}
+
+void lane_lost(mn_session *s, stream *st, uint32_t reason)
+{
+    if (s->client)
+        server_failed(st->x, reason, 0, true);
+    else
+        lane_reset(s, st, NGHTTP2_NO_ERROR, true);
+}
+
+void lane_closed(mn_session *s, stream *st)
+{
+    crossing *x = st->x;
+
+    if (s->client) {
+        lane_reset(s, st, NGHTTP2_INTERNAL_ERROR, true);
+    } else {
+        x->down = NULL;
+        st->x = NULL;
+    }
+}
+
+/* --- requests ----------------------------------------------------------------------------- */
+
+static mn_session *usable(const mn_lane *lane, const mn_target *target)
+{
+    mn_session *s = target->sessions;
+
+    for (; s; s = s->target_next)
+        if (!s->dead && !s->busy && !s->goaway_seen && !s->goaway_sent &&
+            s->open < lane->limits.max_streams && s->open < mn_remote_max_streams(s))
+            return s;
+    return NULL;
+}
+
+static crossing *crossing_new(mn_session *from, stream *down, mn_session *to, entry *e, bool end)
+{
+    const head *h = &from->lane->head;
+    crossing *x = calloc(1, sizeof *x);
+
+    if (!x)
+        return NULL;
+    x->head = malloc(from->block.len);
+    if (!x->head) {
+        free(x);
+        return NULL;
+    }
+    memcpy(x->head, from->block.p, from->block.len);
+    x->head_len = from->block.len;
+    x->from = from;
+    x->to = to;
+    x->down = down;
+    x->entry = e;
+    x->target = to->target;
+    x->began_at = lane_clock();
+    x->grpc_status = -1;
+    x->is_head = h->method.len == 4 && !memcmp(h->method.at, "HEAD", 4);
+    x->is_grpc = h->is_grpc;
+    x->request_over = end;
+    x->whole = true;
+    return x;
+}
+
+static bool send_request(crossing *x, bool end)
+{
+    mn_lane *lane = x->from->lane;
+    size_t n = lane_request_fields(lane, x->from->caller, &lane->head);
+    stream *up = n ? stream_new(x->to) : NULL;
+
+    if (!up)
+        return false;
+    begin(x->to);
+    up->quiet = 1;
+    if (open_stream(x->to, up, lane->nv, n, end))
+        return false;
+    x->up = up;
+    up->x = x;
+    return true;
+}
+
+/* What the lane knows of a request; `*to` is where it goes. */
+static enum lane_taken look_up(mn_session *s, bool end, entry **found, mn_session **to)
+{
+    mn_lane *lane = s->lane;
+    mn_target *target;
+    size_t len;
+
+    if (!lane || lane->paused || lane->active >= lane->limits.requests)
+        return LANE_NOT_PLAIN;
+    if (s->world != lane->world)
+        return LANE_UNKNOWN;
+    if (!s->caller || !lane_read_request(lane, s->block.p, s->block.len, end, &lane->head))
+        return LANE_NOT_PLAIN;
+    len = lane_key(lane, s->caller, &lane->head);
+    if (!len)
+        return LANE_NOT_PLAIN;
+    *found = lane_find(s->caller, lane->key, len);
+    if (!*found)
+        return LANE_UNKNOWN;
+    target = lane_pick(lane, *found);
+    *to = target ? usable(lane, target) : NULL;
+    return *to ? LANE_TAKEN : LANE_NOT_PLAIN;
+}
+
+enum lane_taken lane_request(mn_session *s, stream *st, bool end)
+{
+    entry *e = NULL;
+    mn_session *to = NULL;
+    enum lane_taken taken = look_up(s, end, &e, &to);
+    crossing *x;
+
+    if (taken != LANE_TAKEN)
+        return taken;
+    x = crossing_new(s, st, to, e, end);
+    if (!x)
+        return LANE_NOT_PLAIN;
+    if (!send_request(x, end)) {
+        free(x->head);
+        free(x);
+        return LANE_NOT_PLAIN;
+    }
+    st->x = x;
+    st->quiet = 1;
+    e->users++;
+    to->target->active++;
+    s->lane->active++;
+    s->lane->taken++;
+    lane_touch(to);
+    return LANE_TAKEN;
+}
+
+/* --- heads of answers, and trailers ------------------------------------------------------- */
+
+static void answer(crossing *x)
+{
+    mn_lane *lane = x->target->lane;
+    head *h = &lane->head;
+    mn_session *from = x->from;
+    mn_session *to = x->to;
+    stream *up = x->up;
+    size_t n;
+
+    if (h->status == 100 || from->dead || !x->down)
+        return; /* that is between us and the server */
+    n = lane_response_fields(lane, h);
+    begin(from);
+    if (!n || respond(from, x->down, lane->nv, n, h->status >= 200 && h->end)) {
+        give_back(x, MN_UNUSUAL, 0);
+        reset_stream(to, up, NGHTTP2_CANCEL);
+        return;
+    }
+    lane_touch(from);
+    if (h->status < 200)
+        return;
+    x->responded = true;
+    x->status = h->status;
+    if (x->is_grpc)
+        x->grpc_status = h->grpc_status;
+    free(x->head);
+    free(x->body.p);
+    x->head = NULL;
+    x->body = (buf){0};
+}
+
+static int trailers_to(mn_session *p, stream *sink, const char *text, size_t len, size_t n)
+{
+    begin(p);
+    if (p->dead || !sink || sink->end)
+        return 0;
+    if (keep_trailers(p, sink, text, len, n))
+        reset_stream(p, sink, NGHTTP2_INTERNAL_ERROR);
+    lane_touch(p);
+    return 0;
+}
+
+/* Of a request, without what its head must not claim either (RFC 9110 §6.5.1). */
+static int request_trailers(mn_session *s, crossing *x)
+{
+    const char *at = s->block.p, *stop = at + s->block.len;
+    mn_lane *lane = x->target->lane;
+    buf *kept = &lane->scratch;
+    slice name, value;
+    size_t n = 0;
+
+    kept->len = 0;
+    x->whole = false;
+    while (lane_next_field(&at, stop, &name, &value)) {
+        uint8_t kind = lane_kind(lane, name.at, name.len);
+
+        if (kind == FIELD_HEAD_ONLY || kind == FIELD_CLAIM || kind == FIELD_UNUSUAL ||
+            kind == FIELD_FORWARDED_FOR || kind == FIELD_REQUEST_ID || kind == FIELD_CONTENT_TYPE)
+            continue;
+        if (append(kept, name.at, name.len + value.len + 2))
+            return no_memory(s);
+        n++;
+    }
+    return n ? trailers_to(x->to, x->up, kept->p, kept->len - 1, n) : 1;
+}
+
+static int answer_trailers(mn_session *s, crossing *x)
+{
+    const char *at = s->block.p, *stop = at + s->block.len;
+    slice name, value;
+    size_t n = 0;
+
+    while (lane_next_field(&at, stop, &name, &value)) {
+        if (x->is_grpc && lane_kind(x->target->lane, name.at, name.len) == FIELD_GRPC_STATUS)
+            lane_note_grpc(&x->grpc_status, &value);
+        n++;
+    }
+    return n ? trailers_to(x->from, x->down, s->block.p, s->block.len - 1, n) : 1;
+}
+
+int lane_headers(mn_session *s, stream *st, bool end)
+{
+    crossing *x = st->x;
+    mn_lane *lane = x->target->lane;
+    int rv;
+
+    if (s->client && !x->responded) {
+        if (!lane_read_response(lane, s->block.p, s->block.len, end, x->is_head, &lane->head)) {
+            give_back(x, MN_UNUSUAL, 0);
+            reset_stream(s, st, NGHTTP2_CANCEL);
+            return 0;
+        }
+        answer(x);
+        if (end && st->x)
+            answer_over(x);
+        return 0;
+    }
+    rv = s->client ? answer_trailers(s, x) : request_trailers(s, x);
+    if (rv > 0) /* there are none */
+        return lane_data_over(s, st, true);
+    if (rv < 0)
+        return rv;
+    if (s->client)
+        answer_over(x);
+    else
+        x->request_over = true;
+    return 0;
+}
+
+/* --- payload ------------------------------------------------------------------------------ */
+
+/* Frames of what has just come, while nothing else waits to be sent. */
+static int send_at_once(mn_session *p, stream *sink, const char *data, size_t len)
+{
+    int32_t id = sink->id;
+    size_t before;
+
+    sink->direct = data;
+    sink->direct_len = len;
+    sink->unsent += len;
+    do {
+        before = sink->direct_len;
+        p->quantum = before > MIN_TURN ? before : MIN_TURN;
+        p->turn = sink;
+        nghttp2_session_resume_data(p->ng, id);
+        pump(p);
+        p->turn = NULL;
+        sink = p->dead ? NULL : find(p, id); /* its end may have been the stream's */
+    } while (sink && sink->direct_len && sink->direct_len < before);
+    if (!sink)
+        return 0;
+    data = sink->direct;
+    len = sink->direct_len;
+    sink->direct = NULL;
+    sink->direct_len = 0;
+    sink->unsent -= len;
+    return queue(sink, data, len, 0) ? no_memory(p) : (make_ready(p, sink), 0);
+}
+
+static int forward(mn_session *p, stream *sink, const char *data, size_t len, bool end)
+{
+    int rv;
+
+    if (!sink || p->dead || sink->end)
+        return 0;
+    begin(p);
+    sink->end = end;
+    if (!p->busy && !sink->head && p->ready.next == &p->ready && p->out.len < DIRECT_BYTES &&
+        nghttp2_session_get_remote_window_size(p->ng) > 0) {
+        rv = send_at_once(p, sink, data, len);
+    } else {
+        rv = queue(sink, data, len, 0) ? no_memory(p) : 0;
+        make_ready(p, sink);
+    }
+    lane_touch(p);
+    return rv;
+}
+
+/* A bounded start of a request's body is kept for another try. */
+static void keep_body(crossing *x, const char *data, size_t len)
+{
+    if (x->responded || !x->whole || !len)
+        return;
+    if (x->body.len + len > x->target->lane->limits.replay_bytes ||
+        append(&x->body, data, len)) {
+        x->whole = false;
+        free(x->body.p);
+        x->body = (buf){0};
+    }
+}
+
+static int pass_on(mn_session *s, bool end)
+{
+    stream *st = s->pending, *sink;
+    crossing *x = st->x;
+    size_t len = s->pending_len;
+    int rv;
+
+    s->pending = NULL;
+    if (!x) {
+        credit(s, st);
+        return 0;
+    }
+    if (!s->client)
+        keep_body(x, s->pending_data, len);
+    if (s->client && !x->responded)
+        rv = 0; /* nghttp2 lets no payload come before the head */
+    else if (s->client)
+        rv = forward(x->from, x->down, s->pending_data, len, end);
+    else
+        rv = forward(x->to, x->up, s->pending_data, len, end);
+    sink = s->client ? x->down : x->up; /* gone, perhaps, with its end */
+    if (!sink || sink->unsent <= x->target->lane->limits.high_water_bytes)
+        credit(s, st);
+    return rv;
+}
+
+int lane_data(mn_session *s, stream *st, const char *data, size_t len)
+{
+    crossing *x = st->x;
+
+    if (s->pending)
+        pass_on(s, false);
+    st->unconsumed += len;
+    st->owed += len;
+    if (s->client)
+        x->sent += len;
+    else
+        x->received += len;
+    s->pending = st;
+    s->pending_data = data;
+    s->pending_len = len;
+    return 0;
+}
+
+int lane_data_over(mn_session *s, stream *st, bool end)
+{
+    crossing *x = st->x;
+
+    if (s->pending != st) {
+        if (!end)
+            return 0;
+        s->pending = st;
+        s->pending_data = "";
+        s->pending_len = 0;
+    }
+    pass_on(s, end);
+    if (!end || st->x != x)
+        return 0;
+    if (s->client)
+        answer_over(x);
+    else
+        x->request_over = true;
+    return 0;
+}
+
+void lane_input_over(mn_session *s)
+{
+    if (s->pending)
+        pass_on(s, false);
+}
+
+void lane_sent(mn_session *s, stream *st)
+{
+    crossing *x = st->x;
+
+    if (st->stop && st->end_sent && !st->resetting) {
+        st->resetting = 1;
+        nghttp2_submit_rst_stream(s->ng, NGHTTP2_FLAG_NONE, st->id, NGHTTP2_NO_ERROR);
+    }
+    if (!x || st->unsent > x->target->lane->limits.high_water_bytes / 4)
+        return;
+    if (s->client && x->down)
+        credit(x->from, x->down);
+    else if (!s->client && x->up)
+        credit(x->to, x->up);
+}

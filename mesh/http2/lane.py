@@ -1,0 +1,277 @@
+"""The lane of the compiled engine as objects; `shim.h` says what it does.
+
+Requests whose decision is known go from a client's session to a server's without Python. Whoever
+lets sessions in flushes those of `touched()` whenever a call of one says `touched`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from mesh.http2._nghttp2 import ffi, lib
+from mesh.http2.contract import Headers
+from mesh.http2.nghttp2 import Nghttp2Session, pack_headers, unpack_headers
+
+_ROOM = 64
+_RENDERED = 1 << 17
+
+
+class Reason(IntEnum):
+    """Why a request comes back."""
+
+    REFUSED = int(lib.MN_REFUSED)
+    """Never looked at."""
+    CLOSED_REUSED = int(lib.MN_CLOSED_REUSED)
+    """By a connection that has answered others."""
+    CLOSED = int(lib.MN_CLOSED)
+    RESET = int(lib.MN_RESET)
+    UNUSUAL = int(lib.MN_UNUSUAL)
+    """The answer's head is against the protocol."""
+
+
+class End(IntEnum):
+    """How a request ended."""
+
+    FINE = int(lib.MN_FINE)
+    CLIENT_GONE = int(lib.MN_CLIENT_GONE)
+    SERVER_CUT = int(lib.MN_SERVER_CUT)
+    """In the midst of an answer."""
+    SERVER_WRONG = int(lib.MN_SERVER_WRONG)
+    """The same, by a fault against the protocol."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneLimits:
+    """Bounds; what is above them is Python's.
+
+    Attributes:
+        fields: of one head.
+        replay_bytes: of a request's body kept until its answer begins.
+        high_water_bytes: queued towards a peer before its source gets no more credit.
+        target_requests: at once to one endpoint.
+        requests: at once altogether.
+        max_streams: of one connection to a server.
+    """
+
+    fields: int
+    replay_bytes: int
+    high_water_bytes: int
+    target_requests: int
+    requests: int
+    max_streams: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldRules:
+    """Names of fields of requests that are not just passed on, in lower case.
+
+    Attributes:
+        claims: left out.
+        head_only: left out of trailers.
+        unusual: a request with one of them is Python's; left out of trailers too.
+    """
+
+    claims: Iterable[bytes]
+    head_only: Iterable[bytes]
+    unusual: Iterable[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """Requests of one decision that ended alike."""
+
+    entry: int
+    target: int
+    status: int
+    grpc_status: int
+    end: End
+    count: int
+    received: int
+    sent: int
+    seconds: float
+    buckets: list[int]
+    received_buckets: list[int]
+    sent_buckets: list[int]
+
+
+class _One(Protocol):
+    """`mn_count`."""
+
+    entry: int
+    target: int
+    status: int
+    grpc_status: int
+    failure: int
+    count: int
+    received: int
+    sent: int
+    seconds: float
+    buckets: Iterable[int]
+    received_buckets: Iterable[int]
+    sent_buckets: Iterable[int]
+
+
+class Target:
+    """An endpoint of a lane."""
+
+    __slots__ = ("number", "raw")
+
+    def __init__(self, lane: NativeLane, number: int) -> None:
+        self.number = number
+        self.raw = lib.mn_lane_target(lane.raw, number)
+        if self.raw == ffi.NULL:
+            raise MemoryError
+
+    @property
+    def active(self) -> int:
+        return int(lib.mn_target_active(self.raw))
+
+    def reserve(self, wanted: bool) -> None:
+        """Take no streams of it, or again."""
+        lib.mn_target_reserve(self.raw, wanted)
+
+    def drop(self) -> bool:
+        """Free it, if nothing refers to it; nothing of it may be used after."""
+        return bool(lib.mn_target_drop(self.raw) == 0)
+
+
+class NativeLane:
+    """One per event loop."""
+
+    def __init__(self, limits: LaneLimits, rules: FieldRules, buckets_ms: Sequence[float]) -> None:
+        numbers = {name: getattr(limits, name) for name in LaneLimits.__slots__}
+        bounds = list(buckets_ms)
+        raw = lib.mn_lane_new(ffi.new("mn_lane_limits *", numbers), bounds, len(bounds))
+        if raw == ffi.NULL:
+            raise MemoryError
+        self.raw = ffi.gc(raw, lib.mn_lane_free)
+        self._buckets = len(bounds) + 1
+        self._counts = ffi.new("mn_count[]", _ROOM)
+        self._numbers = ffi.new("uint64_t[]", _ROOM)
+        self._rendered = ffi.new("char[]", _RENDERED)
+        kinds = (
+            (rules.claims, lib.MN_FIELD_CLAIM),
+            (rules.head_only, lib.MN_FIELD_HEAD_ONLY),
+            (rules.unusual, lib.MN_FIELD_UNUSUAL),
+        )
+        for names, kind in kinds:
+            for name in names:
+                if lib.mn_lane_field(self.raw, name, len(name), kind):
+                    raise ValueError(f"no rule for a field {name!r} can be kept")
+
+    @property
+    def taken(self) -> int:
+        """Requests that were not Python's."""
+        return int(lib.mn_lane_taken(self.raw))
+
+    @property
+    def known_bytes(self) -> int:
+        """What is remembered of decisions."""
+        return int(lib.mn_lane_known_bytes(self.raw))
+
+    def pause(self, paused: bool) -> None:
+        """Leave every request to Python from now on, or no longer."""
+        lib.mn_lane_pause(self.raw, paused)
+
+    def forget(self) -> None:
+        """Drop callers and decisions; requests under way go on."""
+        lib.mn_lane_forget(self.raw)
+
+    def caller(
+        self, address: bytes, identity: bytes, key_fields: Iterable[bytes], *, key_query: bool
+    ) -> object:
+        """A new caller, until `forget()`. Raises `ValueError` for too many fields."""
+        found = lib.mn_lane_caller(self.raw, address, len(address), identity, len(identity))
+        if found == ffi.NULL:
+            raise MemoryError
+        for name in key_fields:
+            if lib.mn_caller_key_field(found, name, len(name)):
+                raise ValueError("too many fields decide")
+        if key_query:
+            lib.mn_caller_key_query(found)
+        return found
+
+    def enter(self, session: Nghttp2Session, number: int, target: Target | None = None) -> None:
+        """Let a client's session in, or with its target a server's."""
+        handle = ffi.NULL if target is None else target.raw
+        lib.mn_lane_enter(self.raw, session.raw, number, handle)
+
+    def caller_is(self, session: Nghttp2Session, caller: object | None) -> None:
+        """Say whose requests a session brings, until `forget()`; None: no one's that are taken."""
+        lib.mn_lane_caller_is(session.raw, ffi.NULL if caller is None else caller)
+
+    def retire(self, session: Nghttp2Session) -> None:
+        """Give a server's session no new requests."""
+        lib.mn_lane_retire(session.raw)
+
+    def leave(self, session: Nghttp2Session) -> None:
+        """The connection is lost."""
+        lib.mn_lane_leave(session.raw)
+
+    def render(self, session: Nghttp2Session, headers: Headers, *, end_stream: bool) -> Headers:
+        """What would be sent for a request; empty: it is not plain."""
+        text = pack_headers(headers) + b"\0"
+        used = lib.mn_lane_render(
+            session.raw, text, len(text), end_stream, self._rendered, _RENDERED
+        )
+        return unpack_headers(ffi.buffer(self._rendered, used)[:])
+
+    def learn(
+        self,
+        session: Nghttp2Session,
+        headers: Headers,
+        entry: int,
+        targets: Sequence[Target],
+        *,
+        end_stream: bool,
+    ) -> bool:
+        """Take requests like this one from now on; False: it is not plain, or known."""
+        text = pack_headers(headers) + b"\0"
+        handles = ffi.new("mn_target *[]", [target.raw for target in targets])
+        failed = lib.mn_lane_learn(
+            session.raw, text, len(text), end_stream, entry, handles, len(targets)
+        )
+        return not failed
+
+    def touched(self) -> list[int]:
+        """Numbers of sessions that may have output now; empty at the end."""
+        count = lib.mn_lane_touched(self.raw, self._numbers, _ROOM)
+        return list(ffi.unpack(self._numbers, count)) if count else []
+
+    def take(self) -> list[Count]:
+        """What ended since the last call."""
+        found: list[Count] = []
+        while count := lib.mn_lane_take(self.raw, self._counts, _ROOM):
+            found += [self._count(self._counts[index]) for index in range(count)]
+        return found
+
+    def gone(self) -> list[int]:
+        """Entries for which nothing more is counted, once each; call it after `take()`."""
+        found: list[int] = []
+        while count := lib.mn_lane_gone(self.raw, self._numbers, _ROOM):
+            found += ffi.unpack(self._numbers, count)
+        return found
+
+    def _count(self, one: _One) -> Count:
+        return Count(
+            entry=one.entry,
+            target=one.target,
+            status=one.status,
+            grpc_status=one.grpc_status,
+            end=End(one.failure),
+            count=one.count,
+            received=one.received,
+            sent=one.sent,
+            seconds=one.seconds,
+            buckets=list(one.buckets)[: self._buckets],
+            received_buckets=list(one.received_buckets)[: self._buckets],
+            sent_buckets=list(one.sent_buckets)[: self._buckets],
+        )
+
+
+def crossings(session: Nghttp2Session) -> int:
+    """Streams of a client's session that a lane has, or has yet to send the answer of."""
+    return int(lib.mn_lane_crossings(session.raw))

@@ -1,0 +1,355 @@
+"""The worker's side of the lane for HTTP/2: says what is decided, and takes back what goes wrong.
+
+`mesh.http2.lane` carries a request from a client's session to a server's if its decision is known
+and *steady*; every other stream of the same connections is Python's as ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from mesh.http1.message import MessageError
+from mesh.http2.contract import HeadersReceived, RequestReturned
+from mesh.http2.lane import Count, End, FieldRules, LaneLimits, NativeLane, Reason, crossings
+from mesh.http2.lane import Target as Handle
+from mesh.http2.nghttp2 import Nghttp2Session
+from mesh.model.request import RequestFlag
+from mesh.telemetry.requests import BUCKETS_MS, RequestGroup
+from mesh.telemetry.trace_context import TRACE_FIELDS
+from waypoint.contract import Failure, FailureKind, Origin, RequestSink
+from waypoint.exchange import Exchange
+from waypoint.forward_headers import IDENTITY_FIELDS, CallerFields, prepare_request
+from waypoint.h2_client import Http2Client
+from waypoint.h2_head import read_request, request_fields
+from waypoint.h2_link import INTERNAL_ERROR, Http2Link
+from waypoint.h2_server import Http2Server, ServerStream
+from waypoint.lane.dependence import Dependence
+from waypoint.limits import ProxyLimits
+from waypoint.plan import Forward
+from waypoint.proxy import Proxy
+from waypoint.target import Speaks, Target
+from waypoint.tries import Tries
+
+MAX_KEY_HEADERS = 4
+MAX_CALLERS = 10_000
+FRESH_S = 30.0
+"""Endpoints that no decision named for so long are forgotten after a change of the world."""
+_REQUEST_ID = b"x-request-id"
+_FLAGS = {
+    End.FINE: RequestFlag.NONE,
+    End.CLIENT_GONE: RequestFlag.DOWNSTREAM_CLOSED,
+    End.SERVER_CUT: RequestFlag.UPSTREAM_CLOSED,
+    End.SERVER_WRONG: RequestFlag.UPSTREAM_PROTOCOL_ERROR,
+}
+_KINDS = {
+    Reason.REFUSED: FailureKind.NEVER_SENT,  # RFC 9113 §8.7
+    Reason.CLOSED_REUSED: FailureKind.NO_ANSWER_REUSED,
+}
+_RULES = FieldRules(claims=IDENTITY_FIELDS, head_only=(b"user-agent",), unusual=TRACE_FIELDS)
+
+
+class Decider(Protocol):
+    """Policy and routes of the present snapshot."""
+
+    def depends(self, origin: Origin) -> Dependence | None:
+        """None: on more than can be said."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    plan: Forward
+    origin: Origin
+    random: Random
+
+
+@dataclass(slots=True)
+class _Known:
+    handle: Handle
+    target: Target
+    used_at: float
+
+
+class _Resumed(Exchange):
+    """An exchange whose first try has failed."""
+
+    __slots__ = ()
+
+    def resume(
+        self, entry: _Entry, target: Target, fields: CallerFields, event: RequestReturned
+    ) -> None:
+        """As after `begin` and what came of the body, with the try under way."""
+        self.started_at -= event.seconds
+        plan = entry.plan
+        self.seen = prepare_request(self.head, fields, entry.random)
+        self.tries = Tries(self._host, self, plan)
+        self.tries.resume(target)
+        self.route, self.marks = plan.route, plan.marks
+        if event.body is None:
+            self._forget_body()
+            self.bytes_received = event.received_bytes
+        elif event.body:
+            self.request_body(event.body)
+        if event.over:
+            self.request_end([])
+
+
+class Http2Lane:
+    """One per worker."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        limits: ProxyLimits,
+        decider: Decider,
+        proxy: Proxy,
+        random: Random,
+    ) -> None:
+        self._loop = loop
+        self._limits = limits
+        self._decider = decider
+        self._proxy = proxy
+        self._random = random
+        self._native = NativeLane(
+            LaneLimits(
+                fields=limits.message.fields,
+                replay_bytes=limits.replay_bytes,
+                high_water_bytes=limits.high_water_bytes,
+                target_requests=limits.upstream_requests,
+                requests=max(1, limits.worker_requests // 2),
+                max_streams=limits.max_streams,
+            ),
+            _RULES,
+            BUCKETS_MS,
+        )
+        self._links: dict[int, Http2Link] = {}
+        self._numbers: dict[Http2Link, int] = {}
+        self._entries: dict[int, _Entry] = {}
+        self._callers: dict[object, object] = {}
+        self._known: dict[Target, _Known] = {}
+        self._by_id: dict[int, Target] = {}
+        self._last_id = 0
+        self._scheduled = False
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def enter(self, link: Http2Link, target: Target | None = None) -> None:
+        """Let a client's connection in, or with its target a server's."""
+        number = self._new_id()
+        handle = None if target is None else self._handle(target)
+        self._native.enter(_session(link), number, handle)
+        self._links[number] = link
+        self._numbers[link] = number
+        link.lane = self
+
+    def retire(self, link: Http2Client) -> None:
+        """Give a server's connection no new requests."""
+        self._native.retire(_session(link))
+
+    def reserve(self, target: Target, wanted: bool) -> None:
+        """Leave an endpoint's streams to those who wait for one, or no longer."""
+        known = self._known.get(target)
+        if known is not None:
+            known.handle.reserve(wanted)
+
+    def leave(self, link: Http2Link) -> None:
+        """A connection is lost."""
+        self._native.leave(_session(link))
+        number = self._numbers.pop(link, None)
+        if number is not None:
+            del self._links[number]
+        self.flush_soon()
+
+    def has(self, link: Http2Server) -> bool:
+        """Whether streams of a client are under way here."""
+        return crossings(_session(link)) > 0
+
+    def flush_soon(self) -> None:
+        """Send what sessions have, at the end of this turn of the loop."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def flushed(self, link: Http2Link) -> None:
+        """A connection's output was taken, which may have given credit to others."""
+        if _session(link).touched:
+            self.flush_soon()
+
+    def _flush(self) -> None:
+        links = self._links
+        try:
+            while numbers := self._native.touched():
+                for number in numbers:
+                    link = links.get(number)
+                    if link is not None:
+                        link.flush_now()
+                        link.after_lane()
+        finally:
+            self._scheduled = False
+
+    # --- decisions ------------------------------------------------------------------------------
+
+    def learn(self, link: Http2Server, event: HeadersReceived, exchange: RequestSink) -> None:
+        """Remember what was decided of a request, if it is steady and plain."""
+        origin, session = link.origin, _session(link)
+        self._native.caller_is(session, self._caller(origin))
+        if not isinstance(exchange, Exchange) or exchange.tries is None:
+            return
+        plan = exchange.tries.plan
+        if not _is_plain(plan, exchange):
+            return
+        # What would go out must be what goes out without the lane, whatever edits heads.
+        found = self._native.render(session, event.headers, end_stream=event.end_stream)
+        sent_id = exchange.seen.request_id
+        sent = [(n, sent_id if n == _REQUEST_ID else v) for n, v in found]
+        if sent != request_fields(exchange.head):
+            return
+        number = self._new_id()
+        handles = [self._handle(target) for target in plan.group.targets]
+        if self._native.learn(session, event.headers, number, handles, end_stream=event.end_stream):
+            self._entries[number] = _Entry(plan, origin, self._random)
+
+    def _caller(self, origin: Origin) -> object | None:
+        depends = self._decider.depends(origin)
+        if depends is None or len(depends.headers) > MAX_KEY_HEADERS:
+            return None
+        if _REQUEST_ID.decode("ascii") in depends.headers:
+            return None  # it may be chosen anew for each
+        fields = self._proxy.fields_of(origin)
+        # An address may have changed hands since an older connection was opened.
+        service = origin.service.key if origin.service is not None else None
+        workload = origin.workload.uid if origin.workload is not None else None
+        about = (origin.principal, origin.dialled, service, workload, origin.src, depends)
+        key = (fields.address, tuple(fields.identity), *about)
+        found = self._callers.get(key)
+        if found is None:
+            if len(self._callers) >= MAX_CALLERS:
+                self.forget()
+            names = [name.encode("latin-1") for name in sorted(depends.headers)]
+            identity = fields.identity[0][1] if fields.identity else b""
+            found = self._native.caller(fields.address, identity, names, key_query=depends.query)
+            self._callers[key] = found
+        return found
+
+    def resume(self, link: Http2Server, stream: ServerStream, event: RequestReturned) -> None:
+        """Go on with a request whose first try has failed."""
+        entry, target = self._entries[event.entry], self._by_id[event.target]
+        try:
+            nothing = event.over and not event.received_bytes
+            head = read_request(event.headers, nothing, self._limits.message.fields)
+        except MessageError:  # the lane takes none that is not read here
+            link.session.reset(stream.id, INTERNAL_ERROR)
+            return
+        self._proxy.active += 1
+        exchange = _Resumed(self._proxy, stream, head, link.origin)
+        self._proxy.under_way.add(exchange)
+        stream.exchange = exchange
+        exchange.resume(entry, target, self._proxy.fields_of(link.origin), event)
+        exchange.upstream_failed(_failure(event))
+
+    # --- what the worker asks -------------------------------------------------------------------
+
+    @property
+    def taken(self) -> int:
+        """Requests that were not Python's."""
+        return self._native.taken
+
+    def targets(self) -> list[Target]:
+        """Endpoints that the lane knows."""
+        return list(self._known)
+
+    def load(self, target: Target) -> int:
+        """Requests under way to an endpoint."""
+        known = self._known.get(target)
+        return known.handle.active if known is not None else 0
+
+    def pause(self, paused: bool) -> None:
+        """Leave every request to Python from now on, or no longer: each is looked at."""
+        self._native.pause(paused)
+
+    def forget(self) -> None:
+        """Snapshot or policies have changed: decide anew about everything."""
+        self._native.forget()
+        self._callers.clear()
+
+    def tick(self) -> None:
+        """Drop endpoints that nothing refers to; call it about once a second, after `take()`."""
+        oldest = self._loop.time() - FRESH_S
+        for target, known in list(self._known.items()):
+            if known.used_at < oldest and known.handle.drop():
+                del self._known[target]
+                del self._by_id[known.handle.number]
+
+    def take(self) -> list[RequestGroup]:
+        """What ended since the last call."""
+        groups = [self._group(count) for count in self._native.take()]
+        for number in self._native.gone():
+            del self._entries[number]
+        return groups
+
+    def _group(self, count: Count) -> RequestGroup:
+        entry = self._entries[count.entry]
+        origin = entry.origin
+        return RequestGroup(
+            src=origin.src,
+            dst=self._by_id[count.target].dst,
+            service=origin.service.key if origin.service else "",
+            protocol=ServerStream.protocol,
+            status=count.status,
+            flag=_FLAGS[count.end],
+            mutual_tls=origin.principal is not None,
+            count=count.count,
+            seconds=count.seconds,
+            received=count.received,
+            sent=count.sent,
+            buckets=count.buckets,
+            received_buckets=count.received_buckets,
+            sent_buckets=count.sent_buckets,
+            route=entry.plan.route,
+            grpc_status=count.grpc_status,
+        )
+
+    # --- numbers --------------------------------------------------------------------------------
+
+    def _new_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def _handle(self, target: Target) -> Handle:
+        known = self._known.get(target)
+        if known is None:
+            number = self._new_id()
+            known = _Known(Handle(self._native, number), target, 0.0)
+            self._known[target] = known
+            self._by_id[number] = target
+        known.used_at = self._loop.time()
+        return known.handle
+
+
+def _session(link: Http2Link) -> Nghttp2Session:
+    session = link.session
+    assert isinstance(session, Nghttp2Session)
+    return session
+
+
+def _is_plain(plan: Forward, exchange: Exchange) -> bool:
+    group, rule = plan.group, plan.retry
+    same = Forward(group=group, route=plan.route, retry=rule, steady=True)
+    if plan != same or rule.codes or rule.grpc_codes or not group.targets:
+        return False
+    return group.speaks is Speaks.HTTP2 or exchange.seen.is_grpc
+
+
+def _failure(event: RequestReturned) -> Failure:
+    reason = Reason(event.reason)
+    flag = RequestFlag.UPSTREAM_CLOSED
+    detail = "connection closed"
+    if reason is Reason.UNUSUAL:
+        flag, detail = RequestFlag.UPSTREAM_PROTOCOL_ERROR, "http2.bad_answer"
+    elif reason in (Reason.REFUSED, Reason.RESET):
+        detail = f"stream reset by the server ({event.error_code})"
+    kind = _KINDS.get(reason, FailureKind.MAY_BE_DELIVERED)
+    return Failure(kind=kind, flag=flag, detail=detail)

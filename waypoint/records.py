@@ -39,6 +39,8 @@ from waypoint.tracing import request_span
 
 MAX_PENDING_LINES = 4096
 """Lines of the access log in memory; more are dropped and counted."""
+MAX_PENDING_BYTES = 8 << 20
+"""The same of lines that a lane wrote."""
 MAX_PENDING_SPANS = 2048
 """Spans of one turn of the report, 0.25 s."""
 
@@ -62,6 +64,8 @@ class Records:
         self._format = format_json if as_json else format_text
         self._format_connection = access_log.format_json if as_json else access_log.format_text
         self._lines: list[str] = []
+        self._blocks: list[bytes] = []
+        self._block_bytes = 0
         self._told_lost = 0
         self._opened: list[ConnectionOpened] = []
         self._ended: list[ConnectionEnded] = []
@@ -98,6 +102,14 @@ class Records:
             self._lines.append(self._format(record))
         else:
             self.lost_lines += 1
+
+    def add_lines(self, text: bytes) -> None:
+        """Take lines that were written already."""
+        if len(text) + self._block_bytes > MAX_PENDING_BYTES:
+            self.lost_lines += text.count(b"\n")
+            return
+        self._blocks.append(text)
+        self._block_bytes += len(text)
 
     def show(self, record: RequestRecord, headers: Headers) -> None:
         """Show a request to those who watch."""
@@ -172,14 +184,16 @@ class Records:
     def take(self) -> list[ToSupervisor]:
         """Hand over what was collected."""
         lines, self._lines = self._lines, []
+        block, self._blocks = b"".join(self._blocks).decode("ascii"), []
+        self._block_bytes = 0
         missing = self.lost_lines - self._told_lost
         if missing:
             self._told_lost += missing
             lines.append(format_notice(missing, as_json=self._log.mode.is_json))
         series = self._tally.take()
         messages: list[ToSupervisor] = []
-        if lines:
-            messages.append(Lines(text="".join(f"{line}\n" for line in lines)))
+        if lines or block:
+            messages.append(Lines(text=block + "".join(f"{line}\n" for line in lines)))
         if series:
             messages.append(Tally(series=series))
         if self._spans:

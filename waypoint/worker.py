@@ -178,6 +178,7 @@ class Worker:
         watch = Watch(
             log=_LANE_LOG.get(options.access_log.mode, Log.ERRORS),
             log_share=options.access_log.share,
+            log_json=options.access_log.mode.is_json,
             traces=True,
             sampling=options.trace_sampling,
             exports=options.trace_export,

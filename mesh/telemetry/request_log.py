@@ -140,7 +140,7 @@ def format_text(record: RequestRecord) -> str:
     quoted = (record.forwarded_for, record.user_agent, record.request_id, record.authority)
     return " ".join(
         (
-            f"[{_instant(record)}]",
+            f"[{format_instant(record)}]",
             _quote(request),
             str(record.status),
             record.flag,
@@ -160,7 +160,7 @@ def format_text(record: RequestRecord) -> str:
 def format_json(record: RequestRecord) -> str:
     """One JSON object with Envoy's field names."""
     fields: dict[str, object] = {
-        "start_time": _instant(record),
+        "start_time": format_instant(record),
         "method": record.method,
         "path": record.path,
         "protocol": record.protocol,
@@ -197,7 +197,8 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
 
 
-def _instant(record: RequestRecord) -> str:
+def format_instant(record: RequestRecord) -> str:
+    """When the request came."""
     moment = datetime.fromtimestamp(record.started_at, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

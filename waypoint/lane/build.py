@@ -17,7 +17,7 @@ from cffi import FFI
 # setuptools runs this file with the repository as its working directory and wants relative names.
 SOURCE = Path("waypoint/lane")
 MODULE = "waypoint.lane._lane"
-SOURCES = ("client.c", "loop.c", "record.c", "render.c", "scan.c", "server.c", "table.c")
+SOURCES = ("client.c", "line.c", "loop.c", "record.c", "render.c", "scan.c", "server.c", "table.c")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1")
 CALLBACKS = """
 extern "Python" struct lane_caller *py_caller(void *, uint64_t);

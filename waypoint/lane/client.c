@@ -75,7 +75,7 @@ static void count(struct lane *lane, const struct client *client, enum lane_fail
 		.seconds = lane->now - client->started_at,
 	};
 
-	lane_count_end(lane, client->entry, client->target, &one);
+	lane_count_end(lane, client->entry, client->target_index, &one);
 	lane_record(lane, client, &one);
 }
 
@@ -221,7 +221,8 @@ static void wait_for_server(struct lane *lane, struct client *client)
 void lane_client_read(struct lane *lane, struct client *client, const char *data, size_t length)
 {
 	struct lane_entry *entry = known(lane, client, data, length);
-	struct lane_target *target = entry ? lane_pick(lane, entry) : NULL;
+	size_t index = 0;
+	struct lane_target *target = entry ? lane_pick(lane, entry, &index) : NULL;
 	struct server *server;
 
 	if (!target || !lane_bytes_add(&client->request, data, length)) {
@@ -230,6 +231,7 @@ void lane_client_read(struct lane *lane, struct client *client, const char *data
 	}
 	client->entry = entry;
 	client->target = target;
+	client->target_index = index;
 	client->started_at = lane->now;
 	client->request_head = lane->head.head_bytes;
 	client->received = lane->head.length;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from mesh.model.request import RequestFlag
 from waypoint.forward_headers import CallerFields
 from waypoint.lane import _lane  # type: ignore[attr-defined] # compiled
 from waypoint.lane.adopt import Adopted
-from waypoint.lane.record import Log, TapBounds, Watch
+from waypoint.lane.watcher import Watcher
 from waypoint.limits import ProxyLimits
 
 ffi, lib = _lane.ffi, _lane.lib
@@ -20,13 +20,7 @@ _FLAGS = {
     lib.LANE_CLIENT_GONE: RequestFlag.DOWNSTREAM_CLOSED,
     lib.LANE_SERVER_CUT: RequestFlag.UPSTREAM_CLOSED,
 }
-_LOGS = {
-    Log.NONE: lib.LANE_LOG_NONE,
-    Log.ERRORS: lib.LANE_LOG_ERRORS,
-    Log.ALL: lib.LANE_LOG_ALL,
-}
 _TAKE = 64
-_RECORD_ROOM = 1 << 18
 _RENDERED = 1 << 17
 MAX_CALLERS = 10_000
 
@@ -137,12 +131,12 @@ class Engine:
         self._self = ffi.new_handle(self)
         self._callers: dict[object, object] = {}
         self._buckets = len(bounds) + 1
-        self._records: object = None
         self._counts = ffi.new("struct lane_count[]", _TAKE)
         made = ffi.new("struct lane_limits *", numbers)
         self.lane = lib.lane_new(made, _CALLS, bounds, len(bounds), self._self)
         if self.lane == ffi.NULL:
             raise MemoryError
+        self.watcher = Watcher(self.lane)
 
     @property
     def descriptor(self) -> int:
@@ -179,6 +173,8 @@ class Engine:
 
     def close(self) -> None:
         """Close every connection, and forget what was not taken."""
+        if not self.is_open:
+            return
         self.is_open = False
         lib.lane_free(self.lane)
 
@@ -190,6 +186,7 @@ class Engine:
 
     def forget(self) -> None:
         self._callers.clear()
+        self.watcher.forget()
         lib.lane_forget(self.lane)
 
     def caller(
@@ -209,48 +206,6 @@ class Engine:
                 lib.lane_key_query(found)
             self._callers[key] = found
         return found
-
-    # --- what is looked at ----------------------------------------------------------------------
-
-    def watch(self, watch: Watch) -> None:
-        """Say what leaves records, and what becomes of traces."""
-        sampling = -1.0 if watch.sampling is None else watch.sampling
-        found = {
-            "log": _LOGS[watch.log],
-            "traces": watch.traces,
-            "exports": watch.exports,
-            "log_share": watch.log_share,
-            "sampling": sampling,
-        }
-        lib.lane_watch_requests(self.lane, ffi.new("struct lane_watch *", found))
-
-    def tap(self, taps: Sequence[TapBounds]) -> bool:
-        """Replace who watches; False if there are too many."""
-        # cffi does not keep what a struct points to.
-        kept = [(ffi.new("char[]", t.method), ffi.new("char[]", t.path)) for t in taps]
-        rows = [
-            (method, path, tap.status_from, tap.status_to)
-            for (method, path), tap in zip(kept, taps, strict=True)
-        ]
-        made = ffi.new("struct lane_tap[]", rows)
-        return bool(lib.lane_tap_requests(self.lane, made, len(rows)) == 0)
-
-    def allow_lines(self, lines: int) -> int:
-        """How many requests may be recorded for the log from now on; what was left before."""
-        return int(lib.lane_allow_lines(self.lane, lines))
-
-    def take_records(self, most: int) -> bytes:
-        """Up to so many records (`waypoint.lane.record`); empty: there are no more."""
-        if self._records is None:
-            self._records = ffi.new("char[]", _RECORD_ROOM)
-        length = lib.lane_take_records(self.lane, self._records, _RECORD_ROOM, most)
-        return bytes(ffi.buffer(self._records, length))
-
-    def take_lost(self) -> tuple[int, int, int]:
-        """Records without room since the last call: of log, taps, traces."""
-        lost = ffi.new("struct lane_lost *")
-        lib.lane_take_lost(self.lane, lost)
-        return int(lost.logged), int(lost.tapped), int(lost.traced)
 
     # --- for tests ------------------------------------------------------------------------------
 
@@ -294,9 +249,13 @@ class Engine:
         )
 
 
-def _host(owner: object) -> Host:
+def _engine(owner: object) -> Engine:
     engine: Engine = ffi.from_handle(owner)
-    return engine.host
+    return engine
+
+
+def _host(owner: object) -> Host:
+    return _engine(owner).host
 
 
 @ffi.def_extern(error=ffi.NULL)  # type: ignore[untyped-decorator]
@@ -322,7 +281,9 @@ def py_decide(
         return ffi.NULL
     number, targets = decided
     handles = ffi.new("struct lane_target *[]", [target.handle for target in targets])
-    return lib.lane_add_entry(caller, key, key_length, number, handles, len(targets))
+    entry = lib.lane_add_entry(caller, key, key_length, number, handles, len(targets))
+    _engine(owner).watcher.entries[number] = entry
+    return entry
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
@@ -370,6 +331,7 @@ def py_closed(owner: object, origin: int) -> None:
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
 def py_gone(owner: object, entry: int) -> None:
+    _engine(owner).watcher.entries.pop(entry, None)
     _host(owner).gone(entry)
 
 

@@ -102,7 +102,7 @@ class Lane:
         self._last_id = 0
         self._engine = engine = new_engine(self)
         self._traces = observation.traces
-        engine.watch(observation.watch)
+        engine.watcher.watch(observation.watch)
         self._recorder = Recorder(loop, engine, observation.sink, self)
         self._left_origins: list[int] = []
         self._left_entries: list[int] = []
@@ -187,7 +187,7 @@ class Lane:
     def allow_lines(self, lines: int) -> int:
         """How many requests may be logged from now on; what was left before."""
         self._recorder.count_lost()
-        return self._engine.allow_lines(lines)
+        return self._engine.watcher.allow_lines(lines)
 
     def drain(self) -> None:
         """Close every connection after what it is doing."""

@@ -19,6 +19,7 @@ enum {
 	BUCKETS = 24,
 	MAX_TAPS = 32,
 	MAX_RECORD_BYTES = 1024 * 1024, /* of all records that nobody took yet */
+	MAX_LINE_BYTES = 2 * 1024 * 1024, /* the same of lines */
 };
 
 struct slice {
@@ -87,19 +88,32 @@ bool lane_write_response(const struct head *head, bool close, struct bytes *out)
 /* --- what is known --------------------------------------------------------------------------- */
 
 struct tally {
-	struct tally *next;
+	struct tally *next; /* of the entry */
+	struct tally *same; /* of the same target */
+	size_t index; /* of the target */
 	struct lane_count count;
+};
+
+/* What all lines about requests of one entry to one target have in common. */
+struct lane_line {
+	struct lane_line *next; /* of all */
+	size_t count;
+	uint32_t *ends, *slots;
+	char text[];
 };
 
 struct lane_entry {
 	struct lane_entry *next; /* in its chain */
 	struct lane_entry *older; /* of all retired ones */
+	struct lane_entry *next_counted; /* of those that have tallies */
 	uint64_t id;
 	uint32_t hash;
 	uint32_t users; /* requests under way */
-	struct tally *tallies;
-	size_t target_count;
+	bool counted;
+	struct tally *tallies, **by_target;
+	size_t target_count; /* 0: it is retired */
 	struct lane_target **targets;
+	const struct lane_line **lines; /* by target; NULL until there is one */
 	size_t key_length;
 	char key[];
 };
@@ -128,8 +142,8 @@ struct lane_target {
 
 size_t lane_key(const struct lane_caller *caller, const struct head *head, char *key);
 struct lane_entry *lane_find(struct lane_caller *caller, const char *key, size_t length);
-struct lane_target *lane_pick(struct lane *lane, const struct lane_entry *entry);
-void lane_count_end(struct lane *lane, struct lane_entry *entry, const struct lane_target *target,
+struct lane_target *lane_pick(struct lane *lane, const struct lane_entry *entry, size_t *index);
+void lane_count_end(struct lane *lane, struct lane_entry *entry, size_t index,
 		    const struct lane_count *one);
 void lane_entry_done(struct lane *lane, struct lane_entry *entry);
 void lane_sweep(struct lane *lane);
@@ -157,6 +171,7 @@ struct client {
 	struct lane_caller *caller;
 	struct server *server; /* that answers */
 	struct lane_target *target;
+	size_t target_index; /* in the entry */
 	struct lane_entry *entry; /* a request is under way */
 	struct client *next_waiting;
 	struct bytes request; /* as it came; its head alone once the answer has begun */
@@ -201,7 +216,7 @@ struct lane {
 	struct link *links, *dead, *queued, **queued_end;
 	struct lane_caller *callers;
 	struct lane_target *targets;
-	struct lane_entry *retired;
+	struct lane_entry *retired, *counted;
 	struct bytes sent; /* the request that is being decided */
 	struct head head, recorded;
 	struct lane_watch watch;
@@ -209,6 +224,12 @@ struct lane {
 	size_t tap_count;
 	struct bytes records;
 	size_t records_taken; /* of their bytes */
+	struct bytes joined[2]; /* values of several fields of the request that is recorded */
+	struct bytes lines, lines_taken;
+	struct lane_line_style style;
+	struct lane_line *known_lines;
+	double second; /* whose text this is */
+	char second_text[32];
 	struct lane_lost lost;
 	uint64_t lines_allowed;
 	char buffer[READ_BYTES];
@@ -219,6 +240,10 @@ struct lane {
 void lane_keep_head(const struct lane *lane, struct client *client);
 void lane_record(struct lane *lane, const struct client *client, const struct lane_count *one);
 void lane_free_records(struct lane *lane);
+/* Write a line about a request; false: there was no room. */
+bool lane_write_line(struct lane *lane, const struct lane_line *line,
+		     const struct lane_record *record, const struct slice *strings);
+void lane_forget_lines(struct lane *lane);
 
 double lane_clock(void);
 uint64_t lane_random(struct lane *lane);

@@ -17,6 +17,7 @@ struct lane;
 struct lane_caller;
 struct lane_entry;
 struct lane_target;
+struct lane_line;
 
 struct lane_limits {
 	uint32_t fields;          /* of one head */
@@ -86,6 +87,29 @@ enum lane_string {
 	LANE_STATE,
 	LANE_HEAD,
 	LANE_STRINGS,
+};
+
+/* What a line says about its own request, between what all lines like it have in common. */
+enum lane_slot {
+	LANE_SLOT_END,
+	LANE_SLOT_START, /* an instant of ISO 8601, to milliseconds */
+	LANE_SLOT_METHOD,
+	LANE_SLOT_TARGET,
+	LANE_SLOT_HOST,
+	LANE_SLOT_REQUEST_ID,
+	LANE_SLOT_USER_AGENT,
+	LANE_SLOT_FORWARDED_FOR, /* as the client sent it, with a comma behind if there is any */
+	LANE_SLOT_STATUS,
+	LANE_SLOT_RECEIVED,
+	LANE_SLOT_SENT,
+	LANE_SLOT_SECONDS, /* in milliseconds */
+	LANE_SLOT_ANSWERED,
+};
+
+/* How a line is written. */
+struct lane_line_style {
+	uint32_t dash;     /* for what is empty */
+	uint32_t decimals; /* of milliseconds */
 };
 
 /* One request that ended; its strings follow. */
@@ -188,12 +212,22 @@ uint64_t lane_allow_lines(struct lane *lane, uint64_t lines);
 /* Move up to `most` whole records out; returns their bytes. Call it until it returns 0. */
 size_t lane_take_records(struct lane *lane, char *into, size_t room, size_t most);
 void lane_take_lost(struct lane *lane, struct lane_lost *lost);
+/* Lines are written here from now on, for requests to the target by the decision; `ends` are those
+ * of the parts of `text` before each slot. NULL: there is no memory. */
+struct lane_line *lane_add_line(struct lane *lane, const char *text, size_t length,
+				const uint32_t *ends, const uint32_t *slots, size_t count);
+void lane_use_line(struct lane_entry *entry, uint64_t target, const struct lane_line *line);
+void lane_style_lines(struct lane *lane, const struct lane_line_style *style);
+/* All lines that were written since the last call; they are the caller's until the next one. */
+size_t lane_take_lines(struct lane *lane, const char **lines);
 /* Cut everything that is under way. */
 void lane_cut(struct lane *lane);
 
 /* For tests: what the lane would make of a message; 0: it is for Python. */
 size_t lane_render_request(struct lane *lane, struct lane_caller *caller, const char *data,
 			   size_t length, char *into, size_t room);
+size_t lane_render_line(struct lane *lane, const struct lane_line *line, const char *record,
+			char *into, size_t room);
 size_t lane_render_response(struct lane *lane, const char *data, size_t length, int is_head,
 			    char *into, size_t room, uint64_t *body);
 /* cffi: end */

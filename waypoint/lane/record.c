@@ -137,96 +137,76 @@ static void lose(struct lane *lane, uint32_t wanted)
 
 /* --- what it says ---------------------------------------------------------------------------- */
 
-/* Where a record is written; room was made for it. */
-struct pen {
-	char *at;
-	uint32_t *length; /* of the present string */
-};
-
-static void add(struct pen *pen, const char *data, size_t length)
+/* The values of all fields of a kind, joined in one as render.c does it. */
+static struct slice joined(struct lane *lane, const struct head *head, uint8_t kind,
+			   const char *between)
 {
-	if (length)
-		memcpy(pen->at, data, length);
-	pen->at += length;
-	*pen->length += (uint32_t)length;
-}
+	struct slice found = { 0 };
+	struct bytes *into = &lane->joined[kind == FIELD_STATE];
 
-static void add_slice(struct pen *pen, const struct slice *slice)
-{
-	add(pen, slice->at, slice->length);
-}
-
-/* The values of all fields of a kind, as they are joined in one. */
-static void add_joined(struct pen *pen, const struct head *head, uint8_t kind, const char *between)
-{
+	into->length = 0;
 	for (uint32_t i = 0; i < head->field_count; i++) {
+		const struct slice *value = &head->fields[i].value;
+
 		if (head->fields[i].kind != kind)
 			continue;
-		if (*pen->length) /* as render.c joins them */
-			add(pen, between, strlen(between));
-		add_slice(pen, &head->fields[i].value);
+		if (!found.length) {
+			found = *value;
+			continue;
+		}
+		/* Without memory the first ones have to do. */
+		if (!into->length && !lane_bytes_add(into, found.at, found.length))
+			return found;
+		if (!lane_bytes_add(into, between, strlen(between)) ||
+		    !lane_bytes_add(into, value->at, value->length))
+			return found;
+		found = (struct slice){ into->at, into->length };
 	}
+	return found;
 }
 
-static void add_request_id(struct pen *pen, const struct client *client, const struct head *head)
+static struct slice request_id(const struct client *client, const struct head *head)
 {
-	if (client->made.has_id) {
-		add(pen, client->made.id, sizeof(client->made.id));
-		return;
-	}
+	if (client->made.has_id)
+		return (struct slice){ client->made.id, sizeof(client->made.id) };
 	for (uint32_t i = 0; i < head->field_count; i++)
 		if (head->fields[i].kind == FIELD_REQUEST_ID &&
-		    lane_is_request_id(&head->fields[i].value)) {
-			add_slice(pen, &head->fields[i].value);
-			return;
-		}
+		    lane_is_request_id(&head->fields[i].value))
+			return head->fields[i].value;
+	return (struct slice){ 0 };
 }
 
 /* The last one counts, as in waypoint.forward_headers. */
-static void add_user_agent(struct pen *pen, const struct head *head)
+static struct slice user_agent(const struct head *head)
 {
 	for (uint32_t i = head->field_count; i-- > 0;)
-		if (head->fields[i].kind == FIELD_USER_AGENT) {
-			add_slice(pen, &head->fields[i].value);
-			return;
-		}
+		if (head->fields[i].kind == FIELD_USER_AGENT)
+			return head->fields[i].value;
+	return (struct slice){ 0 };
 }
 
-static void add_strings(struct pen *pen, uint32_t *lengths, const struct client *client,
-			const struct head *head, uint32_t wanted)
+static void fill(struct lane *lane, const struct client *client, const struct head *head,
+		 uint32_t wanted, struct slice *strings)
 {
 	const struct made *made = &client->made;
 
-	for (int i = 0; i < LANE_STRINGS; i++) {
-		pen->length = &lengths[i];
-		switch ((enum lane_string)i) {
-		case LANE_METHOD: add_slice(pen, &head->method); break;
-		case LANE_TARGET: add_slice(pen, &head->target); break;
-		case LANE_HOST: add_slice(pen, &head->host); break;
-		case LANE_REQUEST_ID: add_request_id(pen, client, head); break;
-		case LANE_USER_AGENT: add_user_agent(pen, head); break;
-		case LANE_FORWARDED_FOR:
-			add_joined(pen, head, FIELD_FORWARDED_FOR, ", ");
-			break;
-		case LANE_TRACE:
-			if (!made->traced)
-				break;
-			add(pen, made->trace, sizeof(made->trace));
-			add(pen, made->span, sizeof(made->span));
-			if (made->has_parent)
-				add(pen, made->parent, sizeof(made->parent));
-			break;
-		case LANE_STATE:
-			if (made->traced)
-				add_joined(pen, head, FIELD_STATE, ",");
-			break;
-		case LANE_HEAD:
-			if (wanted & LANE_TAPPED)
-				add(pen, client->shown.at, client->shown.length);
-			break;
-		case LANE_STRINGS: break;
-		}
+	memset(strings, 0, LANE_STRINGS * sizeof(*strings));
+	strings[LANE_METHOD] = head->method;
+	strings[LANE_TARGET] = head->target;
+	strings[LANE_HOST] = head->host;
+	strings[LANE_REQUEST_ID] = request_id(client, head);
+	strings[LANE_USER_AGENT] = user_agent(head);
+	strings[LANE_FORWARDED_FOR] = joined(lane, head, FIELD_FORWARDED_FOR, ", ");
+	if (made->traced) {
+		size_t ids = sizeof(made->trace) + sizeof(made->span);
+
+		/* The three lie behind each other. */
+		strings[LANE_TRACE].at = made->trace;
+		strings[LANE_TRACE].length = ids + (made->has_parent ? sizeof(made->parent) : 0);
+		strings[LANE_STATE] = joined(lane, head, FIELD_STATE, ",");
 	}
+	if (wanted & LANE_TAPPED)
+		strings[LANE_HEAD] = (struct slice){ client->shown.at, client->shown.length };
 }
 
 static double epoch(void)
@@ -237,28 +217,57 @@ static double epoch(void)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-void lane_record(struct lane *lane, const struct client *client, const struct lane_count *one)
+/* Keep a record for Python. */
+static bool keep(struct lane *lane, struct lane_record *record, const struct slice *strings)
 {
-	uint32_t wanted = who_wants(lane, client, one);
 	struct bytes *records = &lane->records;
-	/* Every string of a record is in the head once at most, but for what was made up. */
-	size_t most = sizeof(struct lane_record) + lane->recorded.head_bytes +
-		      sizeof(struct made) + 2 * MAX_FIELDS + client->shown.length;
-	struct lane_record record;
+	size_t size = sizeof(*record);
 	bool first = !records->length;
-	struct pen pen;
+	char *at;
 
-	if (!wanted)
-		return;
+	for (int i = 0; i < LANE_STRINGS; i++) {
+		record->lengths[i] = (uint32_t)strings[i].length;
+		size += strings[i].length;
+	}
+	record->size = (uint32_t)size;
 	if (lane->records_taken > MAX_RECORD_BYTES / 2) {
 		lane_bytes_cut(records, lane->records_taken);
 		lane->records_taken = 0;
 	}
-	if (records->length - lane->records_taken + most > MAX_RECORD_BYTES ||
-	    !lane_bytes_need(records, most)) {
-		lose(lane, wanted);
-		return;
+	if (records->length - lane->records_taken + size > MAX_RECORD_BYTES ||
+	    !lane_bytes_need(records, size))
+		return false;
+	at = records->at + records->length;
+	memcpy(at, record, sizeof(*record));
+	at += sizeof(*record);
+	for (int i = 0; i < LANE_STRINGS; i++) {
+		if (strings[i].length)
+			memcpy(at, strings[i].at, strings[i].length);
+		at += strings[i].length;
 	}
+	records->length += size;
+	if (first)
+		lane->calls.recorded(lane->owner);
+	return true;
+}
+
+static const struct lane_line *line_of(const struct client *client, const struct lane_count *one)
+{
+	const struct lane_entry *entry = client->entry;
+
+	/* What did not end well is told in other words. */
+	return entry->lines && one->failure == LANE_FINE ? entry->lines[client->target_index] : NULL;
+}
+
+void lane_record(struct lane *lane, const struct client *client, const struct lane_count *one)
+{
+	uint32_t wanted = who_wants(lane, client, one);
+	struct slice strings[LANE_STRINGS];
+	const struct lane_line *line;
+	struct lane_record record;
+
+	if (!wanted)
+		return;
 	record = (struct lane_record){
 		.entry = one->entry,
 		.target = one->target,
@@ -271,15 +280,17 @@ void lane_record(struct lane *lane, const struct client *client, const struct la
 							client->answered_at - client->started_at,
 		.status = one->status,
 		.failure = one->failure,
-		.wanted = wanted,
 	};
-	pen.at = records->at + records->length + sizeof(record);
-	add_strings(&pen, record.lengths, client, &lane->recorded, wanted);
-	record.size = (uint32_t)(pen.at - (records->at + records->length));
-	memcpy(records->at + records->length, &record, sizeof(record));
-	records->length += record.size;
-	if (first)
-		lane->calls.recorded(lane->owner);
+	fill(lane, client, &lane->recorded, wanted, strings);
+	line = wanted & LANE_LOGGED ? line_of(client, one) : NULL;
+	if (line) {
+		wanted &= ~(uint32_t)LANE_LOGGED;
+		if (!lane_write_line(lane, line, &record, strings))
+			lane->lost.logged++;
+	}
+	record.wanted = wanted;
+	if (wanted && !keep(lane, &record, strings))
+		lose(lane, wanted);
 }
 
 /* --- reading --------------------------------------------------------------------------------- */
@@ -312,5 +323,8 @@ size_t lane_take_records(struct lane *lane, char *into, size_t room, size_t most
 void lane_free_records(struct lane *lane)
 {
 	lane_bytes_free(&lane->records);
+	lane_bytes_free(&lane->lines);
+	for (size_t i = 0; i < 2; i++)
+		lane_bytes_free(&lane->joined[i]);
 	lane->records_taken = 0;
 }

@@ -37,6 +37,7 @@ class Watch:
 
     log: Log = Log.NONE
     log_share: float = 1.0
+    log_json: bool = False
     traces: bool = False
     sampling: float | None = None
     exports: bool = False

@@ -32,6 +32,7 @@ class Sink(Protocol):
     def span(self, trace: Trace, record: RequestRecord) -> None: ...
     def show(self, record: RequestRecord, headers: Headers) -> None: ...
     def lose(self, *, logged: int, tapped: int, traced: int) -> None: ...
+    def add_lines(self, text: bytes) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +76,11 @@ class Recorder:
         self, loop: asyncio.AbstractEventLoop, engine: Engine, sink: Sink, known: Known
     ) -> None:
         self._loop = loop
-        self._engine = engine
         self._sink = sink
         self._known = known
+        self._watcher = engine.watcher
         self._planned: asyncio.Handle | None = None
+        self._is_closed = False
 
     @property
     def is_waiting(self) -> bool:
@@ -98,13 +100,18 @@ class Recorder:
         self._known.all_read()
 
     def _read(self) -> bool:
-        data = self._engine.take_records(PORTION)
+        lines = self._watcher.take_lines()
+        if lines:
+            self._sink.add_lines(lines)
+        data = self._watcher.take_records(PORTION)
         for found in decode(data):
             self._pass_on(found)
         return bool(data)
 
     def read_all(self) -> None:
         """Read everything now."""
+        if self._is_closed:
+            return
         while self._read():
             pass
         self.count_lost()
@@ -112,19 +119,20 @@ class Recorder:
 
     def count_lost(self) -> None:
         """Tell what had no room."""
-        logged, tapped, traced = self._engine.take_lost()
+        logged, tapped, traced = self._watcher.take_lost()
         if logged or tapped or traced:
             self._sink.lose(logged=logged, tapped=tapped, traced=traced)
 
     def close(self) -> None:
-        """Read no more."""
+        """Read no more: the engine goes."""
+        self._is_closed = True
         if self._planned is not None:
             self._planned.cancel()
             self._planned = None
 
     def tap(self, taps: Sequence[TapFilter]) -> bool:
         """Replace who watches; False: there are more than the engine knows of."""
-        return self._engine.tap(bounds_of(taps))
+        return self._watcher.tap(bounds_of(taps))
 
     def _pass_on(self, found: LaneRecord) -> None:
         record = self._record(found)
@@ -132,6 +140,7 @@ class Recorder:
             return
         if found.wanted & Wanted.LOGGED:
             self._sink.log(record)
+            self._watcher.learn_line(found, record)
         if found.trace is not None:
             self._sink.span(found.trace, record)
         if found.wanted & Wanted.TAPPED:

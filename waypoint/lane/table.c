@@ -106,7 +106,7 @@ void lane_key_query(struct lane_caller *caller)
 /* Keys are the clients' own words: how much is kept of them must have an end. */
 static size_t cost(size_t key_length, size_t target_count)
 {
-	return ENTRY_BYTES + key_length + target_count * sizeof(struct lane_target *);
+	return ENTRY_BYTES + key_length + 3 * target_count * sizeof(void *);
 }
 
 static void retire(struct lane *lane, struct lane_entry *entry)
@@ -117,6 +117,8 @@ static void retire(struct lane *lane, struct lane_entry *entry)
 		lane_target_settle(entry->targets[i]);
 	}
 	entry->target_count = 0;
+	free(entry->lines);
+	entry->lines = NULL;
 	entry->older = lane->retired;
 	lane->retired = entry;
 }
@@ -137,6 +139,14 @@ static void forget_entries(struct lane_caller *caller)
 	caller->entry_count = 0;
 }
 
+static void free_entry(struct lane_entry *entry)
+{
+	free(entry->targets);
+	free(entry->by_target);
+	free(entry->lines);
+	free(entry);
+}
+
 struct lane_entry *lane_add_entry(struct lane_caller *caller, const char *key, size_t key_length,
 				  uint64_t id, struct lane_target **targets, size_t count)
 {
@@ -153,8 +163,9 @@ struct lane_entry *lane_add_entry(struct lane_caller *caller, const char *key, s
 	if (!entry)
 		return NULL;
 	entry->targets = calloc(count, sizeof(*targets));
-	if (!entry->targets) {
-		free(entry);
+	entry->by_target = calloc(count, sizeof(*entry->by_target));
+	if (!entry->targets || !entry->by_target) {
+		free_entry(entry);
 		return NULL;
 	}
 	entry->id = id;
@@ -191,6 +202,7 @@ void lane_forget(struct lane *lane)
 		free(caller);
 		caller = next;
 	}
+	lane_forget_lines(lane);
 }
 
 /* --- endpoints ------------------------------------------------------------------------------- */
@@ -252,19 +264,22 @@ uint32_t lane_target_idle(const struct lane_target *target)
 }
 
 /* The less loaded of two at random; NULL: leave it to Python. */
-struct lane_target *lane_pick(struct lane *lane, const struct lane_entry *entry)
+struct lane_target *lane_pick(struct lane *lane, const struct lane_entry *entry, size_t *index)
 {
 	struct lane_target *one = entry->targets[0], *other;
+
+	*index = 0;
 
 	if (entry->target_count > 1) {
 		uint64_t random = lane_random(lane);
 		size_t first = (uint32_t)random % entry->target_count;
 		size_t second = (random >> 32) % (entry->target_count - 1);
 
-		one = entry->targets[first];
-		other = entry->targets[second >= first ? second + 1 : second];
+		second += second >= first;
+		one = entry->targets[*index = first];
+		other = entry->targets[second];
 		if (other->active < one->active)
-			one = other;
+			one = entry->targets[*index = second];
 	}
 	return one->active < lane->limits.target_requests ? one : NULL;
 }
@@ -280,25 +295,41 @@ static size_t bucket(const struct lane *lane, double value)
 	return found;
 }
 
-void lane_count_end(struct lane *lane, struct lane_entry *entry, const struct lane_target *target,
+static struct tally *add_tally(struct lane *lane, struct lane_entry *entry, size_t index,
+			       const struct lane_count *one)
+{
+	struct tally *tally = calloc(1, sizeof(*tally));
+
+	if (!tally)
+		return NULL;
+	tally->count.entry = one->entry;
+	tally->count.target = one->target;
+	tally->count.status = one->status;
+	tally->count.failure = one->failure;
+	tally->index = index;
+	tally->next = entry->tallies;
+	entry->tallies = tally;
+	tally->same = entry->by_target[index];
+	entry->by_target[index] = tally;
+	if (!entry->counted) {
+		entry->counted = true;
+		entry->next_counted = lane->counted;
+		lane->counted = entry;
+	}
+	return tally;
+}
+
+void lane_count_end(struct lane *lane, struct lane_entry *entry, size_t index,
 		    const struct lane_count *one)
 {
-	struct tally **link = &entry->tallies, *tally;
+	struct tally *tally = entry->by_target[index];
 
-	while (*link && ((*link)->count.target != target->id ||
-			 (*link)->count.status != one->status ||
-			 (*link)->count.failure != one->failure))
-		link = &(*link)->next;
-	tally = *link;
-	if (!tally) {
-		tally = *link = calloc(1, sizeof(*tally));
-		if (!tally)
-			return;
-		tally->count.entry = entry->id;
-		tally->count.target = target->id;
-		tally->count.status = one->status;
-		tally->count.failure = one->failure;
-	}
+	while (tally && (tally->count.status != one->status || tally->count.failure != one->failure))
+		tally = tally->same;
+	if (!tally)
+		tally = add_tally(lane, entry, index, one);
+	if (!tally)
+		return;
 	tally->count.count++;
 	tally->count.received += one->received;
 	tally->count.sent += one->sent;
@@ -317,6 +348,7 @@ static size_t take_of(struct lane_entry *entry, struct lane_count *into, size_t 
 
 		into[taken++] = tally->count;
 		entry->tallies = tally->next;
+		entry->by_target[tally->index] = NULL;
 		free(tally);
 	}
 	return taken;
@@ -331,12 +363,15 @@ size_t lane_take(struct lane *lane, struct lane_count *into, size_t room)
 {
 	size_t taken = 0;
 
-	for (struct lane_caller *caller = lane->callers; caller; caller = caller->next)
-		for (size_t i = 0; i < 256; i++)
-			for (struct lane_entry *entry = caller->chains[i]; entry; entry = entry->next)
-				taken += take_of(entry, into + taken, room - taken);
-	for (struct lane_entry *entry = lane->retired; entry; entry = entry->older)
+	while (lane->counted && taken < room) {
+		struct lane_entry *entry = lane->counted;
+
 		taken += take_of(entry, into + taken, room - taken);
+		if (entry->tallies)
+			break;
+		lane->counted = entry->next_counted;
+		entry->counted = false;
+	}
 	return taken;
 }
 
@@ -348,13 +383,12 @@ void lane_sweep(struct lane *lane)
 	while (*link) {
 		struct lane_entry *entry = *link;
 
-		if (entry->users || entry->tallies) {
+		if (entry->users || entry->counted) {
 			link = &entry->older;
 			continue;
 		}
 		*link = entry->older;
 		lane->calls.gone(lane->owner, entry->id);
-		free(entry->targets);
-		free(entry);
+		free_entry(entry);
 	}
 }

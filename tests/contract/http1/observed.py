@@ -50,6 +50,7 @@ class Observed:
         watch = Watch(
             log=_LOGS.get(self.log.mode, Log.ERRORS),
             log_share=self.log.share,
+            log_json=self.log.mode.is_json,
             traces=self.traces is not None,
             sampling=self.sampling,
             exports=self.exports,

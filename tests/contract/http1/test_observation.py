@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -17,6 +17,15 @@ from tests.contract.http1.laned import USE_LANE
 from tests.contract.http1.observed import Observed
 from tests.contract.http1.stage import Client, Handler, answering, run, stage
 from waypoint.tap import TapEvent, parse_filter
+
+
+@pytest.fixture(params=[False, True], ids=["codecs", "lane"])
+def lane(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """In place of the folder's: most of these tests say themselves whether there is one."""
+    token = USE_LANE.set(request.param)
+    yield request.param
+    USE_LANE.reset(token)
+
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 FAIL = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno"
@@ -71,28 +80,30 @@ def reset(client: Client) -> None:
     client.writer.transport.abort()
 
 
-async def written(observed: Observed) -> str:
-    """The first line, once there is one."""
+async def written(observed: Observed, count: int = 1) -> str:
+    """The last of so many lines, once they are there."""
     async with asyncio.timeout(30):
-        while not (found := observed.lines()):  # noqa: ASYNC110 - the lane tells nobody
+        while len(found := observed.lines()) < count:  # noqa: ASYNC110 - the lane tells nobody
             await asyncio.sleep(0.01)
-    return found[0]
+    return found[count - 1]
 
 
 async def lines_of(case: Case, mode: LogMode, use_lane: bool) -> list[str]:
+    """Of the same request twice: after the first one the lane writes lines by itself."""
     USE_LANE.set(use_lane)
     observed = Observed(log=RequestLog(mode=mode, rate_per_s=None))
     async with stage(case.server(), observed=observed) as here:
-        async with await here.connect() as client:
-            client.send(case.request)
-            await client.until(b"\r\n\r\n")
-            if case.fails:
-                await client.reader.read(100)
+        for number in (1, 2):
+            async with await here.connect() as client:
+                client.send(case.request)
+                await client.until(b"\r\n\r\n")
+                if case.fails:
+                    await client.reader.read(100)
+            if mode.has_all or case.fails:
+                await written(observed, number)
         if use_lane:
             assert here.lane is not None
-            assert here.lane.taken == 1
-        if mode.has_all or case.fails:
-            await written(observed)
+            assert here.lane.taken == 2
     return observed.lines()
 
 
@@ -125,9 +136,10 @@ def test_the_line_is_the_same(name: str) -> None:
     async def main() -> None:
         case = CASES[name]
         for mode, like in ((LogMode.TEXT, like_text), (LogMode.JSON, like_json)):
-            (codecs,) = await lines_of(case, mode, use_lane=False)
-            (lane,) = await lines_of(case, mode, use_lane=True)
-            assert like(lane) == like(codecs)
+            codecs = await lines_of(case, mode, use_lane=False)
+            lane = await lines_of(case, mode, use_lane=True)
+            assert len(codecs) == 2
+            assert list(map(like, lane)) == list(map(like, codecs))
 
     run(main())
 
@@ -138,7 +150,7 @@ def test_only_failures_have_a_line_where_only_they_are_wanted(name: str) -> None
         case = CASES[name]
         codecs = await lines_of(case, LogMode.ERRORS, use_lane=False)
         lane = await lines_of(case, LogMode.ERRORS, use_lane=True)
-        assert len(codecs) == len(lane) == case.fails
+        assert len(codecs) == len(lane) == 2 * case.fails
         assert list(map(like_text, codecs)) == list(map(like_text, lane))
 
     run(main())

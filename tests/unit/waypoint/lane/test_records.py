@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -26,6 +27,7 @@ class Host:
         self.target = self.engine.target(7)
         self.told = 0
         self.server: socket.socket | None = None
+        self.pending: socket.socket | None = None
 
     def caller(self, number: int) -> object:
         return self.engine.caller("caller", caller_fields(None, None, "10.0.0.9"), (), False)
@@ -34,9 +36,8 @@ class Host:
         return 1, [self.target]
 
     def dial(self, number: int) -> None:
-        ours, self.server = socket.socketpair()
-        ours.setblocking(False)
-        self.pending = ours
+        self.pending, self.server = socket.socketpair()
+        self.pending.setblocking(False)
 
     def hand_over(self, number: int, sock: socket.socket, data: bytes) -> None:
         sock.close()
@@ -54,20 +55,27 @@ class Host:
     def recorded(self) -> None:
         self.told += 1
 
+    def close(self) -> None:
+        self.engine.close()
+        if self.server is not None:
+            self.server.close()
+
     def play(self, *requests: bytes) -> None:
         """Send requests on one connection, each after the answer to the one before."""
         client, ours = socket.socketpair()
         client.setblocking(False)
         with ours:
-            self.engine.serve(client, 3, requests[0])
-            if self.server is None:
-                raise AssertionError("nobody dialled")
-            self.target.connected(self.pending)
-            self._answer(ours)
-            for request in requests[1:]:
-                ours.sendall(request)
-                self.engine.poll()
+            for number, request in enumerate(requests):
+                if number:
+                    ours.sendall(request)
+                    self.engine.poll()
+                else:
+                    self.engine.serve(client, 3, request)
+                if self.pending is not None:
+                    self.target.connected(self.pending)
+                    self.pending = None
                 self._answer(ours)
+        self.engine.poll()
 
     def _answer(self, ours: socket.socket) -> None:
         assert self.server is not None
@@ -80,11 +88,8 @@ class Host:
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    made = Host()
-    yield made
-    made.engine.close()
-    if made.server is not None:
-        made.server.close()
+    with closing(Host()) as made:
+        yield made
 
 
 def get(path: str = "/", *lines: str) -> bytes:
@@ -93,49 +98,51 @@ def get(path: str = "/", *lines: str) -> bytes:
 
 def test_nothing_is_recorded_that_nobody_wants(host: Host) -> None:
     host.play(get(), get())
-    host.engine.watch(Watch(log=Log.ERRORS))
-    host.engine.allow_lines(5)
-    assert (host.told, host.engine.take_records(9), host.engine.take_lost()) == (0, b"", (0, 0, 0))
-    assert host.engine.allow_lines(0) == 5
+    host.engine.watcher.watch(Watch(log=Log.ERRORS))
+    host.engine.watcher.allow_lines(5)
+    assert (host.told, host.engine.watcher.take_records(9), host.engine.watcher.take_lost()) == (
+        0,
+        b"",
+        (0, 0, 0),
+    )
+    assert host.engine.watcher.allow_lines(0) == 5
 
 
 def test_all_that_was_recorded_is_read_in_portions(host: Host) -> None:
-    host.engine.watch(Watch(log=Log.ALL))
-    host.engine.allow_lines(3)
+    host.engine.watcher.watch(Watch(log=Log.ALL))
+    host.engine.watcher.allow_lines(3)
     host.play(*(get(f"/{number}") for number in range(5)))
     assert host.told == 1
     paths: list[bytes] = []
-    while data := host.engine.take_records(2):
+    while data := host.engine.watcher.take_records(2):
         found = list(decode(data))
         assert 0 < len(found) <= 2
         assert all(item.wanted == Wanted.LOGGED for item in found)
         assert {(item.entry, item.target, item.origin) for item in found} == {(1, 7, 3)}
         paths += [item.path for item in found]
     assert paths == [b"/0", b"/1", b"/2"]
-    assert host.engine.take_lost() == (2, 0, 0)
-    assert host.engine.take_lost() == (0, 0, 0)
+    assert host.engine.watcher.take_lost() == (2, 0, 0)
+    assert host.engine.watcher.take_lost() == (0, 0, 0)
 
 
 def test_what_has_no_room_is_counted(host: Host) -> None:
-    host.engine.watch(Watch(log=Log.ALL))
-    host.engine.allow_lines(1 << 60)
+    host.engine.watcher.watch(Watch(log=Log.ALL))
+    host.engine.watcher.allow_lines(1 << 60)
     count = 600
     long = get("/" + "x" * 3000)
     host.play(*[long] * count)
     kept = 0
-    while data := host.engine.take_records(64):
+    while data := host.engine.watcher.take_records(64):
         kept += len(list(decode(data)))
     assert 150 < kept < 400  # a megabyte
-    assert host.engine.take_lost() == (count - kept, 0, 0)
-    host.engine.close()
-    host.engine = Engine(ProxyLimits(), host, BUCKETS_MS)
+    assert host.engine.watcher.take_lost() == (count - kept, 0, 0)
 
 
 def test_a_tap_gets_the_head_that_was_sent_on(host: Host) -> None:
     everything = TapBounds(method=b"", path=b"", status_from=0, status_to=999)
-    assert host.engine.tap([everything])
+    assert host.engine.watcher.tap([everything])
     host.play(get("/a?b", "X-A: 1", "Content-Length: 0", "x-a: 2", "x-request-id: r"))
-    (found,) = decode(host.engine.take_records(9))
+    (found,) = decode(host.engine.watcher.take_records(9))
     assert found.wanted == Wanted.TAPPED
     assert sent_headers(found.head) == [
         (b"x-a", b"1"),
@@ -143,14 +150,14 @@ def test_a_tap_gets_the_head_that_was_sent_on(host: Host) -> None:
         (b"x-forwarded-for", b"10.0.0.9"),
         (b"x-request-id", b"r"),
     ]
-    assert host.engine.tap([])
+    assert host.engine.watcher.tap([])
     host.play(get("/a"))
-    assert host.engine.take_records(9) == b""
+    assert host.engine.watcher.take_records(9) == b""
 
 
 def test_there_may_be_more_taps_than_the_engine_knows_of(host: Host) -> None:
     one = TapBounds(method=b"GET", path=b"/", status_from=0, status_to=999)
-    assert not host.engine.tap([one] * 1000)
+    assert not host.engine.watcher.tap([one] * 1000)
 
 
 def test_bounds_of_a_filter_let_everything_pass_that_it_wants() -> None:

@@ -75,6 +75,23 @@ BARS = (
     _at_most("waypoint, HTTP/2, p99", "waypoint/http2/32-connections", "p99_us", 1.0, ENVOY),
     _at_least("waypoint, gRPC", "waypoint/grpc/unary", "requests_per_s", 1.0, ENVOY),
     _at_most("waypoint, gRPC, p99", "waypoint/grpc/unary", "p99_us", 1.0, ENVOY),
+    _at_least("waypoint, gRPC streams", "waypoint/grpc/streaming", "requests_per_s", 1.0, ENVOY),
+    _at_most("waypoint, HTTP/1.1, 3,000/s, p99", "waypoint/http1/3000-per-s", "p99_us", 1.0, ENVOY),
+    _at_most("waypoint, HTTP/2, 3,000/s, p99", "waypoint/http2/3000-per-s", "p99_us", 1.0, ENVOY),
+    _at_least(
+        "waypoint, HTTP/1.1 by HBONE",
+        "waypoint-hbone/http1/32-connections",
+        "requests_per_s",
+        1.0,
+        ENVOY,
+    ),
+    _at_least(
+        "waypoint, HTTP/2 by HBONE",
+        "waypoint-hbone/http2/32-connections",
+        "requests_per_s",
+        1.0,
+        ENVOY,
+    ),
     _at_least("waypoint, 1 MiB", "waypoint/http1/1048576-bytes", "requests_per_s", 1.0, ENVOY),
     _at_most(
         "waypoint, idle client", "waypoint/idle/1000-clients", "kib_per_connection", 1.0, ENVOY

@@ -170,6 +170,17 @@ METHOD = """\
   connects at a time, each with one byte there and back (connects), or one at a time (first-byte);
   128 KiB writes for a fixed time, ended when the server has confirmed the last byte (throughput).
   "Cold" is the first connection after all connections between the two sides were killed.
+- **HAProxy**, where it is installed, is a pair of sidecars with one TLS connection per connection
+  and the same certificates (it speaks no HBONE), and a proxy for HTTP; one thread.
+- **Waypoints** stand on loopback with a core of their own; load and server have another. Ours is
+  one worker as in production with its access log off; Envoy has one worker and the same twenty
+  routes, policies and header fields, nginx and HAProxy what of it they can express. In
+  `waypoint-hbone` clients come as streams of one tunnel and the server is behind another; both
+  ends are our engine's, whoever is in the middle, on the core of load and server.
+- Requests come from `bench/tools/http_load.c`: on each connection (and stream) one after another;
+  or, where the name says `N-per-s`, each at its instant, whether the earlier ones are answered or
+  not: its time runs from that instant, so a proxy that stalls is charged for all that waited.
+  gRPC streaming sends 1 KiB messages on streams that stay open, each when the one before came back.
 - CPU is the user and system time that the kernel accounts to the cgroups of the processes, and ends
   when they are quiet again, so that records written afterwards count. Memory is the proportional
   set size of the processes: pages they share count once. Kernel memory of sockets is in neither.

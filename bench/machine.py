@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shutil
 import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -37,6 +39,8 @@ def describe_versions() -> Mapping[str, str]:
         "openssl": ssl.OPENSSL_VERSION,
         "envoy": parse_envoy_version(_said([envoy, "--version"])) if envoy else "none",
     }
+    for proxy in ("nginx", "haproxy"):
+        found[proxy] = parse_release(_said_at_all([proxy, "-v"])) if shutil.which(proxy) else "none"
     for package in ("uvloop", "h2", "cryptography"):
         found[package] = metadata.version(package)
     return found
@@ -60,6 +64,28 @@ def parse_envoy_version(text: str) -> str:
     _, found, rest = text.partition("version: ")
     parts = rest.split("/")
     return parts[1] if found and len(parts) > 1 else "unknown"
+
+
+def parse_release(text: str) -> str:
+    """The first number with dots."""
+    found = re.search(r"\d+(?:\.\d+)+", text)
+    return found[0] if found else "unknown"
+
+
+def _said_at_all(argv: Sequence[str]) -> str:
+    """Also what was said on the error channel, as nginx does."""
+    try:
+        done = subprocess.run(
+            list(argv),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=20,
+        )
+    except OSError:
+        return "unknown"
+    return done.stdout.strip()
 
 
 def _said(argv: Sequence[str]) -> str:

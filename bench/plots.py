@@ -46,6 +46,15 @@ def _streams(route: str) -> list[tuple[str, str]]:
     return [(f"{route}/throughput/{n}", f"{n} stream{'s' * (n > 1)}") for n in (1, 8, 64)]
 
 
+_WAYPOINT = (
+    ("waypoint/http1/32-connections", "HTTP/1.1"),
+    ("waypoint/http2/32-connections", "HTTP/2"),
+    ("waypoint/grpc/unary", "gRPC"),
+    ("waypoint/grpc/streaming", "gRPC messages"),
+    ("waypoint-hbone/http1/32-connections", "HTTP/1.1, HBONE"),
+    ("waypoint-hbone/http2/32-connections", "HTTP/2, HBONE"),
+)
+
 PLOTS = (
     Plot(
         file="throughput.svg",
@@ -78,6 +87,29 @@ PLOTS = (
         groups=[
             ("cross-node/idle/1000", "1,000 open"),
             ("cross-node/idle/10000", "10,000 open"),
+        ],
+    ),
+    Plot(
+        file="waypoint-rate.svg",
+        title="Waypoint, requests per second",
+        metric="requests_per_s",
+        groups=_WAYPOINT,
+    ),
+    Plot(
+        file="waypoint-cpu.svg",
+        title="CPU of the waypoint per 1,000 requests",
+        metric="cpu_s_per_1000",
+        groups=_WAYPOINT,
+    ),
+    Plot(
+        file="waypoint-latency.svg",
+        title="Waypoint, 99th percentile at 3,000 requests per second",
+        metric="p99_us",
+        groups=[
+            ("waypoint/http1/3000-per-s", "HTTP/1.1"),
+            ("waypoint/http2/3000-per-s", "HTTP/2"),
+            ("waypoint-hbone/http1/3000-per-s", "HTTP/1.1, HBONE"),
+            ("waypoint-hbone/http2/3000-per-s", "HTTP/2, HBONE"),
         ],
     ),
 )

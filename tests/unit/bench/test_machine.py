@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.machine import parse_envoy_version
+from bench.machine import parse_envoy_version, parse_release
 
 
 def test_the_release_of_envoy_is_found_behind_its_path_and_commit() -> None:
@@ -12,3 +12,9 @@ def test_the_release_of_envoy_is_found_behind_its_path_and_commit() -> None:
 
 def test_anything_else_is_unknown() -> None:
     assert parse_envoy_version("envoy: not found") == "unknown"
+
+
+def test_a_release_is_the_first_number_with_dots() -> None:
+    assert parse_release("nginx version: nginx/1.22.1") == "1.22.1"
+    assert parse_release("HAProxy version 2.6.12-1+deb12u4 2026/10/17") == "2.6.12"
+    assert parse_release("nothing") == "unknown"

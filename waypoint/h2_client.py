@@ -13,12 +13,13 @@ from mesh.http2.contract import (
     Event,
     GoawayReceived,
     HeadersReceived,
+    SettingsReceived,
     StreamEnded,
     StreamReset,
 )
 from mesh.model.request import RequestFlag
 from waypoint.contract import Failure, FailureKind, ResponseSink
-from waypoint.h2_head import read_response, request_fields
+from waypoint.h2_head import WEBSOCKET, read_response, request_fields, switched
 from waypoint.h2_link import CANCEL, NO_ERROR, REFUSED_STREAM, Http2Link
 from waypoint.limits import ProxyLimits
 
@@ -27,8 +28,8 @@ class ClientStream:
     """`waypoint.contract.UpstreamStream` of one request."""
 
     __slots__ = (
-        "_blocked", "_link", "_over", "_owed", "_paused", "_sent", "heard", "id", "is_head", "sink",
-        "upgrade",
+        "_blocked", "_link", "_over", "_owed", "_paused", "_sent", "heard", "id", "is_head",
+        "request", "sink",
     )  # fmt: skip
 
     def __init__(self, link: Http2Client, stream_id: int, head: RequestHead, sink: ResponseSink):
@@ -37,7 +38,7 @@ class ClientStream:
         self.sink: ResponseSink | None = sink
         self.is_head = head.method == b"HEAD"
         self.heard = False
-        self.upgrade = head.upgrade
+        self.request = head
         self._sent = head.framing is Framing.NONE and not head.upgrade
         self._over = False
         self._blocked = self._paused = False
@@ -107,7 +108,7 @@ class ClientStream:
         if sink is None:
             return
         self._give_back()
-        if self.upgrade and self.heard and not self._sent and not self._over:
+        if self.request.upgrade and self.heard and not self._sent and not self._over:
             self._over = True  # the other direction of a tunnel goes on
             sink.response_end(trailers)
             return
@@ -141,7 +142,8 @@ class Http2Client(Http2Link):
         self._going_away = False
         self._answered = 0
         self.on_free: Callable[[], None] = _nobody_waits
-        """Told when a stream has ended, so that another may begin."""
+        """Told when a stream has ended or the server's SETTINGS came: others may begin."""
+        self.is_settled = False
         self.idle_since = loop.time()
 
     @property
@@ -158,6 +160,11 @@ class Http2Client(Http2Link):
         return self.is_open and not self._going_away
 
     @property
+    def takes_upgrades(self) -> bool:
+        """Whether the server takes extended CONNECT (RFC 8441); known once it `is_settled`."""
+        return self.session.remote_extended_connect
+
+    @property
     def open_streams(self) -> int:
         return len(self._streams) if self.lane is None else self.session.open_streams
 
@@ -166,8 +173,8 @@ class Http2Client(Http2Link):
 
     def open(self, head: RequestHead, sink: ResponseSink) -> ClientStream:
         """Send a request's head. Raises `LocalProtocolError`; nothing was sent then."""
-        if head.upgrade and head.upgrade != CONNECT:
-            raise LocalProtocolError("an upgrade cannot be asked of an HTTP/2 server")
+        if head.upgrade and head.upgrade != CONNECT and not self.takes_upgrades:
+            raise LocalProtocolError("an upgrade cannot be asked of this HTTP/2 server")
         end = head.framing is Framing.NONE and not head.upgrade
         stream_id = self.session.send_request(request_fields(head), end_stream=end)
         stream = self._streams[stream_id] = ClientStream(self, stream_id, head, sink)
@@ -203,6 +210,10 @@ class Http2Client(Http2Link):
         if isinstance(event, GoawayReceived):
             self._going_away = True
             return
+        if isinstance(event, SettingsReceived):
+            self.is_settled = True
+            self.on_free()
+            return
         stream = self._streams.get(getattr(event, "stream", 0))
         if stream is None:
             if isinstance(event, DataReceived):
@@ -228,8 +239,9 @@ class Http2Client(Http2Link):
             stream.ended(list(event.headers))
             return
         try:
+            upgrade = stream.request.upgrade
             head = read_response(
-                event.headers, event.end_stream, is_head=stream.is_head, upgrade=stream.upgrade
+                event.headers, event.end_stream, is_head=stream.is_head, upgrade=upgrade
             )
         except MessageError as error:
             self._streams.pop(stream.id, None)
@@ -242,6 +254,8 @@ class Http2Client(Http2Link):
             return
         stream.heard = True
         self._answered += 1
+        if head.upgrade == WEBSOCKET:
+            head = switched(head, stream.request)
         sink.responded(head)
 
     def _reset_received(self, stream: ClientStream, event: StreamReset) -> None:

@@ -6,11 +6,16 @@ out of order or twice, a content-length that disagrees with the payload.
 
 from __future__ import annotations
 
+from base64 import b64encode
+from hashlib import sha1
+
 from mesh.http1.grammar import check_host, parse_length
 from mesh.http1.head import check_authority
 from mesh.http1.message import CONNECT, Framing, Headers, MessageError, RequestHead, ResponseHead
 from mesh.http2.contract import Headers as Fields
 
+WEBSOCKET = b"websocket"
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 _SCHEME = (b":scheme", b"http")
 
 
@@ -80,7 +85,7 @@ def _tunnel(authority: bytes, headers: Headers) -> RequestHead:
 def _protocol(pseudo: dict[bytes, bytes]) -> bytes:
     """RFC 8441 §4: an extended CONNECT asks for what HTTP/1.1 calls an upgrade."""
     protocol = pseudo[b":protocol"].lower()
-    if protocol != b"websocket":
+    if protocol != WEBSOCKET:
         raise MessageError(501, "http2.unknown_protocol", f"protocol {protocol[:32]!r}")
     return protocol
 
@@ -112,9 +117,18 @@ def _authority(authority: bytes, hosts: list[bytes]) -> bytes:
 
 
 def request_fields(head: RequestHead) -> list[tuple[bytes, bytes]]:
-    """A request for an HTTP/2 server. An upgrade can't be expressed: the caller keeps HTTP/1."""
+    """A request for an HTTP/2 server."""
     if head.upgrade == CONNECT:
         return [(b":method", CONNECT), (b":authority", head.target), *head.headers]
+    if head.upgrade:  # RFC 8441 §5: the key exchange is HTTP/1.1's
+        return [
+            (b":method", CONNECT),
+            (b":protocol", head.upgrade),
+            _SCHEME,
+            (b":authority", head.host),
+            (b":path", head.target),
+            *(item for item in head.headers if item[0] != b"sec-websocket-key"),
+        ]
     fields = [
         (b":method", head.method),
         _SCHEME,
@@ -165,6 +179,15 @@ def read_response(
     return ResponseHead(
         status=status, headers=headers, minor=1, framing=framing, length=length, keep_alive=True
     )
+
+
+def switched(head: ResponseHead, request: RequestHead) -> ResponseHead:
+    """How HTTP/1.1 says what a 2xx to a WebSocket's extended CONNECT says (RFC 6455 §4.2.2)."""
+    key = next((value for name, value in request.headers if name == b"sec-websocket-key"), b"")
+    accept = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+    head.status = 101
+    head.headers = [*head.headers, (b"sec-websocket-accept", accept)]
+    return head
 
 
 def response_fields(head: ResponseHead) -> list[tuple[bytes, bytes]]:

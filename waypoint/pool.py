@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Protocol, TypeVar
 
 from mesh.errors import LocalProtocolError, MeshnodeError
-from mesh.http1.message import RequestHead
+from mesh.http1.message import CONNECT, RequestHead
 from mesh.model.request import RequestFlag
 from mesh.resilience.circuit import CircuitBreaker, Resource
 from waypoint.contract import Failure, FailureKind
@@ -109,7 +109,9 @@ class Pool:
         queue = self._queues.get(target)
         if not queue:
             for client in target.multiplexed:
-                if client.can_open:
+                if client.can_open and client.is_settled >= _needs_settings(head):
+                    if _needs_settings(head) and not client.takes_upgrades:
+                        return self.start(target, Speaks.HTTP1, head, taker, breaker)
                     self._open(client, head, taker)
                     return None
         if breaker is not None and not breaker.acquire(Resource.PENDING):
@@ -130,6 +132,8 @@ class Pool:
             queue.popleft()
         if not queue or len(queue) <= dials * self._limits.max_streams:
             return
+        if any(client.can_serve and not client.is_settled for client in target.multiplexed):
+            return  # its SETTINGS come first
         breaker = queue[0].breaker
         if breaker is not None and not breaker.connect(target.connections, _name(target)):
             self._poll(target, breaker)
@@ -142,7 +146,12 @@ class Pool:
         queue = self._queues.get(target)
         for client in list(target.multiplexed):
             while queue and client.can_open:
+                if client.is_settled < _needs_settings(queue[0].head):
+                    break  # they are the first that a server sends
                 pending = queue.popleft()
+                if _needs_settings(pending.head) and not client.takes_upgrades:
+                    self._fall_back(target, pending)
+                    continue
                 taker = pending.take()
                 if taker is not None:
                     self._open(client, pending.head, taker)
@@ -153,6 +162,25 @@ class Pool:
                 self.h2_lane.reserve(target, False)
         else:
             self._dial_for_queue(target)
+
+    def _fall_back(self, target: Target, pending: Pending) -> None:
+        """A server that has no upgrades in HTTP/2 may have them in HTTP/1.1."""
+        while target.idle:
+            client = target.idle.pop()
+            if client.is_open:
+                self._serve(client, pending)
+                return
+        target.waiting.append(pending)
+        self._dial_for_waiting(target)
+
+    def _fall_back_all(self, target: Target) -> None:
+        """A connection ended before its server's SETTINGS came."""
+        queue = self._queues.get(target)
+        if queue is not None:
+            undecided = [pending for pending in queue if _needs_settings(pending.head)]
+            for pending in undecided:
+                queue.remove(pending)
+                self._fall_back(target, pending)
 
     def _stream_free(self, target: Target) -> None:
         if target in self._queues:  # from the loop: events of a session must not nest
@@ -210,6 +238,8 @@ class Pool:
             self._gone(target, slot)
             if client in target.multiplexed:
                 target.multiplexed.remove(client)
+            if not client.is_settled:
+                self._fall_back_all(target)
             self._stream_free(target)
 
         def make() -> Http2Client:
@@ -330,6 +360,11 @@ class Pool:
         for target in self._targets:
             for client in (*target.idle, *target.multiplexed):
                 client.close()
+
+
+def _needs_settings(head: RequestHead) -> bool:
+    """Whether only some HTTP/2 servers take a request (RFC 8441)."""
+    return head.upgrade not in (b"", CONNECT)
 
 
 def _name(target: Target) -> str:

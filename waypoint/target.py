@@ -86,6 +86,11 @@ class MultiplexedClient(Client, Protocol):
 
     @property
     def can_open(self) -> bool: ...
+
+    is_settled: bool
+
+    @property
+    def takes_upgrades(self) -> bool: ...
     @property
     def can_serve(self) -> bool:
         """Whether it takes requests, now or once a stream is free."""

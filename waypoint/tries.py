@@ -9,6 +9,7 @@ from mesh.http1.message import CONNECT, ResponseHead
 from mesh.model.request import RequestFlag
 from waypoint import retry
 from waypoint.contract import Failure, FailureKind
+from waypoint.h2_head import WEBSOCKET
 from waypoint.passage import Passage
 from waypoint.target import Speaks, Target
 
@@ -105,8 +106,9 @@ class Tries:
         return target
 
     def version(self) -> Speaks:
-        """gRPC needs HTTP/2 whatever the port says, an upgrade HTTP/1.1, but not CONNECT."""
-        if self._exchange.head.upgrade not in (b"", CONNECT):
+        """gRPC needs HTTP/2 whatever the port says, and upgrades HTTP/1.1, but for those that
+        HTTP/2 has a form for."""
+        if self._exchange.head.upgrade not in (b"", CONNECT, WEBSOCKET):
             return Speaks.HTTP1
         return Speaks.HTTP2 if self._exchange.seen.is_grpc else self.plan.group.speaks
 

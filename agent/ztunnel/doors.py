@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 PAUSE_S = 1.0
 
-Accepted = Callable[[WorkloadUid, socket.socket, SocketAddress], None]
+Accepted = Callable[[WorkloadUid, socket.socket, SocketAddress, int | None], None]
 _REDIRECTED = frozenset({ListenerName.OUTBOUND4, ListenerName.OUTBOUND6})
 
 
@@ -32,8 +32,8 @@ class _PodDoor:
     door: Door | None = None
     open: bool = True
 
-    def door_accepted(self, sock: socket.socket, client_port: int) -> None:
-        self.accepted(self.uid, sock, redirected(client_port))
+    def door_accepted(self, sock: socket.socket, client_port: int, drawn: int | None) -> None:
+        self.accepted(self.uid, sock, redirected(client_port), drawn)
 
     def door_failed(self, error: OSError) -> None:
         if self.open:
@@ -43,17 +43,20 @@ class _PodDoor:
 class Doors:
     """All doors of one worker.
 
-    `group` numbers a pod's doors as its lanes do; `pod_closed` is told of pods that have gone.
+    `accepted` takes what no lane takes; `group` numbers a pod's doors as its lanes do; `pod_closed`
+    is told of pods that have gone.
     """
 
     def __init__(
         self,
         engine: LaneEngine | None,
+        accepted: Accepted,
         group: Callable[[WorkloadUid], int],
         pod_closed: Callable[[WorkloadUid], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._engine = engine
+        self._accepted = accepted
         self._group = group
         self.pod_closed = pod_closed
         self._doors: dict[WorkloadUid, dict[ListenerName, _PodDoor]] = {}
@@ -63,7 +66,6 @@ class Doors:
         uid: WorkloadUid,
         name: ListenerName,
         listener: socket.socket,
-        accepted: Accepted,
         again: Callable[[WorkloadUid], None],
     ) -> bool:
         """Whether the engine accepts on this listener from now on. `again` is called a while after
@@ -79,7 +81,7 @@ class Doors:
             doors.pop(name, None)
             self._loop.call_later(PAUSE_S, again, uid)
 
-        events = doors[name] = _PodDoor(uid, accepted, failed)
+        events = doors[name] = _PodDoor(uid, self._accepted, failed)
         events.door = self._engine.door(self._group(uid), listener, events)
         return True
 

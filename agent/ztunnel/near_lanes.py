@@ -1,8 +1,8 @@
 """Outbound connections that the engine carries by itself: same pod, same destination, same tunnels.
 
-A lane is laid after a connection was opened as Python decided, and only where there was nothing to
-choose. It rests on the snapshot: with the next one all of them are retired and laid anew by the
-next connections.
+A lane is laid after a connection was opened as Python decided. Where it chose among endpoints, each
+of them gets a lane of its own, and the engine chooses as Python does. Lanes rest on the snapshot:
+with the next one all of them are retired and laid anew by the next connections.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from mesh.tunnel.contract import Headers, Tunnel
 from mesh.tunnel.lanes import Lane, LaneEnd, LaneEngine, LaneRecord, LaneTally, NearRoute
 
 MAX_LANES = 4096
+MAX_ENDPOINTS = 256
+"""Of a service; with more of them hardly any connection finds its lane laid."""
 _LOOPBACK = IPv4Address("127.0.0.1")
 
+LaneKey = tuple[WorkloadUid, SocketAddress, int]
 Returned = Callable[[WorkloadUid, socket.socket, SocketAddress], None]
 """Takes a connection that no tunnel of its lane took, as if it had just been accepted."""
 
@@ -38,16 +41,23 @@ class NearDecision:
     """A connection of the pod `uid` to `dialled`, as it was opened.
 
     Attributes:
+        endpoint: which of how many `endpoints` was chosen for it.
         record: of the connection; its source port stands for all.
         headers: the CONNECT, with `record.src_addr` in `forwarded`.
-        used: called when connections have gone by the lane.
+        used: called when connections have gone by the lane, with the change in how many are open.
     """
 
     uid: WorkloadUid
     dialled: SocketAddress
+    endpoint: int
+    endpoints: int
     record: ConnectionRecord
     headers: Headers
-    used: Callable[[], None]
+    used: Callable[[int], None]
+
+    @property
+    def key(self) -> LaneKey:
+        return self.uid, self.dialled, self.endpoint
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +74,7 @@ class NearLane:
         return describe(self.decision.record, record, outbound=True)
 
     def lane_tally(self, tally: LaneTally) -> None:
-        self.decision.used()
+        self.decision.used(tally.opened - sum(tally.ended.values()))
         self.owner.records.tally(self.wire, tally)
 
     def lane_ended(self, record: LaneRecord) -> None:
@@ -93,7 +103,7 @@ class NearLanes:
         self.records = records
         self.returned = returned
         self._groups: dict[WorkloadUid, int] = {}
-        self._lanes: dict[tuple[WorkloadUid, SocketAddress], NearLane] = {}
+        self._lanes: dict[LaneKey, NearLane] = {}
 
     def group(self, uid: WorkloadUid) -> int:
         """The number of a pod's doors."""
@@ -101,9 +111,11 @@ class NearLanes:
 
     def lay(self, decision: NearDecision, tunnels: Sequence[Tunnel]) -> None:
         """Let the engine carry the next connections like this one."""
-        key = (decision.uid, decision.dialled)
+        key = decision.key
         known = self._lanes.get(key)
         if self._engine is None or (known is not None and known.tunnels == tunnels):
+            return
+        if decision.endpoints > MAX_ENDPOINTS:
             return
         if known is not None:
             self._retire(key)
@@ -123,7 +135,7 @@ class NearLanes:
         for key in list(self._lanes):
             self._retire(key)
 
-    def _retire(self, key: tuple[WorkloadUid, SocketAddress]) -> None:
+    def _retire(self, key: LaneKey) -> None:
         lane = self._lanes.pop(key).lane
         if lane is not None:
             lane.retire()
@@ -138,6 +150,8 @@ class NearLanes:
         return NearRoute(
             group=self.group(decision.uid),
             dialled=decision.dialled,
+            endpoint=decision.endpoint,
+            endpoints=decision.endpoints,
             tunnels=tunnels,
             limit=STREAMS_PER_TUNNEL,
             head=before + b'for="' + client.removesuffix(port),

@@ -11,7 +11,7 @@ import random
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -51,10 +51,37 @@ MAX_TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What a decision rests on, where there was nothing to choose: it can be repeated."""
+    """What a decision rests on: it can be repeated. Which endpoint was chosen, of how many."""
 
     dialled: SocketAddress
     snapshot: MeshSnapshot
+    endpoint: int
+    endpoints: int
+
+
+class _Choice:
+    """Chooses for one connection, and remembers what it chose from."""
+
+    def __init__(self, choose: Callable[[Sequence[Endpoint]], int], drawn: int | None) -> None:
+        self._choose = choose
+        self._drawn = drawn
+        self._chosen: list[tuple[int, int]] = []
+
+    def __call__(self, endpoints: Sequence[Endpoint]) -> Endpoint:
+        if len(endpoints) == 1:
+            return endpoints[0]
+        index, self._drawn = self._drawn, None
+        if index is None or index >= len(endpoints):
+            index = self._choose(endpoints)
+        self._chosen.append((index, len(endpoints)))
+        return endpoints[index]
+
+    def decided(self, dialled: SocketAddress, snapshot: MeshSnapshot) -> Decided | None:
+        """None if one choice led to another: the engine knows choices of one step."""
+        if len(self._chosen) > 1:
+            return None
+        index, count = self._chosen[0] if self._chosen else (0, 1)
+        return Decided(dialled, snapshot, index, count)
 
 
 @dataclass(slots=True, eq=False)
@@ -108,6 +135,7 @@ class Outbound:
         self.pool: TunnelPool[Connection] = TunnelPool(time.monotonic)
         self._random = random.Random()
         self._active: Counter[IPAddress] = Counter()
+        self._active_in_lanes: Counter[IPAddress] = Counter()
         self._relays = 0
         self.lanes = NearLanes(context.engine.lanes, context.lane_records, self.accepted)
 
@@ -116,8 +144,15 @@ class Outbound:
         """Connections that are open end to end."""
         return self._active.total() + self._relays
 
-    def accepted(self, uid: WorkloadUid, sock: socket.socket, client: SocketAddress) -> None:
-        """Take a connection captured in the pod `uid`."""
+    def accepted(
+        self,
+        uid: WorkloadUid,
+        sock: socket.socket,
+        client: SocketAddress,
+        drawn: int | None = None,
+    ) -> None:
+        """Take a connection captured in the pod `uid`. `drawn`: the endpoint that the engine chose
+        for it, as `choose_least_loaded` would."""
         source = self.context.state.snapshot.workloads.get(uid)
         dialled = original_destination(sock)
         if source is None or dialled is None:
@@ -134,25 +169,22 @@ class Outbound:
             return
         client = _own_address(source, dialled, client.port)
         snapshot = self.context.state.snapshot
-        choices = 0
-
-        def choose(endpoints: Sequence[Endpoint]) -> Endpoint:
-            nonlocal choices
-            choices += len(endpoints) > 1
-            return self._choose(endpoints)
-
-        plan = plan_outbound(snapshot, source, dialled, choose)
+        choice = _Choice(self._choose, drawn)
+        plan = plan_outbound(snapshot, source, dialled, choice)
         match plan:
             case TunnelPlan():
-                decided = None if choices else Decided(dialled, snapshot)
-                self._tunnel(source, sock, client, plan, decided)
+                self._tunnel(source, sock, client, plan, choice.decided(dialled, snapshot))
             case PassthroughPlan():
                 self.context.spawn(self._passthrough(source, sock, client, plan))
             case RefusePlan():
                 self._refuse(source, sock, client, dialled, plan)
 
-    def _choose(self, endpoints: Sequence[Endpoint]) -> Endpoint:
-        return choose_least_loaded(endpoints, lambda e: self._active[e.address], self._random)
+    def _choose(self, endpoints: Sequence[Endpoint]) -> int:
+        def load(index: int) -> int:
+            address = endpoints[index].address
+            return self._active[address] + self._active_in_lanes[address]
+
+        return choose_least_loaded(range(len(endpoints)), load, self._random)
 
     def _refuse(
         self,
@@ -230,11 +262,19 @@ class Outbound:
         decision = NearDecision(
             uid=key.source,
             dialled=decided.dialled,
+            endpoint=decided.endpoint,
+            endpoints=decided.endpoints,
             record=connection.record.record,
             headers=connection.headers,
-            used=partial(self.pool.used, key),
+            used=partial(self._lane_used, key),
         )
         self.lanes.lay(decision, self.pool.usable(key))
+
+    def _lane_used(self, key: PoolKey, change: int) -> None:
+        self.pool.used(key)
+        self._active_in_lanes[key.peer.ip] += change
+        if not self._active_in_lanes[key.peer.ip]:
+            del self._active_in_lanes[key.peer.ip]
 
     async def _dial(self, key: PoolKey) -> None:
         try:

@@ -134,7 +134,7 @@ class ServedPods:
     def _listen(self, uid: WorkloadUid, pod: PodSockets) -> None:
         for name, listener in pod.listeners.items():
             path = self._paths.get(name)
-            if path is None or self._doors.open(uid, name, listener, path, self._listen_again):
+            if path is None or self._doors.open(uid, name, listener, self._listen_again):
                 continue
             self._loop.add_reader(listener, self._accept, uid, listener, path)
 

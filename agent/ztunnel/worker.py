@@ -183,7 +183,12 @@ class Worker:
             },
             lambda: self._tell(Ready(revision=self._state.snapshot.revision)),
             self._inbound.send_away,
-            Doors(self._engine.lanes, self._outbound.lanes.group, self._inbound.lanes.pod_closed),
+            Doors(
+                self._engine.lanes,
+                self._outbound.accepted,
+                self._outbound.lanes.group,
+                self._inbound.lanes.pod_closed,
+            ),
         )
 
     async def get(self, uid: WorkloadUid, family: Family, kind: SocketKind) -> socket.socket:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import TypeVar
 
-from mesh.model.workload import Endpoint
+E = TypeVar("E")
 
 
-def choose_least_loaded(
-    endpoints: Sequence[Endpoint], load: Callable[[Endpoint], int], random: Random
-) -> Endpoint:
+def choose_least_loaded(endpoints: Sequence[E], load: Callable[[E], int], random: Random) -> E:
     """Choose one of at least one endpoint; `load` counts its active connections."""
     if len(endpoints) == 1:
         return endpoints[0]

@@ -99,8 +99,9 @@ class Lane(Protocol):
 
 
 class DoorEvents(Protocol):
-    def door_accepted(self, sock: socket.socket, client_port: int) -> None:
-        """A connection that no lane takes."""
+    def door_accepted(self, sock: socket.socket, client_port: int, drawn: int | None) -> None:
+        """A connection that no lane takes. `drawn`: the endpoint that the engine chose for it among
+        `NearRoute.endpoints`, if it had a choice: its lane is not laid, or has no room."""
 
     def door_failed(self, error: OSError) -> None:
         """It accepts no more; the door is closed. Last event."""
@@ -138,6 +139,8 @@ class NearRoute:
     Attributes:
         group: whose doors (a number that the caller chose).
         dialled: the original destination.
+        endpoint: which of the `endpoints` between which there is a choice (from 0). The engine
+            takes the less loaded of two random ones; load is open streams to the peer's address.
         tunnels: the first of them with less than `limit` streams takes the connection.
         head, tail: the CONNECT's fields, names and values joined by NUL, before and after the
             digits of the client's port.
@@ -146,6 +149,8 @@ class NearRoute:
 
     group: int
     dialled: SocketAddress
+    endpoint: int
+    endpoints: int
     tunnels: Sequence[Tunnel]
     limit: int
     head: bytes

@@ -218,6 +218,7 @@ struct mt_tunnel {
     mt_link ready;   /* mt_stream.ready */
     uint32_t lane_streams; /* read by other threads */
     mt_link lanes;         /* mt_lane.place; a server's */
+    uint32_t *load;        /* a client's: in mt_engine.loads */
     mt_stream *turn; /* whose payload may be read now */
     size_t quantum;
 
@@ -262,6 +263,7 @@ struct mt_command {
 };
 
 #define LANE_BUCKETS 1024u
+#define LOADS 4096u
 
 struct mt_engine {
     mt_settings settings;
@@ -275,7 +277,9 @@ struct mt_engine {
 
     mt_link tunnels, relays; /* mt_object.all */
     mt_link doors, lanes, stocks; /* the same */
-    mt_link near[LANE_BUCKETS];   /* mt_lane.place */
+    mt_link near[LANE_BUCKETS];   /* mt_choice.place */
+    uint32_t loads[LOADS];        /* streams to a peer's address, by its hash */
+    uint64_t random;              /* see mt_draw() */
     mt_link dirty;                /* mt_lane.dirty: with a tally to tell */
     mt_link dialling;             /* mt_stream.dial, in the order of their deadlines */
     double report_at, record_tokens, record_at;

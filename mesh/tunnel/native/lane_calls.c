@@ -104,7 +104,7 @@ static bool fields_are_good(const mt_lane *lane)
 }
 
 mt_object *mt_lane_near(mt_engine *e, uint32_t group, const uint8_t *dst, uint16_t port,
-                        mt_object **tunnels, size_t count, uint32_t limit, const char *head,
+                        uint32_t slot, uint32_t slots, mt_object **tunnels, size_t count, uint32_t limit, const char *head,
                         size_t head_len, const char *tail, size_t tail_len, size_t fields)
 {
     mt_lane *lane = lane_new(SIDE_NEAR, dst, port);
@@ -113,12 +113,14 @@ mt_object *mt_lane_near(mt_engine *e, uint32_t group, const uint8_t *dst, uint16
     if (!lane)
         return NULL;
     lane->group = group;
+    lane->slot = slot;
+    lane->slots = slots;
     lane->limit = limit;
     lane->fields = fields;
     for (size_t i = 0; i < count && i < LANE_TUNNELS; i++)
         lane->tunnels[lane->tunnel_count++] = CONTAINER(hold(tunnels[i]), mt_tunnel, o);
     copied = !copy(&lane->text, head, head_len) && !copy(&lane->tail, tail, tail_len);
-    return lane_add(e, lane, copied && fields_are_good(lane));
+    return lane_add(e, lane, copied && slot < slots && fields_are_good(lane));
 }
 
 mt_object *mt_lane_far(mt_engine *e, mt_object *tunnel, mt_object *stock, const char *authority,

@@ -12,6 +12,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define REPORT_S 0.1
 #define BYTES_REPORT_S 1.0 /* while nothing but bytes has changed */
@@ -189,6 +190,8 @@ void lane_retire(mt_engine *e, mt_lane *lane)
 {
     __atomic_store_n(&lane->retired, 1, __ATOMIC_RELEASE);
     list_remove(&lane->place);
+    if (lane->choice)
+        near_leave(lane);
     if (list_empty(&lane->streams) && !lane->o.done)
         gone(e, lane);
 }
@@ -221,6 +224,9 @@ void lanes_prepare(mt_engine *e)
         list_init(heads[i]);
     for (size_t i = 0; i < LANE_BUCKETS; i++)
         list_init(&e->near[i]);
+    /* Any seed that is not zero will do: nothing secret is drawn. */
+    if (getrandom(&e->random, sizeof e->random, 0) != sizeof e->random || !e->random)
+        e->random = 1;
     e->record_at = e->now;
     e->record_tokens = RECORD_BURST_S * e->settings.records_per_s;
 }
@@ -234,10 +240,10 @@ static void add_lane(mt_engine *e, mt_lane *lane)
         lane_retire(e, lane);
         return;
     }
-    if (lane->side == SIDE_NEAR)
-        near_place(e, lane);
-    else
+    if (lane->side == SIDE_FAR)
         list_append(&t->lanes, &lane->place);
+    else if (near_place(e, lane))
+        lane_retire(e, lane);
 }
 
 static void drop_stock(mt_engine *e, mt_stock *stock)

@@ -11,6 +11,17 @@
 enum { SIDE_NEAR, SIDE_FAR };
 #define LANE_TUNNELS 4
 
+/* The near lanes of one group and destination: one for each endpoint that may be chosen. */
+typedef struct {
+    mt_link place; /* in mt_engine.near */
+    mt_link lanes; /* mt_lane.place */
+    uint32_t group;
+    uint8_t dst[16];
+    uint16_t port;
+    uint32_t count;
+    mt_lane *slots[]; /* NULL: not laid */
+} mt_choice;
+
 struct mt_lane {
     mt_object o;
     int retired; /* atomic: no more connections from this moment on */
@@ -25,7 +36,9 @@ struct mt_lane {
 
     mt_tunnel *tunnels[LANE_TUNNELS]; /* held; a far one has its own */
     size_t tunnel_count;
-    uint32_t group, limit; /* near */
+    uint32_t group, limit; /* near, like these */
+    uint32_t slot, slots;  /* which endpoint of how many */
+    mt_choice *choice;     /* NULL once it is retired */
     mt_object *stock;      /* far, held */
     uint8_t src[16];
     bool binds;
@@ -63,7 +76,11 @@ typedef struct {
 void door_open(mt_engine *e, mt_door *door, int fd);
 void door_close(mt_engine *e, mt_door *door, int error);
 void door_event(mt_engine *e, mt_door *door);
-void near_place(mt_engine *e, mt_lane *lane);
+/* -1: there is no place for it. */
+int near_place(mt_engine *e, mt_lane *lane);
+void near_leave(mt_lane *lane);
+/* Where the streams to the peer of `fd` are counted. */
+uint32_t *near_load(mt_engine *e, int fd);
 /* No tunnel took it, or the peer refused it. */
 void near_refused(mt_stream *st, int status, const char *detail);
 

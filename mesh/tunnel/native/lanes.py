@@ -120,7 +120,8 @@ class NativeDoor:
 
     def event(self, record: Record) -> bool:
         if record.kind == core.ACCEPTED:
-            self._events.door_accepted(socket.socket(fileno=record.code), record.port)
+            drawn = record.status - 1 if record.status else None
+            self._events.door_accepted(socket.socket(fileno=record.code), record.port, drawn)
             return False
         if record.code:
             self._closed = True
@@ -190,6 +191,8 @@ class NativeLanes:
             route.group,
             _address(route.dialled.ip),
             route.dialled.port,
+            route.endpoint,
+            route.endpoints,
             tunnels,
             len(tunnels),
             route.limit,

@@ -46,7 +46,8 @@ enum mt_event_kind {
     MT_REFUSED = 8,   /* stream; code: status; fields, or with status 0 text: detail. Last event */
     MT_CLOSED = 9,    /* stream or relay; code: mt_end; counts; text: detail. Last event */
     MT_STOPPED = 10,  /* engine; nothing follows */
-    MT_ACCEPTED = 11, /* door or lane; code: a socket for the receiver; port: the client's */
+    MT_ACCEPTED = 11, /* door or lane; code: a socket for the receiver; port: the client's; status:
+                       * 0, or which endpoint was drawn for it, from 1 */
     MT_ENDED = 12,    /* lane; code: mt_lane_end; counts; times; port; text: detail. Not told of
                        * all that were established, see mt_settings.records_per_s */
     MT_TALLY = 13,    /* lane; text: mt_tally, what was added since the last one */
@@ -144,12 +145,14 @@ mt_object *mt_relay_new(mt_engine *e, int first, int second);
  */
 mt_object *mt_door_open(mt_engine *e, uint32_t group, int fd);
 void mt_door_close(mt_engine *e, mt_object *door);
-/* From a door's group and an original destination into the first of these tunnels that takes less
- * than `limit` streams. The fields of the CONNECT are `head`, the client's port, `tail`. MT_ACCEPTED
+/* From a door's group and an original destination, for endpoint `slot` of `slots` (from 0) that are
+ * drawn from by load, into the first of these tunnels that takes less than `limit` streams. The fields of the CONNECT are `head`, the client's port, `tail`. MT_ACCEPTED
  * gives back what no tunnel has taken. NULL: no memory, or bad fields. */
 mt_object *mt_lane_near(mt_engine *e, uint32_t group, const uint8_t *dst, uint16_t port,
-                        mt_object **tunnels, size_t count, uint32_t limit, const char *head,
+                        uint32_t slot, uint32_t slots, mt_object **tunnels, size_t count, uint32_t limit, const char *head,
                         size_t head_len, const char *tail, size_t tail_len, size_t fields);
+/* Two different numbers below `count`, which is 2 at least; the state is not zero. */
+void mt_draw(uint64_t *random, uint32_t count, uint32_t *first, uint32_t *second);
 /* From a tunnel and an `:authority` to an application, with a socket of the stock. `src`: bind to
  * this address, unless NULL. `client`: what `forwarded` has for the client's address. */
 mt_object *mt_lane_far(mt_engine *e, mt_object *tunnel, mt_object *stock, const char *authority,

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -25,39 +26,135 @@ typedef struct {
 
 static const uint8_t v4_mapped[12] = {[10] = 0xff, [11] = 0xff};
 
-/* ---- finding a lane ------------------------------------------------------------------------ */
-
-static mt_link *bucket(mt_engine *e, uint32_t group, const address *dst)
+static void take_v4(address *a, const struct sockaddr_in *in)
 {
-    uint32_t hash = 2166136261u ^ group; /* FNV-1a */
-
-    for (size_t i = 0; i < sizeof dst->ip; i++)
-        hash = (hash ^ dst->ip[i]) * 16777619u;
-    hash = (hash ^ dst->port) * 16777619u;
-    return &e->near[(hash ^ hash >> 16) % LANE_BUCKETS];
+    memcpy(a->ip, v4_mapped, sizeof v4_mapped);
+    memcpy(a->ip + sizeof v4_mapped, &in->sin_addr, 4);
+    a->port = ntohs(in->sin_port);
 }
 
-static mt_lane *find(mt_engine *e, uint32_t group, const address *dst)
+/* ---- finding a lane ------------------------------------------------------------------------ */
+
+static uint32_t hash_of(uint32_t seed, const uint8_t ip[16], uint16_t port)
 {
-    mt_link *head = bucket(e, group, dst);
+    uint32_t hash = 2166136261u ^ seed; /* FNV-1a */
 
+    for (size_t i = 0; i < 16; i++)
+        hash = (hash ^ ip[i]) * 16777619u;
+    hash = (hash ^ port) * 16777619u;
+    return hash ^ hash >> 16;
+}
+
+static mt_link *bucket(mt_engine *e, uint32_t group, const uint8_t ip[16], uint16_t port)
+{
+    return &e->near[hash_of(group, ip, port) % LANE_BUCKETS];
+}
+
+static mt_choice *find(mt_link *head, uint32_t group, const uint8_t ip[16], uint16_t port)
+{
     for (mt_link *l = head->next; l != head; l = l->next) {
-        mt_lane *lane = CONTAINER(l, mt_lane, place);
+        mt_choice *choice = CONTAINER(l, mt_choice, place);
 
-        if (lane->group == group && lane->port == dst->port &&
-            !memcmp(lane->dst, dst->ip, sizeof dst->ip) && lane_is_open(lane))
-            return lane;
+        if (choice->group == group && choice->port == port && !memcmp(choice->dst, ip, 16))
+            return choice;
     }
     return NULL;
 }
 
-void near_place(mt_engine *e, mt_lane *lane)
+static mt_choice *choice_new(mt_link *head, const mt_lane *lane)
 {
-    address dst = {.port = lane->port};
+    mt_choice *choice = calloc(1, sizeof *choice + lane->slots * sizeof *choice->slots);
 
-    memcpy(dst.ip, lane->dst, sizeof dst.ip);
-    list_append(bucket(e, lane->group, &dst), &lane->place);
+    if (!choice)
+        return NULL;
+    list_init(&choice->lanes);
+    choice->group = lane->group;
+    memcpy(choice->dst, lane->dst, sizeof choice->dst);
+    choice->port = lane->port;
+    choice->count = lane->slots;
+    list_append(head, &choice->place);
+    return choice;
 }
+
+int near_place(mt_engine *e, mt_lane *lane)
+{
+    mt_link *head = bucket(e, lane->group, lane->dst, lane->port);
+    mt_choice *choice = find(head, lane->group, lane->dst, lane->port);
+
+    if (!choice)
+        choice = choice_new(head, lane);
+    if (!choice || choice->count != lane->slots || choice->slots[lane->slot])
+        return -1;
+    choice->slots[lane->slot] = lane;
+    lane->choice = choice;
+    list_append(&choice->lanes, &lane->place);
+    return 0;
+}
+
+void near_leave(mt_lane *lane)
+{
+    mt_choice *choice = lane->choice;
+
+    choice->slots[lane->slot] = NULL;
+    lane->choice = NULL;
+    if (!list_empty(&choice->lanes))
+        return;
+    list_remove(&choice->place);
+    free(choice);
+}
+
+/* ---- choosing an endpoint ------------------------------------------------------------------ */
+
+uint32_t *near_load(mt_engine *e, int fd)
+{
+    struct sockaddr_storage peer;
+    socklen_t len = sizeof peer;
+    address a = {0};
+
+    if (!getpeername(fd, (struct sockaddr *)&peer, &len)) {
+        if (peer.ss_family == AF_INET)
+            take_v4(&a, (const struct sockaddr_in *)&peer);
+        else if (peer.ss_family == AF_INET6)
+            memcpy(a.ip, &((const struct sockaddr_in6 *)&peer)->sin6_addr, sizeof a.ip);
+    }
+    return &e->loads[hash_of(0, a.ip, 0) % LOADS];
+}
+
+static uint32_t below(uint64_t *random, uint32_t limit)
+{
+    /* xorshift64* */
+    *random ^= *random >> 12;
+    *random ^= *random << 25;
+    *random ^= *random >> 27;
+    return (uint32_t)((uint64_t)(uint32_t)(*random * 2685821657736338717u >> 32) * limit >> 32);
+}
+
+void mt_draw(uint64_t *random, uint32_t count, uint32_t *first, uint32_t *second)
+{
+    *first = below(random, count);
+    *second = below(random, count - 1);
+    if (*second >= *first)
+        ++*second;
+}
+
+/* What is not laid has no connections of ours that are known here. */
+static uint32_t load_of(const mt_lane *lane)
+{
+    return lane && lane->tunnel_count && lane->tunnels[0]->load ? *lane->tunnels[0]->load : 0;
+}
+
+/* As mesh/balance/least_loaded.py does it: the better of two random ones. */
+static uint32_t choose(mt_engine *e, const mt_choice *choice)
+{
+    uint32_t first, second;
+
+    if (choice->count == 1)
+        return 0;
+    mt_draw(&e->random, choice->count, &first, &second);
+    return load_of(choice->slots[second]) < load_of(choice->slots[first]) ? second : first;
+}
+
+/* ---- taking it ----------------------------------------------------------------------------- */
 
 static mt_tunnel *room(const mt_lane *lane)
 {
@@ -73,13 +170,12 @@ static mt_tunnel *room(const mt_lane *lane)
     return NULL;
 }
 
-/* ---- taking it ----------------------------------------------------------------------------- */
-
-static void hand_over(mt_engine *e, mt_object *to, int fd, uint16_t port)
+static void hand_over(mt_engine *e, mt_object *to, int fd, uint16_t port, uint32_t drawn)
 {
     mt_event *event = event_new(MT_ACCEPTED, fd, to, NULL, 0);
 
     event->port = port;
+    event->status = (int32_t)drawn;
     event_send(e, event, false);
 }
 
@@ -120,7 +216,7 @@ void near_refused(mt_stream *st, int status, const char *detail)
     st->fd = -1;
     if (status == 0 && !lane->cut && !e->stopping) {
         /* Nothing was read from the application: Python may find another tunnel. */
-        hand_over(e, &lane->o, fd, st->client_port);
+        hand_over(e, &lane->o, fd, st->client_port, 0);
         lane_left(st);
         return;
     }
@@ -129,13 +225,6 @@ void near_refused(mt_stream *st, int status, const char *detail)
 }
 
 /* ---- doors --------------------------------------------------------------------------------- */
-
-static void take_v4(address *a, const struct sockaddr_in *in)
-{
-    memcpy(a->ip, v4_mapped, sizeof v4_mapped);
-    memcpy(a->ip + sizeof v4_mapped, &in->sin_addr, 4);
-    a->port = ntohs(in->sin_port);
-}
 
 static bool original_destination(int fd, int family, address *dst)
 {
@@ -162,16 +251,29 @@ static void accepted(mt_engine *e, mt_door *door, int fd, const struct sockaddr_
     int family = from->ss_family;
     uint16_t port = family == AF_INET ? ((const struct sockaddr_in *)from)->sin_port
                                       : ((const struct sockaddr_in6 *)from)->sin6_port;
+    uint32_t drawn = 0;
+    mt_choice *choice;
     mt_lane *lane = NULL;
     address dst;
 
     if (family == AF_INET6 &&
         !memcmp(&((const struct sockaddr_in6 *)from)->sin6_addr, v4_mapped, sizeof v4_mapped))
         family = AF_INET;
-    if (original_destination(fd, family, &dst))
-        lane = find(e, door->group, &dst);
+    choice = original_destination(fd, family, &dst)
+                 ? find(bucket(e, door->group, dst.ip, dst.port), door->group, dst.ip, dst.port)
+                 : NULL;
+    if (choice) {
+        uint32_t slot = choose(e, choice);
+
+        lane = choice->slots[slot];
+        drawn = choice->count > 1 ? slot + 1 : 0;
+    }
+    if (lane && !lane_is_open(lane)) {
+        lane = NULL;
+        drawn = 0; /* among endpoints of an earlier day */
+    }
     if (!lane || !enter(lane, fd, ntohs(port)))
-        hand_over(e, &door->o, fd, ntohs(port));
+        hand_over(e, &door->o, fd, ntohs(port), drawn);
 }
 
 void door_event(mt_engine *e, mt_door *door)

@@ -38,6 +38,8 @@ void stream_adopt(mt_tunnel *t, mt_stream *st)
     st->window = http2_first_window(t->engine);
     list_append(&t->streams, &st->o.all);
     __atomic_add_fetch(&t->stream_count, 1, __ATOMIC_RELAXED);
+    if (t->load)
+        ++*t->load;
 }
 
 /* Nobody may reach the stream any more, neither nghttp2 nor the tunnel. */

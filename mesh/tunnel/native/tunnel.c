@@ -35,6 +35,8 @@ void tunnel_start(mt_engine *e, mt_tunnel *t, int fd)
     t->drain_reason = MT_LOSS_LOCAL;
     snprintf(t->drain_detail, sizeof t->drain_detail, "drained");
     list_append(&e->tunnels, &t->o.all);
+    if (t->client)
+        t->load = near_load(e, fd);
     if (port_open(e, &t->port, PORT_TUNNEL, t, fd)) {
         tunnel_lose(t, MT_LOSS_RESET, "the socket cannot be watched");
         return;
@@ -53,6 +55,8 @@ void tunnel_forget(mt_tunnel *t, mt_stream *st)
     list_remove(&st->ready);
     list_remove(&st->o.all);
     __atomic_sub_fetch(&t->stream_count, 1, __ATOMIC_RELAXED);
+    if (t->load)
+        --*t->load;
 }
 
 void tunnel_free_parts(mt_tunnel *t)

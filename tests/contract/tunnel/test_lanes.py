@@ -382,9 +382,11 @@ def test_closing_the_engine_ends_everything() -> None:
 class DoorLog:
     def __init__(self) -> None:
         self.accepted = asyncio.Queue[tuple[socket.socket, int]]()
+        self.drawn: list[int | None] = []
         self.failed = asyncio.Event()
 
-    def door_accepted(self, sock: socket.socket, client_port: int) -> None:
+    def door_accepted(self, sock: socket.socket, client_port: int, drawn: int | None) -> None:
+        self.drawn.append(drawn)
         self.accepted.put_nowait((sock, client_port))
 
     def door_failed(self, error: OSError) -> None:

@@ -76,20 +76,21 @@ class Leader:
         self._roots = roots
         self._resync_s = resync_s
         self._retry_s = retry_s
-        self._is_admission_applied = False
+        self._applied: Manifest | None = None
+        """The webhook's configuration as it was applied last."""
 
-    async def lead(self, admission: Manifest | None = None) -> None:
+    async def lead(self, admission: Callable[[], Manifest] | None = None) -> None:
         """Work until cancelled: by every change, and at times without one.
 
         Args:
-            admission: the webhook's configuration, where there is one.
+            admission: the webhook's configuration as it is now, where there is a webhook.
         """
         loop = asyncio.get_running_loop()
         resync_at = loop.time()
         while True:
             if loop.time() >= resync_at:
                 self._forget()
-                self._is_admission_applied = False
+                self._applied = None
                 resync_at = loop.time() + self._resync_s
             changed = self._mesh.changed
             is_done = await self._round(admission)
@@ -103,24 +104,26 @@ class Leader:
         if self._work.waypoints is not None:
             self._work.waypoints.forget()
 
-    async def _round(self, admission: Manifest | None) -> bool:
+    async def _round(self, admission: Callable[[], Manifest] | None) -> bool:
         objects, snapshot, work = self._mesh.objects, self._mesh.snapshot, self._work
         requests = waypoint_requests(objects.objects)
         namespaces = [o.name for o in objects.objects if isinstance(o.body, NamespaceObject)]
-        if admission is not None and not self._is_admission_applied:
-            self._is_admission_applied = await self._apply(admission)
+        if admission is not None:
+            await self._apply(admission())
         is_done = await work.bundles.publish(namespaces, self._roots())
         if work.waypoints is not None:
             is_done &= await work.waypoints.keep(requests)
         return await work.status.write(_statuses(objects, snapshot, requests)) and is_done
 
-    async def _apply(self, manifest: Manifest) -> bool:
+    async def _apply(self, manifest: Manifest) -> None:
+        if manifest == self._applied:
+            return
         try:
             await self._work.client.apply(manifest)
         except KubeError as error:
             log.warning("the webhook's configuration: %s", error)
-            return False
-        return True
+            return
+        self._applied = manifest
 
 
 def _statuses(

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from controller.kubernetes.admission import AdmissionSetup, serve_admission
+from controller.kubernetes.admission import Admission, AdmissionSetup, serve_admission
 from controller.kubernetes.bundle import BundlePublisher, Roots
 from controller.kubernetes.ca_secret import CaSecret
 from controller.kubernetes.client import KubeClient
@@ -84,7 +84,9 @@ async def run_cluster_controller(
         if mesh is None:
             return
         async with AsyncExitStack() as stack:
-            lead = await _leader(cluster, source, api, mesh, settings.state_dir, stack)
+            state_dir = StateDir(settings.state_dir)
+            admission = await _admission(cluster, mesh, state_dir, stack)
+            lead = _leader(cluster, source, api, mesh, state_dir, admission)
             election = LeaderElection(
                 api,
                 namespace=cluster.namespace,
@@ -94,7 +96,7 @@ async def run_cluster_controller(
                 timing=cluster.lease,
             )
             authenticator = TokenReviewAuthenticator(api, cluster.agents, now=time.monotonic)
-            async with _background(mesh, secret, election):
+            async with _background(mesh, secret, election, admission):
                 await run_controller(
                     settings,
                     directory=SnapshotDirectory(lambda: mesh.snapshot),
@@ -106,38 +108,44 @@ async def run_cluster_controller(
                 )
 
 
-async def _leader(
+async def _admission(
+    cluster: ClusterSettings, mesh: LatestMesh, state_dir: StateDir, stack: AsyncExitStack
+) -> Admission | None:
+    """The webhook, which every replica serves; `stack` closes it."""
+    if cluster.webhook_port is None:
+        return None
+    setup = AdmissionSetup(cluster.namespace, state_dir, cluster.webhook_port)
+    return await serve_admission(setup, lambda: mesh.objects, stack)
+
+
+def _leader(
     cluster: ClusterSettings,
     source: KubernetesSource,
     api: KubeApi,
     mesh: LatestMesh,
-    directory: Path,
-    stack: AsyncExitStack,
+    state_dir: StateDir,
+    admission: Admission | None,
 ) -> Callable[[], Coroutine[None, None, None]]:
-    """The leader's work; the webhook, which every replica serves, is closed by `stack`."""
-    client, state_dir = KubeClient(api), StateDir(directory)
+    client = KubeClient(api)
     leader = Leader(
         mesh,
         _work(cluster, client, source),
         roots=lambda: _roots(state_dir),
         retry_s=cluster.retry_s,
     )
-    admission = None
-    if cluster.webhook_port is not None:
-        setup = AdmissionSetup(client, cluster.namespace, state_dir, cluster.webhook_port)
-        admission = await serve_admission(setup, lambda: mesh.objects, stack)
-    return lambda: leader.lead(admission)
+    return lambda: leader.lead(admission.configuration if admission is not None else None)
 
 
 @asynccontextmanager
 async def _background(
-    mesh: LatestMesh, secret: CaSecret, election: LeaderElection
+    mesh: LatestMesh, secret: CaSecret, election: LeaderElection, admission: Admission | None
 ) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(mesh.follow()),
             group.create_task(_keep_secret(secret, election.leads)),
             group.create_task(election.run()),
+            *([group.create_task(admission.run())] if admission is not None else []),
         ]
         try:
             yield

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypedDict
 
+from controller.kubernetes.admission import configuration
 from controller.kubernetes.bundle import BundlePublisher, Roots
-from controller.kubernetes.client import KubeClient
+from controller.kubernetes.client import KubeClient, Manifest
 from controller.kubernetes.leader import LatestMesh, Leader, Work
 from controller.kubernetes.status_writer import StatusWriter
 from controller.kubernetes.waypoint_keeper import WaypointKeeper
@@ -107,7 +109,11 @@ class Stage:
             await asyncio.sleep(0.02)
 
 
-def play(script: Callable[[Stage], Awaitable[None]], *manifests: Mapping[str, object]) -> None:
+def play(
+    script: Callable[[Stage], Awaitable[None]],
+    *manifests: Mapping[str, object],
+    admission: Callable[[], Manifest] | None = None,
+) -> None:
     async def run() -> None:
         server = KubeApiServer(has_gateway_api=True, has_istio=True)
         async with asyncio.timeout(TIMEOUT_S), server.running():
@@ -134,7 +140,10 @@ def play(script: Callable[[Stage], Awaitable[None]], *manifests: Mapping[str, ob
                     bundles=BundlePublisher(client),
                 )
                 leader = Leader(mesh, work, roots=lambda: ROOTS, retry_s=0.05)
-                tasks = [group.create_task(mesh.follow()), group.create_task(leader.lead())]
+                tasks = [
+                    group.create_task(mesh.follow()),
+                    group.create_task(leader.lead(admission)),
+                ]
                 await script(Stage(server))
                 for task in tasks:
                     task.cancel()
@@ -393,6 +402,31 @@ def test_istios_policies_get_conditions_of_ours_beside_istios() -> None:
         assert on.condition(policies, "p", "Reconciled") == istio
 
     play(script, policy)
+
+
+def test_the_webhooks_configuration_follows_its_root() -> None:
+    now = {"root": b"first root"}
+    name = "validatingwebhookconfigurations.admissionregistration.k8s.io"
+
+    def bundle(on: Stage) -> bytes:
+        hooks = (on.get(name, "meshnode", "") or {}).get("webhooks")
+        if not isinstance(hooks, list):
+            return b""
+        return base64.b64decode(hooks[0]["clientConfig"]["caBundle"])
+
+    async def script(on: Stage) -> None:
+        on.server.store.serve(
+            name, "ValidatingWebhookConfiguration", "admissionregistration.k8s.io/v1"
+        )
+        await on.until(lambda: bundle(on) == b"first root")
+        now["root"] = b"second root"
+        await on.until(lambda: bundle(on) == b"second root")
+        asked = on.server.asked("validatingwebhookconfigurations")
+        await on.server.apply({**NAMESPACE, "metadata": {"name": "other"}})
+        await on.until(lambda: on.get("configmaps", "meshnode-ca-root", "other") is not None)
+        assert on.server.asked("validatingwebhookconfigurations") == asked
+
+    play(script, admission=lambda: configuration("system", now["root"]))
 
 
 def test_every_namespace_has_the_roots() -> None:

@@ -109,7 +109,7 @@ class Given(TypedDict):
     "--otlp-endpoint",
     metavar="URL",
     default="",
-    help="Send spans to this OTLP/HTTP collector, such as http://collector:4318.",
+    help="Send spans to this OTLP collector: http://collector:4318, or grpc://collector:4317.",
 )
 @click.option(
     "--trace-sampling",

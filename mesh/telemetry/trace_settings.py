@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from mesh.errors import ConfigError
 
 TRACES_PATH = "/v1/traces"
+GRPC_SCHEMES = ("grpc", "grpcs")
+"""OTLP over gRPC, without and with TLS."""
 DEFAULT_SAMPLING = "1"
 """Istio's default, in percent."""
 
@@ -18,8 +20,11 @@ def parse_endpoint(text: str) -> str:
         port = parts.port
     except ValueError as error:
         raise ConfigError(f"--otlp-endpoint {text!r}: {error}") from error
+    if parts.scheme in GRPC_SCHEMES and parts.hostname and port and parts.path in ("", "/"):
+        return f"{parts.scheme}://{parts.netloc}"
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise ConfigError(f"--otlp-endpoint {text!r}: write http://HOST:4318 or https://…")
+        message = "write http://HOST:4318, https://…, grpc://HOST:4317 or grpcs://HOST:4317"
+        raise ConfigError(f"--otlp-endpoint {text!r}: {message}")
     if parts.path in ("", "/"):
         return parts._replace(path=TRACES_PATH).geturl()
     return text

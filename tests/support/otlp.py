@@ -1,4 +1,4 @@
-"""A collector that speaks OTLP over HTTP and keeps what it gets."""
+"""Collectors that speak OTLP over HTTP and gRPC, and keep what they get."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 import gzip
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import grpc
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -105,3 +107,32 @@ def collector(host: str = "127.0.0.1", port: int = 0) -> Iterator[Collector]:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         loop.close()
+
+
+@contextmanager
+def grpc_collector() -> Iterator[Collector]:
+    """Run one that speaks gRPC; `statuses` are gRPC's codes."""
+    made = Collector()
+    codes = {code.value[0]: code for code in grpc.StatusCode}
+
+    def export(data: bytes, context: grpc.ServicerContext) -> bytes:
+        if made.statuses:
+            context.abort(codes[made.statuses.pop(0)], "not now")
+        with made.arrived:
+            made.requests.append(ExportTraceServiceRequest.FromString(data))
+            made.arrived.notify_all()
+        return ExportTraceServiceResponse().SerializeToString()
+
+    name = "opentelemetry.proto.collector.trace.v1.TraceService"
+    handler = grpc.unary_unary_rpc_method_handler(export)
+    with ThreadPoolExecutor(4) as threads:
+        server = grpc.server(threads)
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(name, {"Export": handler})]
+        )
+        made.url = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        try:
+            yield made
+        finally:
+            server.stop(None).wait()

@@ -1,9 +1,10 @@
-"""Spans on their way to a real OTLP/HTTP server."""
+"""Spans on their way to real OTLP servers, over HTTP and gRPC."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from mesh.model.span import Span, SpanCounts, SpanKind
 from mesh.telemetry.otlp import SpanExport, open_export
 from mesh.telemetry.trace_settings import parse_endpoint
-from tests.support.otlp import attributes, collector
+from tests.support.otlp import Collector, attributes, collector, grpc_collector
 
 SPAN = Span(
     trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
@@ -32,8 +33,13 @@ SPAN = Span(
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 
-def test_a_span_arrives_as_it_is() -> None:
-    with collector() as server:
+Running = Callable[[], AbstractContextManager[Collector]]
+both = pytest.mark.parametrize("running", [collector, grpc_collector], ids=["http", "grpc"])
+
+
+@both
+def test_a_span_arrives_as_it_is(running: Running) -> None:
+    with running() as server:
         export = open_export(parse_endpoint(server.url), {"service.name": "gate"})
         export.offer(SPAN)
         export.close(20.0)
@@ -52,9 +58,12 @@ def test_a_span_arrives_as_it_is() -> None:
         assert export.counts == SpanCounts(exported=1, failed=0, dropped=0)
 
 
-def test_a_busy_collector_is_asked_again() -> None:
-    with collector() as server:
-        server.statuses[:] = [503]
+@pytest.mark.parametrize(
+    ("running", "status"), [(collector, 503), (grpc_collector, 14)], ids=["http", "grpc"]
+)
+def test_a_busy_collector_is_asked_again(running: Running, status: int) -> None:
+    with running() as server:
+        server.statuses[:] = [status]
         export = open_export(parse_endpoint(server.url), {})
         export.offer(SPAN)
         server.wait_spans(bool)
@@ -62,9 +71,12 @@ def test_a_busy_collector_is_asked_again() -> None:
         assert export.counts.exported == 1
 
 
-def test_a_collector_that_refuses_costs_the_batch_only() -> None:
-    with collector() as server:
-        server.statuses[:] = [400]
+@pytest.mark.parametrize(
+    ("running", "status"), [(collector, 400), (grpc_collector, 3)], ids=["http", "grpc"]
+)
+def test_a_collector_that_refuses_costs_the_batch_only(running: Running, status: int) -> None:
+    with running() as server:
+        server.statuses[:] = [status]
         export = open_export(parse_endpoint(server.url), {})
         export.offer(SPAN)
         export.close(20.0)

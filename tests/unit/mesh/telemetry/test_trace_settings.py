@@ -14,7 +14,14 @@ def test_an_endpoint_gets_its_path() -> None:
     assert parse_endpoint("http://c:4318/own/path") == "http://c:4318/own/path"
 
 
-@pytest.mark.parametrize("text", ["c:4318", "ftp://c", "http://", "http://c:x", "http://c:0"])
+def test_grpc_has_a_port_and_no_path() -> None:
+    assert parse_endpoint("grpc://c:4317") == "grpc://c:4317"
+    assert parse_endpoint("grpcs://[::1]:4317/") == "grpcs://[::1]:4317"
+
+
+@pytest.mark.parametrize(
+    "text", ["c:4318", "ftp://c", "http://", "http://c:x", "http://c:0", "grpc://c", "grpc://c:1/x"]
+)
 def test_a_bad_endpoint_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--otlp-endpoint"):
         parse_endpoint(text)

@@ -119,6 +119,7 @@ class AgentOptions:
         trust_domain: None = as the mesh's objects say.
         access_log_file: None = standard output.
         drain_timeout_s: how long open connections may go on after a stop or an upgrade.
+        expired_grace_s: how long open connections may go on past the end of a certificate.
         otlp_endpoint: where spans go, empty: nowhere; trace_sampling: of which share of
             connections.
         hand_over: stand by for an earlier agent, and leave the workers to a later one.
@@ -136,6 +137,7 @@ class AgentOptions:
     access_log_file: Path | None = None
     log_level: LogLevel = LogLevel.INFO
     drain_timeout_s: float = 30.0
+    expired_grace_s: float = 600.0
     hand_over: bool = False
     otlp_endpoint: str = ""
     trace_sampling: float = 0.0

@@ -31,6 +31,7 @@ class AgentArguments(TypedDict):
     access_log_file: str | None
     log_level: str
     drain_timeout: str
+    expired_grace: str
     otlp_endpoint: str
     trace_sampling: str
     hand_over: bool
@@ -65,6 +66,7 @@ def agent_options(given: AgentArguments) -> parse.AgentOptions:
         access_log_file=Path(log_file) if log_file else None,
         log_level=LogLevel(given["log_level"]),
         drain_timeout_s=parse.parse_duration(given["drain_timeout"]),
+        expired_grace_s=parse.parse_duration(given["expired_grace"]),
         otlp_endpoint=parse_endpoint(endpoint) if endpoint else "",
         trace_sampling=parse_sampling(given["trace_sampling"]) or 0.0,
         hand_over=given["hand_over"],

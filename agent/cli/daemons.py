@@ -96,6 +96,13 @@ _node = click.option(
     help="How long open connections may go on after a stop or an upgrade.",
 )
 @click.option(
+    "--expired-grace",
+    default="10m",
+    show_default=True,
+    metavar="TIME",
+    help="How long open connections may go on past the end of a certificate they were proved by.",
+)
+@click.option(
     "--otlp-endpoint",
     metavar="URL",
     default="",

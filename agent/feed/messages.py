@@ -93,6 +93,7 @@ class WorkerStats(msgspec.Struct, frozen=True, tag="stats", kw_only=True):
     connections: int
     identities: int
     lost_records: int
+    expired_cut: int = 0
 
 
 ToWorker = SnapshotChange | CredentialsChange | Drain | SetLogLevel | ListConnections

@@ -95,6 +95,7 @@ class Node:
                 gid=gid,
                 log_level=str(options.log_level),
                 drain_timeout_s=options.drain_timeout_s,
+                expired_grace_s=options.expired_grace_s,
             ),
             holder.worker_channel,
             self._records,

@@ -69,6 +69,7 @@ class WorkerOptions:
     gid: int
     log_level: str
     drain_timeout_s: float
+    expired_grace_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +296,7 @@ class WorkerSupervisor:
             "--uid", str(options.uid),
             "--gid", str(options.gid),
             "--log-level", self._level,
+            "--expired-grace-s", str(options.expired_grace_s),
         ]  # fmt: skip
 
     def _pid_file(self, pid: int) -> Path:

@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--uid", type=int, required=True)
     parser.add_argument("--gid", type=int, required=True)
     parser.add_argument("--log-level", default="info")
+    parser.add_argument("--expired-grace-s", type=float, required=True)
     parser.add_argument(
         "--engine",
         default=os.environ.get("MESHNODE_TUNNEL_ENGINE", ""),
@@ -52,11 +53,11 @@ def choose_engine(name: str) -> EngineFactory:
     return engine_factory(engine)
 
 
-async def serve(channels: Channels, new_engine: EngineFactory) -> None:
+async def serve(channels: Channels, new_engine: EngineFactory, expired_grace_s: float) -> None:
     """Run one worker to its end."""
     engine = new_engine(asyncio.get_running_loop(), TunnelSettings())
     async with asyncio.TaskGroup() as tasks:
-        await Worker(channels, engine, tasks).run()
+        await Worker(channels, engine, expired_grace_s, tasks).run()
 
 
 def main() -> int:
@@ -81,7 +82,7 @@ def main() -> int:
         install_seccomp()
         # Objects of start-up live for ever: keep the collector from walking them again.
         gc.freeze()
-        uvloop.run(serve(channels, new_engine))
+        uvloop.run(serve(channels, new_engine, arguments.expired_grace_s))
     except MeshnodeError as error:
         print(f"ztunnel: {error}", file=sys.stderr)
         return 1

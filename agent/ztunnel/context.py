@@ -7,6 +7,7 @@ import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
+from agent.ztunnel.expired import ExpiredTunnels
 from agent.ztunnel.lane_records import LaneRecords
 from agent.ztunnel.live import LiveConnections
 from agent.ztunnel.recorder import Recorder
@@ -25,6 +26,7 @@ class WorkerContext:
     recorder: Recorder
     lane_records: LaneRecords
     live: LiveConnections
+    expired: ExpiredTunnels
     tasks: asyncio.TaskGroup
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:

@@ -39,9 +39,7 @@ log = logging.getLogger(__name__)
 
 CREDENTIALS_WAIT_S = 5.0
 SEND_AWAY_S = 3600.0
-"""Time that open streams have left on a tunnel that takes no new ones: without a holder, or past
-the end of a certificate. Nothing is gained by cutting them: they proved themselves when they were
-opened."""
+"""Time that open streams have left on a tunnel that takes no new ones for want of a holder."""
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +100,7 @@ class InboundTunnel:
 
     def tunnel_lost(self, tunnel: Tunnel, loss: Loss) -> None:
         self.owner.tunnels.pop(tunnel, None)
+        self.owner.context.expired.forget(tunnel)
         self.owner.lanes.leave_tunnel(tunnel)
         if loss.reason in (LossReason.TLS, LossReason.IDENTITY, LossReason.HANDSHAKE_TIMEOUT):
             self.owner.refused_handshake(self, loss)
@@ -169,7 +168,8 @@ class Inbound:
         for tunnel, events in list(self.tunnels.items()):
             if min(events.expires_at, tunnel.peer_expires_at) <= now:
                 self.lanes.leave_tunnel(tunnel)
-                tunnel.drain(SEND_AWAY_S)
+                what = f"tunnel of {tunnel.peer} from {events.client} to {events.uid}"
+                self.context.expired.retire(tunnel, now, what)
 
     def refused_handshake(self, tunnel: InboundTunnel, loss: Loss) -> None:
         """Record a peer that failed the handshake; the log line says which check."""

@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 
 CANARY_ADDRESSES = frozenset({parse_ip(canary.ADDRESS_V4), parse_ip(canary.ADDRESS_V6)})
 CREDENTIALS_WAIT_S = 5.0
-EXPIRED_DRAIN_S = 3600.0
-"""Connections proved their identity when they were opened: they may outlive the certificate."""
 MAX_TRIES = 3
 """A stream that ended unanswered is tried on another tunnel: nothing was read from the client."""
 
@@ -298,7 +296,9 @@ class Outbound:
             sock,
             credentials,
             key.expected,
-            OutboundTunnel(self, self.pool, key, credentials.svid.not_after),
+            OutboundTunnel(
+                self, self.pool, key, credentials.svid.not_after, self.context.expired.forget
+            ),
         )
 
     def tunnel_up(self, key: PoolKey, tunnel: Tunnel, expires_at: float) -> None:
@@ -341,9 +341,10 @@ class Outbound:
             tunnel.drain(0.0)
 
     def retire_expired(self) -> None:
-        """Use no tunnel for new connections once its certificate has ended; open ones go on."""
-        for tunnel in self.pool.expired(self.context.epoch_s()):
-            tunnel.drain(EXPIRED_DRAIN_S)
+        """Use no tunnel for new connections once its certificate has ended."""
+        now = self.context.epoch_s()
+        for key, tunnel in self.pool.expired(now):
+            self.context.expired.retire(tunnel, now, f"tunnel of {key.source} to {key.peer}")
 
     # -- plain ------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from mesh.hbone.pool import PoolKey, TunnelPool
@@ -29,15 +30,22 @@ class TunnelUser(Protocol):
 
 
 class OutboundTunnel(Generic[W]):
-    """`TunnelEvents` of one dialled tunnel; `expires_at`: end of our certificate, epoch s."""
+    """`TunnelEvents` of one dialled tunnel; `expires_at`: end of our certificate, epoch s; `lost`
+    is called at its end."""
 
     def __init__(
-        self, user: TunnelUser, pool: TunnelPool[W], key: PoolKey, expires_at: float
+        self,
+        user: TunnelUser,
+        pool: TunnelPool[W],
+        key: PoolKey,
+        expires_at: float,
+        lost: Callable[[Tunnel], None],
     ) -> None:
         self._user = user
         self._pool = pool
         self._key = key
         self._expires_at = expires_at
+        self._lost = lost
         self._up = False
 
     def tunnel_up(self, tunnel: Tunnel) -> None:
@@ -54,6 +62,7 @@ class OutboundTunnel(Generic[W]):
         self._user.serve_waiting(self._key)
 
     def tunnel_lost(self, tunnel: Tunnel, loss: Loss) -> None:
+        self._lost(tunnel)
         detail = f"tunnel to {self._key.peer}: {loss.detail or loss.reason}"
         if self._up:
             log.info("%s ended (%s)", detail, loss.reason)

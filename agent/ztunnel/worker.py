@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ from agent.feed.records import to_wire
 from agent.holder.protocol import Family, ListenerName, SocketKind
 from agent.ztunnel.context import WorkerContext
 from agent.ztunnel.doors import Doors
+from agent.ztunnel.expired import ExpiredTunnels
 from agent.ztunnel.far_lanes import FarLane, FarLanes
 from agent.ztunnel.inbound import Inbound
 from agent.ztunnel.lane_records import LaneRecords
@@ -72,7 +74,13 @@ class Channels:
 class Worker:
     """Serves until told to drain. Build it inside a running event loop."""
 
-    def __init__(self, channels: Channels, engine: TunnelEngine, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        channels: Channels,
+        engine: TunnelEngine,
+        expired_grace_s: float,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._channels = channels
         self._engine = engine
@@ -83,6 +91,7 @@ class Worker:
             lambda record: self._recorder.refused(record), self._tell, self._loop.call_soon
         )
         self._recorder = Recorder(self._emit, self._flush_soon, self._lane_records.progress)
+        self._expired = ExpiredTunnels(expired_grace_s)
         context = WorkerContext(
             state=self._state,
             engine=engine,
@@ -90,6 +99,7 @@ class Worker:
             recorder=self._recorder,
             lane_records=self._lane_records,
             live=self._live,
+            expired=self._expired,
             tasks=tasks,
         )
         self._outbound = Outbound(context)
@@ -231,6 +241,7 @@ class Worker:
             turn += 1
             self._outbound.retire_expired()
             self._inbound.retire_expired()
+            self._expired.end_overdue(time.time())
             if turn % TURNS_PER_PROGRESS == 0:
                 self._recorder.report_progress()
             if turn % TURNS_PER_STATS == 0:
@@ -250,6 +261,7 @@ class Worker:
             connections=len(self._live) + self._outbound.open_connections + self._in_lanes,
             identities=self._state.identities,
             lost_records=self._lost_records,
+            expired_cut=self._expired.cut,
         )
 
     # -- the end --------------------------------------------------------------------------------

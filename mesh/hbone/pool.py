@@ -133,7 +133,7 @@ class TunnelPool(Generic[W]):
         line.tunnels.pop(tunnel, None)
         self._drop_if_unused(key, line)
 
-    def expired(self, now: float) -> list[Tunnel]:
+    def expired(self, now: float) -> list[tuple[PoolKey, Tunnel]]:
         """Tunnels whose certificate has ended at `now` (epoch s); they are handed out no more."""
         ended = [
             (key, tunnel)
@@ -143,7 +143,7 @@ class TunnelPool(Generic[W]):
         ]
         for key, tunnel in ended:
             self.lost(key, tunnel)
-        return [tunnel for _, tunnel in ended]
+        return ended
 
     def idle(self) -> list[Tunnel]:
         """Tunnels that had no stream in the last five minutes. Ask every few seconds: the time of

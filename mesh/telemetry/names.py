@@ -109,6 +109,10 @@ ENROLMENT = _gauge("meshnode_pods", "Local pods by state of enrolment.", "state"
 WORKERS = _gauge("meshnode_workers", "ztunnel workers by state.", "state")
 RESTARTS = _counter("meshnode_worker_restarts_total", "Workers started in place of a dead one.")
 TUNNELS = _gauge("meshnode_tunnels", "Open HBONE tunnels.")
+EXPIRED_CUT = _counter(
+    "meshnode_expired_tunnels_cut_total",
+    "HBONE tunnels ended with open connections, some time after a certificate of theirs had ended.",
+)
 STREAMS = _gauge("meshnode_streams", "Open streams in HBONE tunnels.")
 LIVE = _gauge("meshnode_connections_open", "Connections open now.", "path")
 CERT_EXPIRY = _gauge(
@@ -242,6 +246,6 @@ CONNECTION_METRICS = (
     DENIED,
 )  # fmt: skip
 NODE_METRICS = (
-    BUILD, KERNEL, ENROLMENT, WORKERS, RESTARTS, TUNNELS, STREAMS, LIVE, CERT_EXPIRY, REVISION,
-    WORKER_REVISION, PROBLEMS, RING_LOST, LOG_DROPPED, MAP_ENTRIES, MAP_CAPACITY,
+    BUILD, KERNEL, ENROLMENT, WORKERS, RESTARTS, TUNNELS, EXPIRED_CUT, STREAMS, LIVE, CERT_EXPIRY,
+    REVISION, WORKER_REVISION, PROBLEMS, RING_LOST, LOG_DROPPED, MAP_ENTRIES, MAP_CAPACITY,
 )  # fmt: skip

@@ -140,6 +140,6 @@ def test_a_tunnel_past_its_certificate_is_handed_out_no_more() -> None:
         pool.dialled(KEY, tunnel, expires_at)
         pool.pop_waiter(KEY)
     assert pool.expired(99.0) == []
-    assert pool.expired(100.0) == [old]
+    assert pool.expired(100.0) == [(KEY, old)]
     assert pool.take(KEY) is new
     assert pool.expired(100.0) == []

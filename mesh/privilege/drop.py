@@ -14,6 +14,7 @@ import resource
 from pathlib import Path
 
 from mesh.errors import KernelError
+from mesh.privilege.late import load_late_modules
 
 NOBODY = 65534
 WORKER_USER = "meshnode"
@@ -64,6 +65,7 @@ def drop_privileges(uid: int, gid: int) -> None:
         raise ValueError("a worker must not run as user or group 0")
     if len(os.listdir("/proc/self/task")) != 1:
         raise KernelError("drop privileges", 0, "Do it before the process starts a thread.")
+    load_late_modules()
     try:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

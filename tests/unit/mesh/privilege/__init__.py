@@ -1,0 +1,1 @@
+"""Tests of `mesh.privilege` that need no privilege."""

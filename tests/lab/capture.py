@@ -65,8 +65,11 @@ def capture_wire(
     """
     file = directory / f"wire-{len(list(directory.glob('wire-*.pcap')))}.pcap"
     argv = ["tcpdump", "-i", WIRE_BRIDGE, "-n", "-U", "--immediate-mode", "-s", "0"]
-    argv += ["-B", str(BUFFER_KIB), "-Z", "root", "-w", str(file)]
-    process = Process(wire, argv, file.with_suffix(".log"))
+    argv += ["-B", str(BUFFER_KIB), "-w", "-"]
+    # The shell opens the file: tcpdump gives up root before it would, and Ubuntu 24.04's crashes
+    # when it is told to stay root (-Z root).
+    shell = ["sh", "-c", 'file=$1; shift; exec "$@" >"$file"', "capture", str(file), *argv]
+    process = Process(wire, shell, file.with_suffix(".log"))
     try:
         process.wait_output("listening on")
         capture = Capture(process, file, (sender_netns, target.underlay4))

@@ -217,11 +217,32 @@ def parse_workers(workers: int | None) -> int:
 
 
 def parse_listen(option: str, text: str) -> SocketAddress:
-    """Parse the IP address and port to listen on."""
+    """Parse the IP address and port to listen on. Brackets may be around any address: a manifest
+    that fills one in does not know its family."""
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]") and ":" not in host:
+        text = f"{host[1:-1]}:{port}"
     try:
         return parse_socket_address(text)
     except ConfigError as error:
         raise ConfigError(f"{option}: {error}, such as 127.0.0.1:15020") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ListenOn:
+    """Where to listen; an empty host is every address of both families."""
+
+    host: str
+    port: int
+
+
+def parse_listen_on(option: str, text: str) -> ListenOn:
+    """Parse an IP address or `*`, and a port."""
+    host, _, port = text.rpartition(":")
+    if host == "*":
+        return ListenOn("", parse_listen(option, f"0.0.0.0:{port}").port)
+    address = parse_listen(option, text)
+    return ListenOn(str(address.ip), address.port)
 
 
 def parse_view(text: str) -> SocketAddress:

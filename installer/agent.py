@@ -69,7 +69,7 @@ def daemon_set(values: Values) -> Manifest:
 def _pod(values: Values) -> Manifest:
     return {
         "serviceAccountName": AGENT,
-        "priorityClassName": "system-node-critical",
+        "priorityClassName": values.value("agent.priorityClass"),
         # Pods' namespaces are found through the processes of the host.
         "hostPID": True,
         # It has to start where no pod network is yet: the CNI plugin waits for it.
@@ -125,7 +125,7 @@ def _arguments(values: Values) -> list[object]:
         f"--ca-root-file={CA_ROOT_DIR}/root.pem",
         values.text("--cgroup={agent.podsCgroup}"),
         values.text("--workers={agent.workers}"),
-        values.text("--metrics=$(NODE_ADDRESS):{agent.metricsPort}"),
+        values.text("--metrics=[$(NODE_ADDRESS)]:{agent.metricsPort}"),
         f"--view=127.0.0.1:{VIEW_PORT}",
         values.text("--access-log={agent.accessLog}"),
         values.text("--log-level={agent.logLevel}"),

@@ -18,6 +18,7 @@ def files(values: Values) -> list[File]:
     return [
         File(name="crds", manifests=_kept(crds.definitions()), when="crds.install"),
         File(name="rbac", manifests=rbac.manifests(str(values.value(NAMESPACE)))),
+        File(name="priorityclass", manifests=[_priority_class()], when="priorityClass.enabled"),
         File(name="record", manifests=[_record(values)]),
         File(
             name="controller",
@@ -76,6 +77,16 @@ def _record(values: Values) -> Manifest:
     return {
         **namespaced("v1", "ConfigMap", INSTALL_RECORD, values),
         "data": {"values.json": values.record()},
+    }
+
+
+def _priority_class() -> Manifest:
+    """Below the system's own (2,000,000,000), above all that people may make."""
+    return {
+        **cluster_wide("scheduling.k8s.io/v1", "PriorityClass", "meshnode"),
+        "value": 1_000_000_000,
+        "globalDefault": False,
+        "description": "Agents and controller of the mesh: pods wait for them.",
     }
 
 

@@ -6,7 +6,6 @@ from installer.parts import (
     AGENT,
     CA_PORT,
     CONTROLLER,
-    CONTROLLER_HEALTH_PORT,
     WEBHOOK_PORT,
     field_of_pod,
     http_probe,
@@ -51,7 +50,7 @@ def _pod(values: Values) -> Manifest:
     }
     return {
         "serviceAccountName": CONTROLLER,
-        "priorityClassName": "system-cluster-critical",
+        "priorityClassName": values.value("controller.priorityClass"),
         "enableServiceLinks": False,
         "tolerations": values.value("controller.tolerations"),
         "nodeSelector": values.value("controller.nodeSelector"),
@@ -70,7 +69,7 @@ def _pod(values: Values) -> Manifest:
 
 
 def _container(values: Values) -> Manifest:
-    port = CONTROLLER_HEALTH_PORT
+    port = values.value("controller.healthPort")
     return {
         "name": "controller",
         **image(values),
@@ -79,7 +78,8 @@ def _container(values: Values) -> Manifest:
             "--source=kubernetes",
             # The keys live in the Secret; this is the copy that is worked with.
             "--ca=/run/meshnode/ca",
-            f"--listen=0.0.0.0:{CA_PORT}",
+            f"--listen=*:{CA_PORT}",
+            values.text("--health-port={controller.healthPort}"),
             values.text(f"--agent-account={{namespace}}/{AGENT}"),
             f"--webhook-port={WEBHOOK_PORT}",
         ],
@@ -117,7 +117,11 @@ def service(values: Values) -> Manifest:
             "selector": labels_of(CONTROLLER),
             "ports": [
                 {"name": "ca", "port": CA_PORT, "targetPort": "ca", "appProtocol": "https"},
-                {"name": "http", "port": CONTROLLER_HEALTH_PORT, "targetPort": "http"},
+                {
+                    "name": "http",
+                    "port": values.value("controller.healthPort"),
+                    "targetPort": "http",
+                },
                 {"name": "webhook", "port": 443, "targetPort": "webhook"},
             ],
         },
@@ -147,7 +151,7 @@ def network_policy(values: Values) -> Manifest:
                 {
                     "ports": [
                         {"protocol": "TCP", "port": CA_PORT},
-                        {"protocol": "TCP", "port": CONTROLLER_HEALTH_PORT},
+                        {"protocol": "TCP", "port": values.value("controller.healthPort")},
                         {"protocol": "TCP", "port": WEBHOOK_PORT},
                     ]
                 }

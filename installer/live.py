@@ -27,6 +27,7 @@ PLURALS: Mapping[tuple[str, str], str] = {
     ("policy/v1", "PodDisruptionBudget"): "poddisruptionbudgets",
     ("networking.k8s.io/v1", "NetworkPolicy"): "networkpolicies",
     ("gateway.networking.k8s.io/v1", "GatewayClass"): "gatewayclasses",
+    ("scheduling.k8s.io/v1", "PriorityClass"): "priorityclasses",
     (_OPERATOR, "PodMonitor"): "podmonitors",
     (_OPERATOR, "PrometheusRule"): "prometheusrules",
     ("v1", "ConfigMap"): "configmaps",
@@ -42,6 +43,7 @@ PLURALS: Mapping[tuple[str, str], str] = {
 _CLUSTER_WIDE = frozenset(
     {
         "GatewayClass",
+        "PriorityClass",
         "ClusterRoleBinding",
         "ClusterRole",
         "CustomResourceDefinition",

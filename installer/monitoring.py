@@ -31,6 +31,12 @@ def monitors(values: Values) -> list[Manifest]:
                                 "replacement": values.text("$1:{agent.metricsPort}"),
                             },
                             {
+                                "sourceLabels": ["__meta_kubernetes_pod_host_ip"],
+                                "regex": "(.*:.*)",
+                                "targetLabel": "__address__",
+                                "replacement": values.text("[$1]:{agent.metricsPort}"),
+                            },
+                            {
                                 "sourceLabels": ["__meta_kubernetes_pod_node_name"],
                                 "targetLabel": "node",
                             },

@@ -11,7 +11,6 @@ CA_SECRET = "meshnode-ca"
 CA_ROOT = "meshnode-ca-root"
 """ConfigMap with the root of the CA's server, `root.pem`; the controller keeps it."""
 CA_PORT = 15012
-CONTROLLER_HEALTH_PORT = 15014
 WEBHOOK_PORT = 15017
 PART_OF = "app.kubernetes.io/part-of"
 MANAGED_BY = "app.kubernetes.io/managed-by"

@@ -17,6 +17,7 @@ Json: TypeAlias = "str | int | float | bool | Mapping[str, Json] | Sequence[Json
 
 _DURATION = r"[0-9]+(\.[0-9]+)?(ms|s|m|h)"
 _PATH = r"/.*"
+_PRIORITY = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,12 @@ SETTINGS: Sequence[Setting] = (
         meaning="Nodes that get an agent.",
     ),
     Setting(
+        name="agent.priorityClass",
+        default="system-node-critical",
+        pattern=_PRIORITY,
+        meaning="PriorityClass of the agents: a node without one takes no pod into the mesh.",
+    ),
+    Setting(
         name="cni.enabled",
         default=True,
         meaning="Chain the CNI plugin: a pod starts only after it was captured.",
@@ -152,6 +159,18 @@ SETTINGS: Sequence[Setting] = (
     ),
     Setting(name="controller.replicas", default=2, lowest=1, meaning="One leads, others wait."),
     Setting(
+        name="controller.healthPort",
+        default=15014,
+        lowest=1,
+        meaning="Port of the controller's `/healthz` and `/metrics`.",
+    ),
+    Setting(
+        name="controller.priorityClass",
+        default="system-cluster-critical",
+        pattern=_PRIORITY,
+        meaning="PriorityClass of the controller.",
+    ),
+    Setting(
         name="controller.resources",
         default=_resources("50m", "128Mi", "512Mi"),
         meaning="Requests and limits of the controller.",
@@ -167,6 +186,12 @@ SETTINGS: Sequence[Setting] = (
         name="gatewayClass.enabled",
         default=False,
         meaning="Make the GatewayClass `meshnode-waypoint`; the Gateway API must be installed.",
+    ),
+    Setting(
+        name="priorityClass.enabled",
+        default=False,
+        meaning="Make the PriorityClass `meshnode`, for `agent.priorityClass` and "
+        "`controller.priorityClass`, where the system's own may not be used outside `kube-system`.",
     ),
     Setting(
         name="networkPolicy.enabled",

@@ -173,7 +173,16 @@ def agent(**given: Unpack[AgentArguments]) -> None:
     default=DEFAULT_CA_LISTEN,
     show_default=True,
     metavar="HOST:PORT",
-    help="Where nodes ask for certificates.",
+    help="Where nodes ask for certificates; `*` is every address, IPv4 and IPv6.",
+)
+@click.option(
+    "--health-port",
+    type=click.IntRange(1, 65535),
+    default=15014,
+    show_default=True,
+    metavar="PORT",
+    help="Where /healthz and /metrics are served: on the address of --listen in a cluster, else on "
+    "loopback.",
 )
 @click.option(
     "--agent-account",
@@ -212,6 +221,7 @@ def controller(
     source: str,
     state_dir: str,
     listen: str,
+    health_port: int,
     agent_account: str,
     namespace: str | None,
     identity: str,
@@ -226,12 +236,14 @@ def controller(
     from pathlib import Path
 
     from agent import options as parse
-    from agent.cli.serve_ca import ReplicaOptions, serve_ca
+    from agent.cli.serve_ca import ControllerAddress, ReplicaOptions, serve_ca
 
     serve_ca(
         parse.parse_agent_source(source),
         Path(state_dir),
-        parse.parse_listen("--listen", listen),
+        ControllerAddress(
+            listen=parse.parse_listen_on("--listen", listen), health_port=health_port
+        ),
         parse.parse_service_account("--agent-account", agent_account),
         ReplicaOptions(
             namespace=namespace,

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import click
 
-from agent.options import KubernetesOption, ServiceAccountName, SourceOption
+from agent.options import KubernetesOption, ListenOn, ServiceAccountName, SourceOption
 from controller.run import ControllerPorts, ControllerSettings, run_controller
 from mesh.identity.directory import SnapshotDirectory
 from mesh.identity.server import Authenticator
-from mesh.model.address import SocketAddress
 from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import Reducer
@@ -35,15 +34,28 @@ class ReplicaOptions:
     webhook_port: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerAddress:
+    """Where a controller is reached."""
+
+    listen: ListenOn
+    health_port: int
+
+
 def serve_ca(
     source: SourceOption | KubernetesOption,
     state_dir: Path,
-    listen: SocketAddress,
+    address: ControllerAddress,
     agents: ServiceAccountName,
     replica: ReplicaOptions,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Raises `ConfigError`."""
-    settings = ControllerSettings(state_dir=state_dir, host=str(listen.ip), port=listen.port)
+    settings = ControllerSettings(
+        state_dir=state_dir,
+        host=address.listen.host,
+        port=address.listen.port,
+        health_port=address.health_port,
+    )
     if isinstance(source, KubernetesOption) and replica.namespace:
         asyncio.run(_serve_cluster(source, settings, agents, replica, replica.namespace))
     else:

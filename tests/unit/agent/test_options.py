@@ -11,12 +11,14 @@ from agent.options import (
     CaJoin,
     CaServe,
     KubernetesOption,
+    ListenOn,
     SourceOption,
     parse_agent_source,
     parse_ca,
     parse_cgroup,
     parse_duration,
     parse_listen,
+    parse_listen_on,
     parse_source,
     parse_trust_domain,
     parse_workers,
@@ -95,8 +97,17 @@ def test_a_trust_domain() -> None:
         parse_trust_domain("Example/org")
 
 
+def test_every_address_of_both_families() -> None:
+    assert parse_listen_on("--listen", "*:15012") == ListenOn("", 15012)
+    assert parse_listen_on("--listen", "[::1]:1") == ListenOn("::1", 1)
+    with pytest.raises(ConfigError, match="--listen"):
+        parse_listen_on("--listen", "*:0x1")
+
+
 def test_an_address_to_listen_on() -> None:
     assert parse_listen("--metrics", "[::1]:80") == parse_socket_address("[::1]:80")
+    # As a manifest writes it, which does not know the family of a node's address.
+    assert parse_listen("--metrics", "[10.0.0.1]:80") == parse_socket_address("10.0.0.1:80")
     with pytest.raises(ConfigError, match="--metrics: 'localhost' is not an IP"):
         parse_listen("--metrics", "localhost:80")
 

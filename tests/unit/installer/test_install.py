@@ -105,6 +105,33 @@ def test_the_agent_has_exactly_the_rights_it_needs() -> None:
     assert "ports" not in dict(at(pod, "containers", 0))  # type: ignore[call-overload]
 
 
+def test_a_priority_class_of_our_own_where_the_systems_may_not_be_used() -> None:
+    assert not [one for one in rendered() if one["kind"] == "PriorityClass"]
+    made = rendered(
+        **{
+            "priorityClass.enabled": True,
+            "agent.priorityClass": "meshnode",
+            "controller.priorityClass": "meshnode",
+        }
+    )
+    kinds = [one["kind"] for one in made]
+    assert kinds.index("PriorityClass") < min(kinds.index("Deployment"), kinds.index("DaemonSet"))
+    for one in made:
+        if one["kind"] in ("Deployment", "DaemonSet"):
+            assert at(one, "spec", "template", "spec", "priorityClassName") == "meshnode"
+
+
+def test_the_controllers_health_port_is_one_everywhere() -> None:
+    made = rendered(**{"controller.healthPort": 9999})
+    text = json.dumps([one for one in made if key_of(one)[1] == CONTROLLER])
+    assert "15014" not in text
+    [deployment] = [one for one in made if one["kind"] == "Deployment"]
+    container = at(deployment, "spec", "template", "spec", "containers", 0)
+    assert "--health-port=9999" in str(at(container, "args"))
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert at(container, probe, "httpGet", "port") == 9999
+
+
 def test_the_controller_has_no_rights_at_all() -> None:
     pod = at(named("Deployment", CONTROLLER), "spec", "template", "spec")
     assert at(pod, "securityContext", "runAsNonRoot") is True

@@ -18,7 +18,7 @@ define need_root
 	@[ "$$(id -u)" -eq 0 ] || { echo "needs root: run \`sudo make $@\`" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo test test-slow test-unit test-netns conformance sanitize check docs reference man fmt lint types layers c-check bench bench-quick bench-waypoint bench-scale test-kernels e2e clean
+.PHONY: help setup demo test test-slow test-unit test-netns conformance sanitize check docs reference man fmt lint types layers c-check bench bench-quick bench-waypoint bench-scale test-kernels cluster-binaries cluster-images cluster cluster-down test-kube e2e clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,24 @@ bench-scale: $(READY) ## time and memory of a node that reads a large cluster (P
 test-kernels: $(READY) ## the capture tests on Debian's kernels 6.1 and 6.12, in software emulation (KERNELS=6.1)
 	$(need_root)
 	$(PY) -m scripts.kernels $(KERNELS)
+
+cluster-binaries: ## programs of a real cluster, built from pinned sources (ten minutes the first time)
+	scripts/cluster/binaries
+
+cluster-images: ## images of the cluster, built without a registry
+	$(need_root)
+	scripts/cluster/images
+
+cluster: $(READY) ## a real cluster of two nodes on this machine, with meshnode on it
+	$(need_root)
+	@scripts/cluster/up && VENV=$(abspath $(VENV)) scripts/cluster/meshnode
+
+cluster-down: ## the cluster goes without a trace
+	$(need_root)
+	@scripts/cluster/down
+
+test-kube: $(READY) ## against a real API server; after `make cluster-binaries`
+	KUBEBUILDER_ASSETS=$(abspath build/cluster/bin) $(PY) -m pytest tests/kube/real tests/kube/test_contract.py $(PYTEST_ARGS)
 
 e2e: ## the smoke test of a cluster: make e2e KUBECONFIG=FILE
 	@KUBECONFIG="$(KUBECONFIG)" vagrant/smoke

@@ -134,6 +134,15 @@ ALERTS: Sequence[Alert] = (
         action="The agent's log says how each ended.",
     ),
     Alert(
+        name="MeshnodeSourceSilent",
+        # A watch that hears nothing ends after eight and a half minutes at most, and begins anew.
+        expr="max by (instance) (meshnode_source_silence_seconds) > 600",
+        hold="1m",
+        urgency=Urgency.CRITICAL,
+        summary="{{ $labels.instance }} has heard nothing of the API server for {{ $value }} s.",
+        action="Traffic goes on by the last known state; new pods and policies are not seen.",
+    ),
+    Alert(
         name="MeshnodeSourceStale",
         expr='sum by (instance) (meshnode_source_problems{severity="warning"}) > 0',
         hold="10m",

@@ -27,6 +27,11 @@ ZTUNNEL = Dashboard(
         ),
         stat("Objects with problems", or_zero(f"sum(meshnode_source_problems{{{_NODE}}})")),
         graph(
+            "Silence of the API server",
+            Unit.SECONDS,
+            Query(f"meshnode_source_silence_seconds{{{_NODE}}}", "{{instance}}"),
+        ),
+        graph(
             "Pods by state of enrolment",
             Unit.COUNT,
             Query(f"sum by (instance, state) (meshnode_pods{{{_NODE}}})", "{{state}}"),

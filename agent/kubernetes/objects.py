@@ -44,6 +44,7 @@ class PodSource(Protocol):
 
     def watch(self) -> AsyncGenerator[ObjectSet, None]: ...
     def pod_uid(self, namespace: str, name: str) -> str: ...
+    def silence_s(self) -> float: ...
 
 
 class Finder(Protocol):
@@ -70,6 +71,10 @@ class NodeObjects:
         self._newest: ObjectSet | None = None
         self._wake = asyncio.Event()
         sandboxes.listen(self._wake.set)
+
+    def silence_s(self) -> float:
+        """See `KubernetesSource.silence_s`."""
+        return self._source.silence_s()
 
     async def run(self) -> None:
         """Follow the source until cancelled."""

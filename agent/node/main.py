@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from typing import NoReturn, TextIO
 
@@ -24,7 +24,7 @@ from agent.capture.pins import refuse_other_schemas
 from agent.cni.sandboxes import Sandboxes
 from agent.kubernetes.container import open_sysctls
 from agent.node.certificates import open_source
-from agent.node.changes import open_changes
+from agent.node.changes import Changes, open_changes
 from agent.node.cni import keep_plugin, serve_plugin
 from agent.node.holder import HolderKeeper
 from agent.node.kernel import KernelPlane, run_loader
@@ -111,7 +111,7 @@ async def _serve(options: AgentOptions, paths: NodePaths, access_log: AccessLog)
         stack.push_async_callback(node.canary.aclose)
         sandboxes = Sandboxes()
         changes = await open_changes(options, stack, sandboxes)
-        objects = await until_stopped(anext(changes), stop)
+        objects = await until_stopped(anext(changes.objects), stop)
         if objects is None:
             return
         node.reduce(objects)
@@ -123,7 +123,7 @@ async def _serve(options: AgentOptions, paths: NodePaths, access_log: AccessLog)
 
 async def _run(
     node: Node,
-    changes: AsyncIterator[ObjectSet],
+    changes: Changes,
     stop: asyncio.Event,
     stack: AsyncExitStack,
     registry: CollectorRegistry,
@@ -134,7 +134,7 @@ async def _run(
     source, ca = await open_source(options, lambda: node.snapshot, stack)
     store = CertificateStore(source, clock=time.time, random=random.random)
     node.use_store(store)
-    view = _view(node, store)
+    view = _view(node, store, changes.silence_s)
     NodeCollector(registry, view.readings)
     await stack.enter_async_context(serve_admin(view, paths.admin_socket))
     await stack.enter_async_context(serve_view(view, options.view, owner_of))
@@ -153,7 +153,7 @@ async def _run(
                 node.watch_holder(),
                 node.watch_kernel(),
                 node.guard_kernel(),
-                _follow(node, changes),
+                _follow(node, changes.objects),
                 *([ca.run()] if ca is not None else []),
                 *await _observers(node, stack),
                 *await _spans(node, stack),
@@ -206,9 +206,9 @@ async def _follow(node: Node, changes: AsyncIterator[ObjectSet]) -> None:
             node.apply()
 
 
-def _view(node: Node, store: CertificateStore) -> View:
+def _view(node: Node, store: CertificateStore, silence_s: Callable[[], float]) -> View:
     def set_level(level: LogLevel) -> None:
         logging.getLogger().setLevel(str(level).upper())
         node.workers.set_log_level(str(level))
 
-    return View(node=node, store=store, set_level=set_level)
+    return View(node=node, store=store, set_level=set_level, silence_s=silence_s)

@@ -50,7 +50,12 @@ class View:
     """Reads the parts of the node; changes nothing but the log level."""
 
     def __init__(
-        self, *, node: Node, store: CertificateStore, set_level: Callable[[LogLevel], None]
+        self,
+        *,
+        node: Node,
+        store: CertificateStore,
+        set_level: Callable[[LogLevel], None],
+        silence_s: Callable[[], float],
     ) -> None:
         self._node = node
         self._options = node.options
@@ -61,6 +66,7 @@ class View:
         self._pods = node.pods
         self._store = store
         self._set_level = set_level
+        self._silence_s = silence_s
         self._level = node.options.log_level
         self._started_at = time.time()
 
@@ -140,6 +146,7 @@ class View:
                 c.identity: c.not_after for c in status.certificates if c.not_after
             },
             problems=Counter(str(p.severity) for p in status.problems),
+            source_silence_s=self._silence_s(),
             ring_lost=reasons.get(Reason.EVENT_LOST, 0),
             access_log_dropped=self._node.access_log.dropped,
             maps=self._map_fill(),

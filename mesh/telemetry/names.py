@@ -125,6 +125,10 @@ WORKER_REVISION = _gauge(
     "meshnode_worker_snapshot_revision_min", "Oldest revision any worker still serves."
 )
 PROBLEMS = _gauge("meshnode_source_problems", "Objects with a problem.", "severity")
+SOURCE_SILENCE = _gauge(
+    "meshnode_source_silence_seconds",
+    "Time since the source said anything, of the kind of which that is longest; 0 for a directory.",
+)
 RING_LOST = _counter(
     "meshnode_ring_lost_events_total", "Kernel events lost because the ring buffer was full."
 )
@@ -247,5 +251,6 @@ CONNECTION_METRICS = (
 )  # fmt: skip
 NODE_METRICS = (
     BUILD, KERNEL, ENROLMENT, WORKERS, RESTARTS, TUNNELS, EXPIRED_CUT, STREAMS, LIVE, CERT_EXPIRY,
-    REVISION, WORKER_REVISION, PROBLEMS, RING_LOST, LOG_DROPPED, MAP_ENTRIES, MAP_CAPACITY,
+    REVISION, WORKER_REVISION, PROBLEMS, SOURCE_SILENCE, RING_LOST, LOG_DROPPED,
+    MAP_ENTRIES, MAP_CAPACITY,
 )  # fmt: skip

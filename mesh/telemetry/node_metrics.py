@@ -48,6 +48,7 @@ class NodeReadings:
     open_connections: Mapping[str, int] = field(default_factory=dict)
     certificate_expiry: Mapping[str, float] = field(default_factory=dict)
     problems: Mapping[str, int] = field(default_factory=dict)
+    source_silence_s: float = 0.0
     ring_lost: int = 0
     access_log_dropped: int = 0
     maps: Mapping[str, MapFill] = field(default_factory=dict)
@@ -84,6 +85,7 @@ class NodeCollector(Collector):
         oldest = now.worker_revision
         yield family(names.WORKER_REVISION, () if oldest is None else _one(oldest))
         yield family(names.PROBLEMS, _by(now.problems))
+        yield family(names.SOURCE_SILENCE, _one(now.source_silence_s))
         yield family(names.RING_LOST, _one(now.ring_lost))
         yield family(names.LOG_DROPPED, _one(now.access_log_dropped))
         yield family(names.MAP_ENTRIES, _by({k: fill.entries for k, fill in now.maps.items()}))

@@ -102,6 +102,33 @@ def test_all_pages_come_before_the_first_set() -> None:
     play(read, *(pod(f"p{number}", f"10.0.0.{number + 1}") for number in range(5)))
 
 
+def test_silence_lasts_until_the_server_speaks_again() -> None:
+    async def read(on: Stage) -> None:
+        async def until(condition: Callable[[], bool]) -> None:
+            async with asyncio.timeout(30):
+                while not condition():  # noqa: ASYNC110  (time passes without an event)
+                    await asyncio.sleep(0.02)
+
+        silence_s = on.source.silence_s
+        await anext(on.changes)
+        await on.server.wait_watched(1)
+        on.server.faults.down = True
+        await on.server.drop_watches()
+        begin = silence_s()
+        await until(lambda: silence_s() > begin + 0.3)
+        silent_s = silence_s()
+        on.server.faults.down = False
+        await until(lambda: silence_s() < silent_s)
+        # A bookmark is a word, too.
+        await on.server.wait_watched(1)
+        await until(lambda: silence_s() > 0.1)
+        before = silence_s()
+        await on.server.bookmark()
+        await until(lambda: silence_s() < before)
+
+    play(read, pod("a", "10.0.0.1"))
+
+
 def test_a_list_that_expires_between_its_pages_is_read_in_one() -> None:
     async def read(on: Stage) -> None:
         assert len((await anext(on.changes)).objects) == 5

@@ -8,6 +8,7 @@ import random as randomness
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain
+from time import monotonic
 
 from kubernetes_asyncio.client import Configuration
 
@@ -59,6 +60,7 @@ class KubernetesSource:
                 node=node,
                 sharer=sharer,
                 random=random,
+                now=monotonic,
                 on_change=self._changed.set,
             )
             for resource, store in zip(resources, self._stores, strict=True)
@@ -87,6 +89,11 @@ class KubernetesSource:
         """The metadata.uid of a pod of our node; empty if there is none."""
         entry = self._pods.entry(f"{namespace}/{name}")
         return entry.uid if entry is not None else ""
+
+    def silence_s(self) -> float:
+        """For how long the API server has said nothing: of the kind of which that is longest. It
+        speaks of every kind about once a minute, if only to say that nothing changed."""
+        return monotonic() - min(watcher.heard_at for watcher in self._watchers)
 
     def version(self, resource: str, namespace: str, name: str) -> str:
         """The resource version of an object as it was read; empty if there is none.

@@ -85,6 +85,7 @@ class KindWatcher:
     Args:
         on_change: called when the store differs from before.
         random: uniform in [0, 1).
+        now: monotonic seconds.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class KindWatcher:
         node: str,
         sharer: Sharer,
         random: Callable[[], float],
+        now: Callable[[], float],
         on_change: Callable[[], None],
     ) -> None:
         self._api = api
@@ -104,6 +106,7 @@ class KindWatcher:
         self._store = store
         self._settings = settings
         self._random = random
+        self._now = now
         self._on_change = on_change
         self._backoff = Backoff(random, first_s=settings.first_backoff_s)
         self._readers = {
@@ -115,6 +118,8 @@ class KindWatcher:
         """Where to go on watching; empty = list first."""
         self._stale_lists = 0
         self._page = settings.page
+        self.heard_at = now()
+        """When the server last said something of this kind, on the clock `now`."""
 
     async def run(self) -> None:
         """Keep the store until cancelled; failures are waited out."""
@@ -146,6 +151,7 @@ class KindWatcher:
         version = ""
         async with aclosing(self._pages()) as pages:
             async for page in pages:
+                self.heard_at = self._now()
                 # Every page tells the version of the first.
                 version = version or page.metadata.resource_version
                 for raw in page.items or ():
@@ -201,6 +207,7 @@ class KindWatcher:
         try:
             async with aclosing(lines):
                 async for line in lines:
+                    self.heard_at = self._now()
                     if not line:
                         self._be_well()
                         continue
@@ -264,6 +271,7 @@ class KindWatcher:
             log.info("%s: the position is lost, listing again", self._resource.name)
             return self._backoff.next_s(error.retry_after_s)
         if error.is_missing:
+            self.heard_at = self._now()
             self._position = ""
             return self._be_missing()
         log.warning("%s: %s", self._resource.name, error)

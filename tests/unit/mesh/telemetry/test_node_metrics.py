@@ -20,6 +20,7 @@ FULL = NodeReadings(
     open_connections={"hbone": 9, "direct": 1},
     certificate_expiry={"spiffe://cluster.local/ns/a/sa/b": 1_700_000_000.0},
     problems={"error": 1},
+    source_silence_s=12.5,
     ring_lost=11,
     maps={"mn_workload": MapFill(entries=3, capacity=1024)},
 )
@@ -38,6 +39,7 @@ def test_every_metric_of_the_table_is_emitted_with_its_labels() -> None:
     ]
     assert samples["meshnode_map_entries"] == [({"map": "mn_workload"}, 3)]
     assert samples["meshnode_ring_lost_events_total"] == [({}, 11)]
+    assert samples["meshnode_source_silence_seconds"] == [({}, 12.5)]
 
 
 def test_each_scrape_reads_anew() -> None:

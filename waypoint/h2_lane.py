@@ -11,44 +11,57 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from mesh.http1.message import MessageError
-from mesh.http2.contract import HeadersReceived, RequestReturned
-from mesh.http2.lane import Count, End, FieldRules, LaneLimits, NativeLane, Reason, crossings
+from mesh.http1.message import RequestHead
+from mesh.http2.contract import Headers as Fields
+from mesh.http2.contract import HeadersReceived, LaneRequest, RequestReturned, RequestTold
+from mesh.http2.lane import (
+    Count,
+    FieldRules,
+    LaneLimits,
+    NativeLane,
+    Tell,
+    crossings,
+    recall,
+    streams,
+)
 from mesh.http2.lane import Target as Handle
 from mesh.http2.nghttp2 import Nghttp2Session
-from mesh.model.request import RequestFlag
+from mesh.telemetry.request_log import FAILED_CALLS, LogMode
 from mesh.telemetry.requests import BUCKETS_MS, RequestGroup
-from mesh.telemetry.trace_context import TRACE_FIELDS
-from waypoint.contract import Failure, FailureKind, Origin, RequestSink
+from mesh.telemetry.trace_context import TRACE_FIELDS, TraceStarter
+from waypoint.contract import Origin, RequestSink
 from waypoint.exchange import Exchange
-from waypoint.forward_headers import IDENTITY_FIELDS, CallerFields, prepare_request
+from waypoint.forward_headers import IDENTITY_FIELDS, Seen, prepare_request
 from waypoint.h2_client import Http2Client
 from waypoint.h2_head import read_request, request_fields
-from waypoint.h2_link import INTERNAL_ERROR, Http2Link
+from waypoint.h2_lane_return import FLAGS, Entry, Resumed, failure_of, record_of
+from waypoint.h2_link import Http2Link
 from waypoint.h2_server import Http2Server, ServerStream
 from waypoint.lane.dependence import Dependence
 from waypoint.limits import ProxyLimits
-from waypoint.plan import Forward
+from waypoint.open_exchanges import Judge, refuse
+from waypoint.plan import Forward, Reply
 from waypoint.proxy import Proxy
 from waypoint.target import Speaks, Target
-from waypoint.tries import Tries
 
 MAX_KEY_HEADERS = 4
 MAX_CALLERS = 10_000
 FRESH_S = 30.0
 """Endpoints that no decision named for so long are forgotten after a change of the world."""
 _REQUEST_ID = b"x-request-id"
-_FLAGS = {
-    End.FINE: RequestFlag.NONE,
-    End.CLIENT_GONE: RequestFlag.DOWNSTREAM_CLOSED,
-    End.SERVER_CUT: RequestFlag.UPSTREAM_CLOSED,
-    End.SERVER_WRONG: RequestFlag.UPSTREAM_PROTOCOL_ERROR,
-}
-_KINDS = {
-    Reason.REFUSED: FailureKind.NEVER_SENT,  # RFC 9113 §8.7
-    Reason.CLOSED_REUSED: FailureKind.NO_ANSWER_REUSED,
-}
-_RULES = FieldRules(claims=IDENTITY_FIELDS, head_only=(b"user-agent",), unusual=TRACE_FIELDS)
+_PARENT, _STATE = b"traceparent", b"tracestate"
+
+
+def _rules(*, moves_contexts: bool) -> FieldRules:
+    """`moves_contexts`: traces are neither begun nor exported, but put behind other fields."""
+    moved = {_PARENT, _STATE} if moves_contexts else set()
+    return FieldRules(
+        claims=IDENTITY_FIELDS,
+        head_only=(b"user-agent",),
+        unusual=TRACE_FIELDS - moved,
+        trace_parent=moved & {_PARENT},
+        trace_state=moved & {_STATE},
+    )
 
 
 class Decider(Protocol):
@@ -58,13 +71,6 @@ class Decider(Protocol):
         """None: on more than can be said."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    plan: Forward
-    origin: Origin
-    random: Random
-
-
 @dataclass(slots=True)
 class _Known:
     handle: Handle
@@ -72,32 +78,12 @@ class _Known:
     used_at: float
 
 
-class _Resumed(Exchange):
-    """An exchange whose first try has failed."""
-
-    __slots__ = ()
-
-    def resume(
-        self, entry: _Entry, target: Target, fields: CallerFields, event: RequestReturned
-    ) -> None:
-        """As after `begin` and what came of the body, with the try under way."""
-        self.started_at -= event.seconds
-        plan = entry.plan
-        self.seen = prepare_request(self.head, fields, entry.random)
-        self.tries = Tries(self._host, self, plan)
-        self.tries.resume(target)
-        self.route, self.marks = plan.route, plan.marks
-        if event.body is None:
-            self._forget_body()
-            self.bytes_received = event.received_bytes
-        elif event.body:
-            self.request_body(event.body)
-        if event.over:
-            self.request_end([])
-
-
 class Http2Lane:
-    """One per worker."""
+    """One per worker.
+
+    Args:
+        traces: passes contexts on, where no traces are begun or exported.
+    """
 
     def __init__(
         self,
@@ -107,12 +93,14 @@ class Http2Lane:
         decider: Decider,
         proxy: Proxy,
         random: Random,
+        traces: TraceStarter | None = None,
     ) -> None:
         self._loop = loop
         self._limits = limits
         self._decider = decider
         self._proxy = proxy
         self._random = random
+        self._traces = traces
         self._native = NativeLane(
             LaneLimits(
                 fields=limits.message.fields,
@@ -122,15 +110,16 @@ class Http2Lane:
                 requests=max(1, limits.worker_requests // 2),
                 max_streams=limits.max_streams,
             ),
-            _RULES,
+            _rules(moves_contexts=traces is not None),
             BUCKETS_MS,
         )
         self._links: dict[int, Http2Link] = {}
         self._numbers: dict[Http2Link, int] = {}
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[int, Entry] = {}
         self._callers: dict[object, object] = {}
         self._known: dict[Target, _Known] = {}
         self._by_id: dict[int, Target] = {}
+        self._refusals: dict[tuple[Http2Link, int], Reply] = {}
         self._last_id = 0
         self._scheduled = False
 
@@ -144,6 +133,8 @@ class Http2Lane:
         self._links[number] = link
         self._numbers[link] = number
         link.lane = self
+        if isinstance(link, Http2Server):
+            self._native.caller_is(_session(link), self._caller(link.origin))
 
     def retire(self, link: Http2Client) -> None:
         """Give a server's connection no new requests."""
@@ -158,6 +149,9 @@ class Http2Lane:
     def leave(self, link: Http2Link) -> None:
         """A connection is lost."""
         self._native.leave(_session(link))
+        for event in link.session.take_output()[1]:
+            if isinstance(event, RequestTold):
+                link.handle(event)
         number = self._numbers.pop(link, None)
         if number is not None:
             del self._links[number]
@@ -210,7 +204,7 @@ class Http2Lane:
         number = self._new_id()
         handles = [self._handle(target) for target in plan.group.targets]
         if self._native.learn(session, event.headers, number, handles, end_stream=event.end_stream):
-            self._entries[number] = _Entry(plan, origin, self._random)
+            self._entries[number] = Entry(plan, origin)
 
     def _caller(self, origin: Origin) -> object | None:
         depends = self._decider.depends(origin)
@@ -234,21 +228,62 @@ class Http2Lane:
             self._callers[key] = found
         return found
 
+    # --- what comes back ------------------------------------------------------------------------
+
     def resume(self, link: Http2Server, stream: ServerStream, event: RequestReturned) -> None:
-        """Go on with a request whose first try has failed."""
-        entry, target = self._entries[event.entry], self._by_id[event.target]
-        try:
-            nothing = event.over and not event.received_bytes
-            head = read_request(event.headers, nothing, self._limits.message.fields)
-        except MessageError:  # the lane takes none that is not read here
-            link.session.reset(stream.id, INTERNAL_ERROR)
-            return
-        self._proxy.active += 1
-        exchange = _Resumed(self._proxy, stream, head, link.origin)
-        self._proxy.under_way.add(exchange)
+        """Go on with a request, whose first try has failed or is over by policy."""
+        request = event.request
+        entry, target = self._entries[request.entry], self._by_id[request.target]
+        refusal = self._refusals.pop((link, stream.id), None)
+        head, seen = self._read(link.origin, request)
+        exchange = Resumed(self._proxy, stream, head, link.origin)
+        exchange.seen = seen
         stream.exchange = exchange
-        exchange.resume(entry, target, self._proxy.fields_of(link.origin), event)
-        exchange.upstream_failed(_failure(event))
+        self._proxy.active += 1
+        self._proxy.under_way.add(exchange)
+        exchange.resume(entry, target, event)
+        if refusal is not None:
+            refuse(exchange, refusal)
+        else:
+            exchange.upstream_failed(failure_of(request))
+
+    def told(self, link: Http2Server, request: LaneRequest) -> None:
+        """Count and log a request that has ended."""
+        entry, target = self._entries[request.entry], self._by_id[request.target]
+        origin = link.origin
+        head, seen = self._read(origin, request)
+        record = record_of(head, seen, origin, entry, target, request)
+        self._proxy.tell(record, head.headers)
+
+    def _read(self, origin: Origin, request: LaneRequest) -> tuple[RequestHead, Seen]:
+        """A head as the exchange has it; what the lane took can be read."""
+        nothing = request.is_over and not request.received_bytes
+        fields = [item for item in request.headers if item[0] != _REQUEST_ID]
+        fields.append((_REQUEST_ID, request.request_id))
+        head = read_request(fields, nothing, self._limits.message.fields + 1)
+        seen = prepare_request(head, self._proxy.fields_of(origin), self._random, self._traces)
+        return head, seen
+
+    def judge_again(self, judge: Judge) -> int:
+        """Policy has changed: end what it does not allow any more. Says how many were ended."""
+        ended = 0
+        for link in list(self._links.values()):
+            if isinstance(link, Http2Server):
+                for stream, headers in streams(_session(link)):
+                    ended += self._judge_again(judge, link, stream, headers)
+        if ended:
+            self.flush_soon()
+        return ended
+
+    def _judge_again(self, judge: Judge, link: Http2Server, stream: int, headers: Fields) -> bool:
+        head = read_request(headers, False, self._limits.message.fields)
+        prepare_request(head, self._proxy.fields_of(link.origin), self._random, self._traces)
+        refusal = judge.judge_again(link.origin, head, None)
+        if refusal is None:
+            return False
+        self._refusals[link, stream] = refusal
+        recall(_session(link), stream)
+        return True
 
     # --- what the worker asks -------------------------------------------------------------------
 
@@ -256,6 +291,15 @@ class Http2Lane:
     def taken(self) -> int:
         """Requests that were not Python's."""
         return self._native.taken
+
+    @property
+    def known_bytes(self) -> int:
+        """What is remembered of decisions."""
+        return self._native.known_bytes
+
+    def links(self) -> list[Http2Link]:
+        """Connections that are in."""
+        return list(self._links.values())
 
     def targets(self) -> list[Target]:
         """Endpoints that the lane knows."""
@@ -266,9 +310,10 @@ class Http2Lane:
         known = self._known.get(target)
         return known.handle.active if known is not None else 0
 
-    def pause(self, paused: bool) -> None:
-        """Leave every request to Python from now on, or no longer: each is looked at."""
-        self._native.pause(paused)
+    def watch(self, mode: LogMode, *, tapped: bool) -> None:
+        """Say which requests are looked at."""
+        what = Tell.NONE if mode is LogMode.OFF else Tell.FAILURES
+        self._native.tell(Tell.ALL if tapped or mode.has_all else what, FAILED_CALLS)
 
     def forget(self) -> None:
         """Snapshot or policies have changed: decide anew about everything."""
@@ -299,7 +344,7 @@ class Http2Lane:
             service=origin.service.key if origin.service else "",
             protocol=ServerStream.protocol,
             status=count.status,
-            flag=_FLAGS[count.end],
+            flag=FLAGS[count.end],
             mutual_tls=origin.principal is not None,
             count=count.count,
             seconds=count.seconds,
@@ -341,15 +386,3 @@ def _is_plain(plan: Forward, exchange: Exchange) -> bool:
     if plan != same or rule.codes or rule.grpc_codes or not group.targets:
         return False
     return group.speaks is Speaks.HTTP2 or exchange.seen.is_grpc
-
-
-def _failure(event: RequestReturned) -> Failure:
-    reason = Reason(event.reason)
-    flag = RequestFlag.UPSTREAM_CLOSED
-    detail = "connection closed"
-    if reason is Reason.UNUSUAL:
-        flag, detail = RequestFlag.UPSTREAM_PROTOCOL_ERROR, "http2.bad_answer"
-    elif reason in (Reason.REFUSED, Reason.RESET):
-        detail = f"stream reset by the server ({event.error_code})"
-    kind = _KINDS.get(reason, FailureKind.MAY_BE_DELIVERED)
-    return Failure(kind=kind, flag=flag, detail=detail)

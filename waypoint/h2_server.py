@@ -17,6 +17,7 @@ from mesh.http2.contract import (
     GoawayReceived,
     HeadersReceived,
     RequestReturned,
+    RequestTold,
     StreamEnded,
     StreamReset,
 )
@@ -185,8 +186,8 @@ class Http2Server(Http2Link):
         lane: Http2Lane | None = None,
     ) -> None:
         super().__init__(loop, limits, client=False)
-        self._exchanges = exchanges
         self._origin = origin
+        self._exchanges = exchanges
         self._on_closed = on_closed
         self._streams: dict[int, ServerStream] = {}
         self._touched: list[ServerStream] = []
@@ -219,8 +220,8 @@ class Http2Server(Http2Link):
         if kind is GoawayReceived:
             self._client_leaves()
             return
-        if isinstance(event, RequestReturned):
-            self._request_returned(event)
+        if isinstance(event, RequestReturned | RequestTold):
+            self._lane_says(event)
             return
         stream = self._streams.get(getattr(event, "stream", 0))
         if isinstance(event, DataReceived):
@@ -272,11 +273,13 @@ class Http2Server(Http2Link):
         if event.unknown and self.lane is not None:
             self.lane.learn(self, event, exchange)
 
-    def _request_returned(self, event: RequestReturned) -> None:
-        """The lane had it; from now on all of it is here."""
+    def _lane_says(self, event: RequestReturned | RequestTold) -> None:
         assert self.lane is not None
+        if isinstance(event, RequestTold):
+            self.lane.told(self, event.request)
+            return
         stream = self._streams[event.stream] = ServerStream(self, event.stream)
-        stream.request_over = event.over
+        stream.request_over = event.request.is_over
         self.lane.resume(self, stream, event)
 
     def _refuse(self, stream: ServerStream, error: MessageError) -> None:

@@ -104,7 +104,7 @@ class OpenExchanges:
             refusal = judge.judge_again(exchange.origin, _as_it_came(exchange), granted)
             if refusal is not None and not exchange.is_over:
                 ended += 1
-                _refuse(exchange, refusal)
+                refuse(exchange, refusal)
         return ended
 
     def tick(self) -> None:
@@ -131,7 +131,8 @@ def _as_it_came(exchange: Exchange) -> RequestHead:
     return replace(exchange.head, target=target, host=host, headers=headers)
 
 
-def _refuse(exchange: Exchange, refusal: Reply) -> None:
+def refuse(exchange: Exchange, refusal: Reply) -> None:
+    """End a request that policy does not allow any more."""
     marks = refusal.marks or Marks()
     exchange.marks = marks
     details = f"policy_change: {refusal.details}"

@@ -131,6 +131,12 @@ class Proxy:
         if self.tap is not None:
             self.tap(record, exchange.head.headers)
 
+    def tell(self, record: RequestRecord, headers: Headers) -> None:
+        """Take a request that ended elsewhere; `headers` as it went on."""
+        self._record(record)
+        if self.tap is not None:
+            self.tap(record, headers)
+
     def refused(self, origin: Origin, protocol: str, status: int, code: str) -> None:
         self._record(
             RequestRecord(

@@ -129,7 +129,7 @@ class Worker:
             relays=self._relays,
         )
         self._lane = self._build_lane(limits, random) if is_built() else None
-        self._h2_lane = self._build_h2_lane(limits, random) if self._looks_at_none() else None
+        self._h2_lane = None if self._is_traced() else self._build_h2_lane(limits, random)
         self._inbound = self._build_inbound()
         self._writer: asyncio.StreamWriter | None = None
         self._listening = False
@@ -160,16 +160,20 @@ class Worker:
         proxy.under_way.judge = self._state
         return proxy
 
-    def _looks_at_none(self) -> bool:
-        """What looks at each request needs each of them in Python."""
-        options = self._options
-        traced = options.trace_export or options.trace_sampling is not None
-        return options.access_log.mode is LogMode.OFF and not traced
+    def _is_traced(self) -> bool:
+        """Whether traces are made, which over HTTP/2 only Python does."""
+        return self._options.trace_export or self._options.trace_sampling is not None
 
     def _build_h2_lane(self, limits: ProxyLimits, random: Random) -> Http2Lane:
         lane = Http2Lane(
-            self._loop, limits=limits, decider=self._state, proxy=self._proxy, random=random
+            self._loop,
+            limits=limits,
+            decider=self._state,
+            proxy=self._proxy,
+            random=random,
+            traces=self._traces,
         )
+        lane.watch(self._options.access_log.mode, tapped=False)
         self._front.h2_lane = self._pool.h2_lane = lane
         return lane
 
@@ -285,7 +289,7 @@ class Worker:
                 if self._lane is not None:
                     self._lane.tap(message.taps)
                 if self._h2_lane is not None:
-                    self._h2_lane.pause(watched)
+                    self._h2_lane.watch(self._options.access_log.mode, tapped=watched)
             case Drain():
                 self._start_drain(message.timeout_s)
         if not self._listening and self._state.snapshot.revision and self._state.own():
@@ -295,6 +299,8 @@ class Worker:
 
     def _judge_requests_again(self) -> None:
         ended = self._proxy.under_way.judge_again()
+        if self._h2_lane is not None:
+            ended += self._h2_lane.judge_again(self._state)
         if ended:
             revision = self._state.snapshot.revision
             log.info("revision %d: %d requests under way cut by policy", revision, ended)

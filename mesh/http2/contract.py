@@ -46,28 +46,50 @@ class HeadersReceived:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestReturned:
-    """A request that a lane took, and of whose answer nothing went out, is the session's again.
+class LaneRequest:
+    """A request that a lane took.
 
     Attributes:
-        headers, body: all that came of it; `body` is None if it was too much to be kept.
-        over: it is complete; else more events follow.
-        received_bytes: of its body.
-        seconds: since it came.
+        headers: as they came; request_id: as it went on.
+        received_bytes, sent_bytes: of the bodies of request and answer.
+        seconds: since it came; answered_s: until its answer began, None if it did not.
+        status: 0 without an answer; grpc_status: -1 without one.
         entry, target: the decision it was taken by, and where it went.
-        reason: of `mesh.http2.lane.Reason`; error_code: of a reset.
+        is_over: the request is complete.
+        why: of `mesh.http2.lane.End` if it has ended, else of `mesh.http2.lane.Reason`.
+        error_code: of a reset.
     """
 
-    stream: int
     headers: Headers
-    body: bytes | None
-    over: bool
+    request_id: bytes
     received_bytes: int
+    sent_bytes: int
     seconds: float
+    answered_s: float | None
+    status: int
+    grpc_status: int
     entry: int
     target: int
-    reason: int
+    is_over: bool
+    why: int
     error_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReturned:
+    """A request that a lane took is the session's again; `body` is all that came of its body, or
+    None if that was too much to be kept. If it is not over, more events follow."""
+
+    stream: int
+    request: LaneRequest
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTold:
+    """A request that a lane took has ended, and is in none of its counts."""
+
+    request: LaneRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +150,7 @@ class GoawayReceived:
 Event = (
     HeadersReceived
     | RequestReturned
+    | RequestTold
     | DataReceived
     | StreamEnded
     | StreamReset

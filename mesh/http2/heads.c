@@ -52,6 +52,8 @@ int mn_lane_field(mn_lane *lane, const char *name, size_t len, int what)
         [MN_FIELD_HEAD_ONLY] = FIELD_HEAD_ONLY,
         [MN_FIELD_CLAIM] = FIELD_CLAIM,
         [MN_FIELD_UNUSUAL] = FIELD_UNUSUAL,
+        [MN_FIELD_PARENT] = FIELD_PARENT,
+        [MN_FIELD_STATE] = FIELD_STATE,
     };
 
     if (!len || len > sizeof lane->names[0].text || lane->name_count > NAMES / 2 ||
@@ -130,7 +132,7 @@ static void reset(head *h, bool end)
     h->method = h->path = h->authority = h->length = (slice){0};
     h->count = h->bytes = h->status = 0;
     h->grpc_status = -1;
-    h->te = h->is_grpc = false;
+    h->te = h->is_grpc = h->parent = h->state = false;
     h->end = end;
 }
 
@@ -141,10 +143,39 @@ static bool is_grpc(const slice *type)
            (type->len == 16 || type->at[16] == '+' || type->at[16] == ';');
 }
 
+static bool is_hex(const char *at, size_t len, bool *nonzero)
+{
+    *nonzero = false;
+    for (size_t i = 0; i < len; i++) {
+        if (!(at[i] >= '0' && at[i] <= '9') && !(at[i] >= 'a' && at[i] <= 'f'))
+            return false;
+        *nonzero = *nonzero || at[i] != '0';
+    }
+    return true;
+}
+
+/* W3C Trace Context §3.2, of version 00. */
+static bool is_parent(const slice *v)
+{
+    bool flags, trace, span;
+
+    return v->len == 55 && !memcmp(v->at, "00-", 3) && is_hex(v->at + 3, 32, &trace) && trace &&
+           v->at[35] == '-' && is_hex(v->at + 36, 16, &span) && span && v->at[52] == '-' &&
+           is_hex(v->at + 53, 2, &flags);
+}
+
 /* False: unusual. */
 static bool request_field(head *h, field *f)
 {
     switch (f->kind) {
+    case FIELD_PARENT:
+        if (h->parent || !is_parent(&f->value))
+            return false;
+        h->parent = true;
+        return true;
+    case FIELD_STATE:
+        h->state = true;
+        return true;
     case FIELD_CONTENT_LENGTH:
         if (h->length.at || !parse_length(&f->value))
             return false;
@@ -191,7 +222,8 @@ bool lane_read_request(mn_lane *lane, const char *text, size_t len, bool end, he
             return false;
         h->count++;
     }
-    return h->method.len && h->authority.len && is_path(&h->path) && !is(&h->method, "CONNECT");
+    return h->method.len && h->authority.len && is_path(&h->path) &&
+           !is(&h->method, "CONNECT") && (h->parent || !h->state);
 }
 
 /* --- what is sent ------------------------------------------------------------------------- */
@@ -258,6 +290,17 @@ static slice join(mn_lane *lane, const head *h, uint8_t kind, const char *comma,
     return (slice){start, (size_t)(at - start)};
 }
 
+static size_t put_kind(const head *h, uint8_t kind, nghttp2_nv *nv)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < h->count; i++)
+        if (h->fields[i].kind == kind)
+            put(&nv[n++], h->fields[i].name.at, h->fields[i].name.len, h->fields[i].value.at,
+                h->fields[i].value.len);
+    return n;
+}
+
 static size_t put_fields(const head *h, nghttp2_nv *nv)
 {
     size_t n = 0;
@@ -293,7 +336,7 @@ static bool has(const head *h, uint8_t kind)
     return false;
 }
 
-size_t lane_request_fields(mn_lane *lane, const mn_caller *caller, const head *h)
+size_t lane_request_fields(mn_lane *lane, const mn_caller *caller, head *h)
 {
     static const slice scheme = {"http", 4}, trailers = {"trailers", 8}, none = {0};
     slice address = {caller->address.p, caller->address.len};
@@ -313,8 +356,13 @@ size_t lane_request_fields(mn_lane *lane, const mn_caller *caller, const head *h
         PUT(nv++, "cookie", join(lane, h, FIELD_COOKIE, "; ", none));
     PUT(nv++, "x-forwarded-for", join(lane, h, FIELD_FORWARDED_FOR, ", ", address));
     id = nv++;
-    PUT(id, "x-request-id", request_id(lane, h));
+    h->request_id = request_id(lane, h);
+    PUT(id, "x-request-id", h->request_id);
     id->flags = NGHTTP2_NV_FLAG_NO_INDEX; /* each is new, and would drive out what is not */
+    if (h->parent) {
+        nv += put_kind(h, FIELD_PARENT, nv);
+        nv += put_kind(h, FIELD_STATE, nv);
+    }
     if (identity.len)
         PUT(nv++, "x-forwarded-client-cert", identity);
     if (h->length.at)

@@ -41,9 +41,54 @@ static void let_go(crossing *x)
     free(x);
 }
 
+static bool is_told(const crossing *x, uint32_t failure)
+{
+    const mn_lane *lane = x->target->lane;
+
+    if (lane->tell != MN_TELL_FAILURES)
+        return lane->tell == MN_TELL_ALL;
+    return failure != MN_FINE || x->status >= 500 ||
+           (x->grpc_status >= 0 && x->grpc_status < 32 && lane->failed_calls >> x->grpc_status & 1);
+}
+
+/* Everything there is to know of a request, as an event of its client's session. */
+static void tell(const crossing *x, int32_t kind, uint32_t why, uint32_t code, int32_t id)
+{
+    mn_session *s = x->from;
+    double now = lane_clock();
+    mn_told what = {
+        .entry = x->entry->number,
+        .target = x->target->number,
+        .received = x->received,
+        .sent = x->sent,
+        .seconds = now - x->began_at,
+        .answered_s = x->responded ? x->answered_at - x->began_at : -1,
+        .head_len = (uint32_t)x->head_len,
+        .id_len = (uint32_t)x->id_len,
+        .body_len = kind == MN_EVENT_RETURNED && x->whole ? (uint32_t)x->body.len : 0,
+        .status = x->status,
+        .grpc_status = x->grpc_status,
+        .why = why,
+        .code = code,
+        .over = x->request_over,
+        .whole = x->whole,
+    };
+    size_t len = sizeof what + x->head_len + x->id_len + what.body_len;
+
+    begin(s);
+    if (append(&s->text, &what, sizeof what) ||
+        append(&s->text, x->head, x->head_len + x->id_len) ||
+        append(&s->text, x->body.p, what.body_len) || event(s, kind, id, (uint32_t)len, 0))
+        no_memory(s);
+    lane_touch(s);
+}
+
 static void finish(crossing *x, uint32_t failure)
 {
-    lane_count(x->target->lane, x, failure);
+    if (is_told(x, failure))
+        tell(x, MN_EVENT_TOLD, failure, 0, 0);
+    else
+        lane_count(x->target->lane, x, failure);
     let_go(x);
 }
 
@@ -86,32 +131,25 @@ static void answer_over(crossing *x)
         stop_request(from, down);
 }
 
-/* Nothing of an answer went out: Python goes on, or says what has failed. */
+/* Python goes on, or says what has failed. */
 static void give_back(crossing *x, uint32_t reason, uint32_t code)
 {
-    mn_session *s = x->from;
-    mn_returned what = {
-        .entry = x->entry->number,
-        .target = x->target->number,
-        .received = x->received,
-        .seconds = lane_clock() - x->began_at,
-        .reason = reason,
-        .code = code,
-        .over = x->request_over,
-        .whole = x->whole,
-    };
-    size_t body = x->whole ? x->body.len : 0;
-
-    begin(s);
-    if (!append(&s->text, &what, sizeof what) && !append(&s->text, x->head, x->head_len) &&
-        !append(&s->text, x->body.p, body))
-        event(s, MN_EVENT_RETURNED, x->down->id, (uint32_t)(sizeof what + x->head_len + body),
-              (uint32_t)x->head_len);
-    else
-        no_memory(s);
+    tell(x, MN_EVENT_RETURNED, reason, code, x->down->id);
     x->down->quiet = 0;
-    lane_touch(s);
     let_go(x);
+}
+
+void mn_lane_recall(mn_session *s, int32_t id)
+{
+    stream *st = s->dead ? NULL : find(s, id), *up;
+    mn_session *to;
+
+    if (!st || !st->x || s->client)
+        return;
+    to = st->x->to;
+    up = st->x->up;
+    give_back(st->x, MN_RECALLED, 0);
+    reset_stream(to, up, NGHTTP2_CANCEL);
 }
 
 /* The server's stream is over before its time. */
@@ -188,13 +226,6 @@ static crossing *crossing_new(mn_session *from, stream *down, mn_session *to, en
 
     if (!x)
         return NULL;
-    x->head = malloc(from->block.len);
-    if (!x->head) {
-        free(x);
-        return NULL;
-    }
-    memcpy(x->head, from->block.p, from->block.len);
-    x->head_len = from->block.len;
     x->from = from;
     x->to = to;
     x->down = down;
@@ -209,11 +240,26 @@ static crossing *crossing_new(mn_session *from, stream *down, mn_session *to, en
     return x;
 }
 
+static bool keep_head(crossing *x)
+{
+    const buf *block = &x->from->block;
+    const slice *id = &x->from->lane->head.request_id;
+
+    x->head = malloc(block->len + id->len);
+    if (!x->head)
+        return false;
+    memcpy(x->head, block->p, block->len);
+    memcpy(x->head + block->len, id->at, id->len);
+    x->head_len = block->len;
+    x->id_len = id->len;
+    return true;
+}
+
 static bool send_request(crossing *x, bool end)
 {
     mn_lane *lane = x->from->lane;
     size_t n = lane_request_fields(lane, x->from->caller, &lane->head);
-    stream *up = n ? stream_new(x->to) : NULL;
+    stream *up = n && keep_head(x) ? stream_new(x->to) : NULL;
 
     if (!up)
         return false;
@@ -233,7 +279,7 @@ static enum lane_taken look_up(mn_session *s, bool end, entry **found, mn_sessio
     mn_target *target;
     size_t len;
 
-    if (!lane || lane->paused || lane->active >= lane->limits.requests)
+    if (!lane || lane->active >= lane->limits.requests)
         return LANE_NOT_PLAIN;
     if (s->world != lane->world)
         return LANE_UNKNOWN;
@@ -302,11 +348,10 @@ static void answer(crossing *x)
         return;
     x->responded = true;
     x->status = h->status;
+    x->answered_at = lane_clock();
     if (x->is_grpc)
         x->grpc_status = h->grpc_status;
-    free(x->head);
     free(x->body.p);
-    x->head = NULL;
     x->body = (buf){0};
 }
 
@@ -336,7 +381,7 @@ static int request_trailers(mn_session *s, crossing *x)
         uint8_t kind = lane_kind(lane, name.at, name.len);
 
         if (kind == FIELD_HEAD_ONLY || kind == FIELD_CLAIM || kind == FIELD_UNUSUAL ||
-            kind == FIELD_FORWARDED_FOR || kind == FIELD_REQUEST_ID || kind == FIELD_CONTENT_TYPE)
+            kind == FIELD_PARENT || kind == FIELD_STATE || kind == FIELD_FORWARDED_FOR || kind == FIELD_REQUEST_ID || kind == FIELD_CONTENT_TYPE)
             continue;
         if (append(kept, name.at, name.len + value.len + 2))
             return no_memory(s);

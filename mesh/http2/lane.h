@@ -44,6 +44,8 @@ enum field_kind {
     FIELD_TE,
     FIELD_EXPECT,
     FIELD_GRPC_STATUS,
+    FIELD_PARENT,
+    FIELD_STATE,
 };
 
 typedef struct {
@@ -54,11 +56,12 @@ typedef struct {
 /* A head that is plain. */
 typedef struct {
     slice method, path, authority, length;
+    slice request_id; /* as it is sent on */
     field fields[MAX_FIELDS];
     size_t count, bytes;
     uint32_t status;
     int32_t grpc_status;
-    bool te, is_grpc, end;
+    bool te, is_grpc, end, parent, state;
 } head;
 
 typedef struct tally {
@@ -109,7 +112,7 @@ struct mn_lane {
     size_t bound_count, known_bytes;
     uint64_t world, random[2], taken;
     uint32_t active;
-    bool paused;
+    uint32_t tell, failed_calls;
     mn_session *sessions, *touched, **touched_end;
     mn_caller *callers;
     mn_target *targets;
@@ -128,11 +131,11 @@ struct crossing {
     stream *down, *up;     /* down: none once the client's needs nothing more */
     entry *entry;
     mn_target *target;
-    double began_at;
+    double began_at, answered_at;
     uint64_t received, sent;
-    char *head; /* as it came, until the answer begins */
-    size_t head_len;
-    buf body; /* the same of the body */
+    char *head; /* as it came, and the request id behind it */
+    size_t head_len, id_len;
+    buf body; /* as far as it is kept, until the answer begins */
     uint32_t status;
     int32_t grpc_status;
     bool is_head, is_grpc, request_over, responded, whole;
@@ -147,7 +150,7 @@ bool lane_read_request(mn_lane *lane, const char *text, size_t len, bool end, he
 bool lane_read_response(mn_lane *lane, const char *text, size_t len, bool end, bool is_head,
                         head *h);
 /* What is sent for it; the fields are in `lane->nv` until the next call. 0: no memory. */
-size_t lane_request_fields(mn_lane *lane, const mn_caller *caller, const head *h);
+size_t lane_request_fields(mn_lane *lane, const mn_caller *caller, head *h);
 size_t lane_response_fields(mn_lane *lane, const head *h);
 void lane_note_grpc(int32_t *status, const slice *value);
 bool lane_next_field(const char **at, const char *end, slice *name, slice *value);

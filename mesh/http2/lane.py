@@ -30,6 +30,7 @@ class Reason(IntEnum):
     RESET = int(lib.MN_RESET)
     UNUSUAL = int(lib.MN_UNUSUAL)
     """The answer's head is against the protocol."""
+    RECALLED = int(lib.MN_RECALLED)
 
 
 class End(IntEnum):
@@ -72,11 +73,15 @@ class FieldRules:
         claims: left out.
         head_only: left out of trailers.
         unusual: a request with one of them is Python's; left out of trailers too.
+        trace_parent, trace_state: of contexts that go on as they are (W3C Trace Context), behind
+            the others; left out of trailers. Empty: there is no such field.
     """
 
     claims: Iterable[bytes]
     head_only: Iterable[bytes]
     unusual: Iterable[bytes]
+    trace_parent: Iterable[bytes] = ()
+    trace_state: Iterable[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +117,15 @@ class _One(Protocol):
     buckets: Iterable[int]
     received_buckets: Iterable[int]
     sent_buckets: Iterable[int]
+
+
+class Tell(IntEnum):
+    """Which ends are told as `RequestTold` instead of being counted."""
+
+    NONE = int(lib.MN_TELL_NONE)
+    FAILURES = int(lib.MN_TELL_FAILURES)
+    """No proper end, 5xx, and some statuses of gRPC."""
+    ALL = int(lib.MN_TELL_ALL)
 
 
 class Target:
@@ -156,6 +170,8 @@ class NativeLane:
             (rules.claims, lib.MN_FIELD_CLAIM),
             (rules.head_only, lib.MN_FIELD_HEAD_ONLY),
             (rules.unusual, lib.MN_FIELD_UNUSUAL),
+            (rules.trace_parent, lib.MN_FIELD_PARENT),
+            (rules.trace_state, lib.MN_FIELD_STATE),
         )
         for names, kind in kinds:
             for name in names:
@@ -172,9 +188,10 @@ class NativeLane:
         """What is remembered of decisions."""
         return int(lib.mn_lane_known_bytes(self.raw))
 
-    def pause(self, paused: bool) -> None:
-        """Leave every request to Python from now on, or no longer."""
-        lib.mn_lane_pause(self.raw, paused)
+    def tell(self, what: Tell, failed_calls: Iterable[int]) -> None:
+        """Say which ends are told from now on; `failed_calls` are statuses of gRPC below 32."""
+        mask = sum(1 << status for status in set(failed_calls))
+        lib.mn_lane_tell(self.raw, what, mask)
 
     def forget(self) -> None:
         """Drop callers and decisions; requests under way go on."""
@@ -270,6 +287,23 @@ class NativeLane:
             received_buckets=list(one.received_buckets)[: self._buckets],
             sent_buckets=list(one.sent_buckets)[: self._buckets],
         )
+
+
+def streams(session: Nghttp2Session) -> list[tuple[int, Headers]]:
+    """Streams that a lane has of a client's session, with their heads as they came."""
+    room = max(1, session.open_streams)
+    ids, length = ffi.new("int32_t[]", room), ffi.new("size_t *")
+    found: list[tuple[int, Headers]] = []
+    for stream in ffi.unpack(ids, lib.mn_lane_streams(session.raw, ids, room)):
+        head = lib.mn_lane_head(session.raw, stream, length)
+        if head != ffi.NULL:
+            found.append((stream, unpack_headers(ffi.buffer(head, length[0])[:])))
+    return found
+
+
+def recall(session: Nghttp2Session, stream: int) -> None:
+    """Have a request back from the lane, wherever it stands: a `RequestReturned` follows."""
+    lib.mn_lane_recall(session.raw, stream)
 
 
 def crossings(session: Nghttp2Session) -> int:

@@ -130,6 +130,26 @@ void mn_lane_leave(mn_session *s)
         leave(s);
 }
 
+size_t mn_lane_streams(const mn_session *s, int32_t *into, size_t room)
+{
+    size_t count = 0;
+
+    for (const stream *st = s->all; st && count < room; st = st->all_next)
+        if (st->x)
+            into[count++] = st->id;
+    return count;
+}
+
+const char *mn_lane_head(const mn_session *s, int32_t id, size_t *len)
+{
+    const stream *st = s->dead ? NULL : find(s, id);
+
+    if (!st || !st->x)
+        return NULL;
+    *len = st->x->head_len;
+    return st->x->head;
+}
+
 uint32_t mn_lane_crossings(const mn_session *s)
 {
     uint32_t count = 0;
@@ -218,9 +238,10 @@ void mn_lane_free(mn_lane *lane)
     free(lane);
 }
 
-void mn_lane_pause(mn_lane *lane, int paused)
+void mn_lane_tell(mn_lane *lane, int what, uint32_t failed_calls)
 {
-    lane->paused = !!paused;
+    lane->tell = (uint32_t)what;
+    lane->failed_calls = failed_calls;
 }
 
 void mn_lane_forget(mn_lane *lane)

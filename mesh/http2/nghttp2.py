@@ -16,8 +16,10 @@ from mesh.http2.contract import (
     GoawayReceived,
     Headers,
     HeadersReceived,
+    LaneRequest,
     PingAcknowledged,
     RequestReturned,
+    RequestTold,
     SessionSettings,
     SettingsReceived,
     StreamEnded,
@@ -40,6 +42,7 @@ _SETTINGS = int(lib.MN_EVENT_SETTINGS)
 _PONG = int(lib.MN_EVENT_PONG)
 _GOAWAY = int(lib.MN_EVENT_GOAWAY)
 _RETURNED = int(lib.MN_EVENT_RETURNED)
+_TOLD = int(lib.MN_EVENT_TOLD)
 _END_FLAG = int(lib.MN_HEADERS_END)
 _UNKNOWN_FLAG = int(lib.MN_HEADERS_UNKNOWN)
 _UNSIGNED = 0xFFFFFFFF
@@ -199,7 +202,10 @@ class Nghttp2Session:
                 events.append(HeadersReceived(stream, headers, end, unknown))
                 at += a
             elif kind == _RETURNED:
-                events.append(_returned(stream, text[at : at + a], b))
+                events.append(_returned(stream, text[at : at + a]))
+                at += a
+            elif kind == _TOLD:
+                events.append(RequestTold(_told(ffi.new("mn_told *"), text[at : at + a])[0]))
                 at += a
             elif kind == _PONG:
                 events.append(PingAcknowledged(text[at : at + a]))
@@ -216,23 +222,33 @@ def _joined(stream: int, parts: list[memoryview]) -> DataReceived:
     return DataReceived(stream, data, len(data))
 
 
-def _returned(stream: int, text: bytes, head_bytes: int) -> RequestReturned:
-    what = ffi.new("mn_returned *")
-    size = ffi.sizeof("mn_returned")
+def _returned(stream: int, text: bytes) -> RequestReturned:
+    what = ffi.new("mn_told *")
+    request, body = _told(what, text)
+    return RequestReturned(stream, request, body if what.whole else None)
+
+
+def _told(what: ffi.CData, text: bytes) -> tuple[LaneRequest, bytes]:
+    size = ffi.sizeof("mn_told")
     ffi.memmove(what, text, size)
-    head_end = size + head_bytes
-    return RequestReturned(
-        stream=stream,
+    head_end = size + what.head_len
+    id_end = head_end + what.id_len
+    request = LaneRequest(
         headers=unpack_headers(text[size:head_end]),
-        body=text[head_end:] if what.whole else None,
-        over=bool(what.over),
+        request_id=text[head_end:id_end],
         received_bytes=what.received,
+        sent_bytes=what.sent,
         seconds=what.seconds,
+        answered_s=what.answered_s if what.answered_s >= 0 else None,
+        status=what.status,
+        grpc_status=what.grpc_status,
         entry=what.entry,
         target=what.target,
-        reason=what.reason,
+        is_over=bool(what.over),
+        why=what.why,
         error_code=what.code,
     )
+    return request, text[id_end:]
 
 
 def _plain(kind: int, stream: int, a: int, b: int) -> Event:

@@ -27,7 +27,8 @@ enum mn_event_kind {
     MN_EVENT_PONG = 6,     /* a: bytes of `text`, always 8 */
     MN_EVENT_GOAWAY = 7,   /* stream: last stream, a: error code */
     MN_EVENT_DRAINED = 8,
-    MN_EVENT_RETURNED = 9  /* a: bytes of `text`: mn_returned, then the head, b: its length */
+    MN_EVENT_RETURNED = 9, /* a: bytes of `text`: mn_told and what it says */
+    MN_EVENT_TOLD = 10     /* the same of a request that has ended and was not counted */
 };
 
 enum mn_headers_flag {
@@ -144,32 +145,47 @@ enum mn_reason {
     MN_CLOSED_REUSED, /* by a connection that has answered others */
     MN_CLOSED,
     MN_RESET,
-    MN_UNUSUAL        /* the answer's head is against the protocol */
+    MN_UNUSUAL,       /* the answer's head is against the protocol */
+    MN_RECALLED       /* by mn_lane_recall() */
 };
 
+/* One request; its head as it came, its request id and its body follow. */
 typedef struct {
     uint64_t entry;
     uint64_t target;
-    uint64_t received; /* of the body in all */
-    double seconds;    /* since it came */
-    uint32_t reason;   /* of enum mn_reason */
-    uint32_t code;     /* of a reset */
-    uint32_t over;     /* the request is complete */
-    uint32_t whole;    /* all of its body follows the head; else what is above the limit */
-} mn_returned;
+    uint64_t received;   /* of the body in all */
+    uint64_t sent;       /* of the answer's */
+    double seconds;      /* since it came */
+    double answered_s;   /* the same until the answer began; < 0: it did not */
+    uint32_t head_len;
+    uint32_t id_len;
+    uint32_t body_len;   /* 0 for one that has ended */
+    uint32_t status;     /* 0: none */
+    int32_t grpc_status; /* -1: none */
+    uint32_t why;        /* of enum mn_failure if it has ended, else of enum mn_reason */
+    uint32_t code;       /* of a reset */
+    uint32_t over;       /* the request is complete */
+    uint32_t whole;      /* its body is, as far as it came; else it was above the limit */
+} mn_told;
+
+/* Which ends Python is told of, instead of counting them. */
+enum mn_tell { MN_TELL_NONE, MN_TELL_FAILURES, MN_TELL_ALL };
 
 /* What becomes of a field of a request. */
 enum mn_field {
     MN_FIELD_HEAD_ONLY = 1, /* it is passed on, but not in trailers */
     MN_FIELD_CLAIM = 2,     /* it is left out */
-    MN_FIELD_UNUSUAL = 3    /* the request is Python's; left out of trailers */
+    MN_FIELD_UNUSUAL = 3,   /* the request is Python's; left out of trailers */
+    MN_FIELD_PARENT = 4,    /* traceparent: it is moved behind, if it is right */
+    MN_FIELD_STATE = 5      /* tracestate: the same, behind that */
 };
 
 /* `bounds` of the buckets are milliseconds, and bytes. NULL: no memory. */
 mn_lane *mn_lane_new(const mn_lane_limits *limits, const double *bounds, size_t count);
 void mn_lane_free(mn_lane *lane);
 int mn_lane_field(mn_lane *lane, const char *name, size_t len, int what);
-void mn_lane_pause(mn_lane *lane, int paused);
+/* Failures are those of enum mn_failure, 5xx, and the statuses of gRPC whose bit is set. */
+void mn_lane_tell(mn_lane *lane, int what, uint32_t failed_calls);
 /* The world has changed: callers and entries are gone. */
 void mn_lane_forget(mn_lane *lane);
 uint64_t mn_lane_taken(const mn_lane *lane);
@@ -196,6 +212,12 @@ void mn_lane_caller_is(mn_session *s, mn_caller *caller);
 void mn_lane_retire(mn_session *s);
 /* The connection is lost. */
 void mn_lane_leave(mn_session *s);
+/* Streams that the lane has of a client's session; how many were written to `into`. */
+size_t mn_lane_streams(const mn_session *s, int32_t *into, size_t room);
+/* The head of a request as it came, each part ended by NUL; NULL: the lane does not have it. */
+const char *mn_lane_head(const mn_session *s, int32_t stream, size_t *len);
+/* Give a request back, wherever it stands. */
+void mn_lane_recall(mn_session *s, int32_t stream);
 /* Streams of a client's session that the lane has, or has yet to send the answer of. */
 uint32_t mn_lane_crossings(const mn_session *s);
 

@@ -15,7 +15,7 @@ from mesh.model.request import RequestFlag, RequestRecord
 
 ERRORS_PER_S = 1000.0
 """Lines of one worker where only failures are logged: they come in storms."""
-_FAILED_CALLS = frozenset((2, 4, 12, 13, 14, 15))
+FAILED_CALLS = frozenset((2, 4, 12, 13, 14, 15))
 """Statuses of gRPC that are a server's failure (OpenTelemetry's conventions)."""
 
 
@@ -82,7 +82,7 @@ def is_failure(record: RequestRecord) -> bool:
     return (
         record.status >= 500
         or record.flag is not RequestFlag.NONE
-        or record.grpc_status in _FAILED_CALLS
+        or record.grpc_status in FAILED_CALLS
         or bool(record.policy or record.audited or record.dry_run)
     )
 

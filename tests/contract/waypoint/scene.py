@@ -24,6 +24,8 @@ from mesh.model.provider import ExternalAuthorizer
 from mesh.model.request import RequestRecord
 from mesh.model.snapshot import MeshSettings, MeshSnapshot
 from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort
+from mesh.telemetry.request_log import LogMode
+from tests.contract.http1.laned import USE_H2_LANE
 from tests.contract.http1.stage import CALLER, OWN, Client, Handler, serving
 from waypoint.authorize import Outside
 from waypoint.connect_tcp import TcpConnector
@@ -31,6 +33,7 @@ from waypoint.contract import Origin
 from waypoint.custom.ask import Authorizers
 from waypoint.flush_queue import FlushQueue
 from waypoint.h1_server import Http1Server
+from waypoint.h2_lane import Http2Lane
 from waypoint.h2_server import Http2Server
 from waypoint.limits import ProxyLimits
 from waypoint.party import party
@@ -87,6 +90,7 @@ class Scene:
     port_h2: int
     records: list[RequestRecord]
     counts: Counter[tuple[str, tuple[str, ...]]]
+    h2_lane: Http2Lane | None = None
 
     async def connect(self) -> Client:
         return Client(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -117,12 +121,14 @@ class Script:
     authentications: Sequence[RequestAuthentication] = ()
     providers: Sequence[ExternalAuthorizer] = ()
     services: Sequence[Service] = ()
+    app_protocol: str = ""
     limits: ProxyLimits = field(default_factory=ProxyLimits)
     snapshot: MeshSnapshot | None = None
     vantage: Vantage = field(default_factory=Vantage)
 
     def build(self, ports: Iterable[int]) -> MeshSnapshot:
-        web = service("web", *(loopback(port) for port in ports))
+        targets = [loopback(port) for port in ports]
+        web = service("web", *targets, app_protocol=self.app_protocol)
         base = self.snapshot or MeshSnapshot(revision=1)
         return replace(
             base,
@@ -180,13 +186,21 @@ async def scene(*handlers: Handler, script: Script) -> AsyncIterator[Scene]:
             workload=None,
             src=party(None, CALLER),
         )
+        h2_lane = None
+        if USE_H2_LANE.get():
+            pool.h2_lane = h2_lane = Http2Lane(
+                loop, limits=script.limits, decider=state, proxy=proxy, random=Random(7)
+            )
+            h2_lane.watch(LogMode.ERRORS, tapped=False)
         listener = await loop.create_server(
             lambda: Http1Server(loop, proxy, origin, script.limits, lambda _: None, flushes),
             "127.0.0.1",
             0,
         )
         listener_h2 = await loop.create_server(
-            lambda: Http2Server(loop, proxy, origin, script.limits, lambda _: None), "127.0.0.1", 0
+            lambda: Http2Server(loop, proxy, origin, script.limits, lambda _: None, h2_lane),
+            "127.0.0.1",
+            0,
         )
         port, port_h2 = (each.sockets[0].getsockname()[1] for each in (listener, listener_h2))
         try:
@@ -198,6 +212,7 @@ async def scene(*handlers: Handler, script: Script) -> AsyncIterator[Scene]:
                 port_h2=port_h2,
                 records=records,
                 counts=counts,
+                h2_lane=h2_lane,
             )
         finally:
             listener.close()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 import pytest
 
 from mesh.http2.contract import Headers
+from mesh.model.request import RequestRecord
+from mesh.telemetry.request_log import LogMode
 from mesh.telemetry.requests import RequestTally
 from tests.contract.http1.laned import USE_H2_LANE
 from tests.contract.http1.stage import Stage, run, stage
@@ -35,6 +37,7 @@ class Outcome:
     client: list[tuple[object, ...]]
     server: list[tuple[object, ...]]
     counts: list[tuple[object, ...]]
+    records: list[tuple[object, ...]]
 
 
 def answer(status: int, *more: tuple[bytes, bytes], body: bytes = b"", end: bool = True) -> Answer:
@@ -307,20 +310,40 @@ def counted(here: Stage) -> list[tuple[object, ...]]:
     )
 
 
-def played(play: Play, *, lane: bool, least: int = 1) -> Outcome:
+def told(here: Stage) -> list[tuple[object, ...]]:
+    """The records, without times and texts."""
+    return sorted(astuple(_without_chance(record)) for record in here.records)
+
+
+def _without_chance(record: RequestRecord) -> RequestRecord:
+    made = len(record.request_id) == 36
+    return replace(
+        record,
+        started_at=0.0,
+        duration_s=0.0,
+        upstream_s=None,
+        upstream_addr=None,
+        details="",
+        request_id="*" if made else record.request_id,
+    )
+
+
+def played(play: Play, *, lane: bool, least: int = 1, log: LogMode = LogMode.OFF) -> Outcome:
     """Run a play against the proxy with or without the lane."""
     outcomes: list[Outcome] = []
 
     async def main() -> None:
         server = Server(ANSWERS)
         async with stage(server, app_protocol="kubernetes.io/h2c") as here:
+            if here.h2_lane is not None:
+                here.h2_lane.watch(log, tapped=False)
             async with client(here.port_h2) as peer:
                 saw = [shown(message) for message in await play(peer)]
             await wait_for(lambda: here.proxy.active == 0 and not under_way(here))
             if here.h2_lane is not None and least:
                 assert here.h2_lane.taken >= least
             seen = sorted(shown(message) for message in server.seen)
-            outcomes.append(Outcome(saw, seen, counted(here)))
+            outcomes.append(Outcome(saw, seen, counted(here), told(here)))
 
     token = USE_H2_LANE.set(lane)
     try:
@@ -343,3 +366,12 @@ def test_the_lane_changes_nothing_that_can_be_seen(name: str) -> None:
     assert with_lane.client == without.client
     assert with_lane.server == without.server
     assert with_lane.counts == without.counts
+
+
+@pytest.mark.parametrize("name", ["ok", "grpc-bad", "cut", "cancels", "fields", "echo", "500"])
+def test_what_is_looked_at_is_told_as_without_the_lane(name: str) -> None:
+    without = played(PLAYS[name], lane=False)
+    everything = played(PLAYS[name], lane=True, log=LogMode.JSON)
+    failures = played(PLAYS[name], lane=True, log=LogMode.ERRORS)
+    assert everything.counts == failures.counts == without.counts
+    assert everything.records == without.records

@@ -86,6 +86,8 @@ def bug_report(context: click.Context, file: str | None, node: str | None, outpu
     name = file or time.strftime("meshnode-report-%Y%m%d-%H%M%S.tar.gz")
     if Path(name).exists():
         raise ConfigError(f"{name} is there already; use -f FILE")
+    if not os.access(Path(name).absolute().parent, os.W_OK):
+        raise ConfigError(f"{Path(name).absolute().parent} cannot be written to; use -f FILE")
     entries: dict[str, bytes] = {"machine.json": _machine()}
     failed: list[str] = []
     with progress("asking everything"), ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -85,6 +85,8 @@ def diff_command(
 
     Without NODES: the only two. Ends with 5 if they differ.
     """
+    if len(nodes) > 2:
+        raise ConfigError("name two nodes, or one with --source")
     if source is not None:
         sides = [(source, _of_source(source)), _of_node(nodes[0] if nodes else node)]
     elif nodes:

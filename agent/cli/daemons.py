@@ -10,6 +10,7 @@ import click
 
 from agent.admin.view import LogLevel
 from agent.cli.agent_arguments import AgentArguments, agent_options
+from agent.cli.exits import Exit
 from agent.cli.shared import host_name
 from agent.options import (
     DEFAULT_AGENT_ACCOUNT,
@@ -267,7 +268,11 @@ def holder(context: click.Context) -> None:
     """
     from agent.holder.__main__ import main
 
-    sys.exit(main(context.args))
+    try:
+        sys.exit(main(context.args))
+    except SystemExit as end:
+        # argparse's 2 is for wrong usage, which is 1 here.
+        sys.exit(Exit.NEGATIVE if end.code == 2 else end.code)
 
 
 def _require_root(command: str) -> None:

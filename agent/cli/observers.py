@@ -169,7 +169,7 @@ def any_agent(node: str | None, question: Callable[[AdminClient], T]) -> T:
 
 
 def ask(asked: Sequence[Observer], question: Callable[[AdminClient], T]) -> Answers[T]:
-    """Ask all at once; raises what the first one raised if nobody answers."""
+    """Ask all at once; raises what one of them raised if nobody has an answer."""
     if not asked:
         raise AgentNotRunning("no agent is running on this machine")
     answers: Answers[T] = Answers()
@@ -182,7 +182,8 @@ def ask(asked: Sequence[Observer], question: Callable[[AdminClient], T]) -> Answ
             except MeshnodeError as error:
                 answers.missing[origin] = error
     if not answers.found:
-        raise next(iter(answers.missing.values()))
+        # Who answers that there is no such thing tells more than who is not there.
+        raise min(answers.missing.values(), key=lambda error: isinstance(error, AgentNotRunning))
     return answers
 
 

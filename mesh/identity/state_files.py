@@ -27,7 +27,8 @@ def check_private_dir(path: Path) -> None:
     try:
         status = path.lstat()
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}. Create the CA's state first") from error
+        hint = "Make the CA's state first: meshnode ca init --ca DIR"
+        raise ConfigError(f"{path}: {error.strerror}. {hint}") from error
     if not stat.S_ISDIR(status.st_mode):
         raise ConfigError(f"{path} is not a directory (a symbolic link is not accepted either)")
     _check_owner(path, status, DIR_MODE)

@@ -14,52 +14,18 @@ from agent.admin.question import AuthzAnswer
 from agent.cli.stat import EdgesAnswer, StatAnswer
 from agent.dashboard.data import Overview
 from agent.dashboard.server import SECRET_HEADER
-from tests.lab import Process, eventually
+from tests.lab import eventually
 from tests.lab.agent import MESHNODE, MESHNODE_ENVIRONMENT
-from tests.lab.objects import POLICY_GROUP, kube_object
-from tests.lab.process import Process as LabProcess
 from tests.lab.process import run
-from tests.netns.waypoint.mesh import NAMESPACE, PORT, Shop, shop
+from tests.netns.cli.shopfront import POLICY, RULE, shopfront, watching
+from tests.netns.waypoint.mesh import PORT, Shop
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
-
-POLICY = "shop/no-admin"
-RULE = f"AuthorizationPolicy {POLICY} rule[1]"
 
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Shop]:
-    with shop("denial") as running:
-        before = running.revision()
-        running.lab.apply(
-            "no-admin",
-            kube_object(
-                POLICY_GROUP,
-                "AuthorizationPolicy",
-                "no-admin",
-                namespace=NAMESPACE,
-                spec={
-                    "targetRefs": [{"group": "", "kind": "Service", "name": "web"}],
-                    "action": "DENY",
-                    "rules": [
-                        {"to": [{"operation": {"paths": ["/secret*"]}}]},
-                        {"to": [{"operation": {"paths": ["/admin*"], "methods": ["GET"]}}]},
-                    ],
-                },
-            ),
-        )
-        eventually(lambda: running.revision() > before, 10.0, "the policy is in force")
-        running.route(
-            "web",
-            {
-                "name": "all",
-                "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
-                "backendRefs": [{"name": "web-v1", "port": PORT}],
-                "timeouts": {"request": "3s"},
-            },
-        )
-        assert running.get("/admin/users").startswith("403")
-        assert running.get("/items") == "200 v1"
+    with shopfront("denial") as running:
         yield running
 
 
@@ -69,14 +35,6 @@ def meshnode(scene: Shop, *arguments: str, status: int = 0) -> str:
     result = run(place, [*MESHNODE, *arguments], timeout_s=30.0, env=MESHNODE_ENVIRONMENT)
     assert result.status == status, result
     return result.stdout
-
-
-def watching(scene: Shop, *arguments: str) -> Process:
-    place = scene.lab.nodes["node-a"].place
-    log = scene.lab.log_path(arguments[0])
-    process = LabProcess(place, [*MESHNODE, *arguments], log, MESHNODE_ENVIRONMENT)
-    scene.lab._processes.append(process)
-    return process
 
 
 def test_the_access_log_names_the_policy(scene: Shop) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
+import jsonschema
 import msgspec
 import pytest
 
+from agent.cli.schemas import schemas
 from agent.cli.stat import EdgesAnswer, StatAnswer
 from tests.lab import Process, Result, eventually
 from tests.lab.objects import authorization_policy, service_object
@@ -155,6 +157,7 @@ def test_the_kernels_events_carry_verdict_and_reason(mesh: Mesh) -> None:
     event = first_event(mesh, watch, ("client", "near"))
     assert (event["verdict"], event["reason"], event["policy"]) == ("denied", "deny_policy", RULE)
     assert (event["src"], event["dst"], event["lost"]) == ("default/client", "default/near", 0)
+    jsonschema.validate(event, schemas()["bpf monitor"])
 
 
 def test_denials_are_counted_by_rule(mesh: Mesh) -> None:

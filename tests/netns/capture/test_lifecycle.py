@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -149,12 +150,15 @@ def test_links_outlive_their_maker_and_are_updated_in_place(name: str, pods: lis
         assert {v.name: (v.id, v.prog_id) for v in inspect.links(name)} == before
 
 
-def test_processes_of_the_agent_are_not_captured(name: str, pods: list[PodNs]) -> None:
+@pytest.mark.parametrize("above", [0, 1], ids=["on a machine", "on a node in a container"])
+def test_processes_of_the_agent_are_not_captured(name: str, pods: list[PodNs], above: int) -> None:
+    """A node that is a container does not see how deep below the machine's root it is."""
     pod, other = pods[0], pods[1]
     with node(name) as made:
         own = made.pods_cgroup / "agent"
         own.mkdir()
-        made.agent = cgroup.describe_cgroup(own)
+        seen = cgroup.describe_cgroup(own)
+        made.agent = replace(seen, level=seen.level - above)
         made.local = {pod.uid: pod.cookie}
         made.apply(workload(pod), workload(other, node="n2"))
         made.enrol(pod)

@@ -8,7 +8,7 @@ unmounting bpffs) changes nothing, and the next check puts the pin back.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Iterable
 
 from agent.capture import pins, syscalls
 from agent.capture.links import link_target
@@ -21,51 +21,59 @@ class PinGuard:
 
     def __init__(self, paths: NodePaths) -> None:
         self._paths = paths
-        self._held: dict[Path, int] = {}
+        self._links = str(pins.links_dir(paths))
+        self._directories = (str(pins.maps_dir(paths)), str(pins.progs_dir(paths)), self._links)
+        # Descriptors by directory and name: no paths are built for hundreds of pins a second.
+        self._held: dict[str, dict[str, int]] = {where: {} for where in self._directories}
 
     def hold(self) -> None:
         """Take hold of pins that are new, and let go of links that were detached."""
         self._drop_detached()
-        for directory in self._directories():
-            for path in directory.iterdir() if directory.is_dir() else ():
-                if path not in self._held:
-                    self._held[path] = syscalls.obj_get(str(path))
+        for where, held in self._held.items():
+            for name in _names(where):
+                if name not in held:
+                    held[name] = syscalls.obj_get(f"{where}/{name}")
 
     def restore(self) -> list[str]:
         """Put back pins that are gone; their names. Raises `KernelError` if that cannot be."""
         self._drop_detached()
         # Three listings instead of a look at each of hundreds of pins, once a second.
-        present = {
-            path
-            for directory in self._directories()
-            if directory.is_dir()
-            for path in directory.iterdir()
-        }
-        gone = [path for path in self._held if path not in present]
+        gone = []
+        for where, held in self._held.items():
+            present = _names(where)
+            gone += [(where, name) for name in held if name not in present]
         if gone:
             pins.make_directories(self._paths)
-        for path in gone:
-            syscalls.obj_pin(self._held[path], str(path))
-        return [path.name for path in gone]
+        for where, name in gone:
+            syscalls.obj_pin(self._held[where][name], f"{where}/{name}")
+        return [name for _, name in gone]
 
     def has_attached(self, name: str) -> bool:
         """Whether the link `name` was attached to something at the last `hold()` or `restore()`."""
-        return pins.links_dir(self._paths) / name in self._held
+        return name in self._held[self._links]
+
+    def has_lost(self, names: Iterable[str]) -> bool:
+        """Whether one of these links is held and attached to nothing any more. Cheap."""
+        held = self._held[self._links]
+        return any(link_target(held[name]) == 0 for name in names if name in held)
 
     def close(self) -> None:
         """Let go of everything; the pins stay. Idempotent."""
-        while self._held:
-            os.close(self._held.popitem()[1])
+        for held in self._held.values():
+            while held:
+                os.close(held.popitem()[1])
 
     def _drop_detached(self) -> None:
-        links = pins.links_dir(self._paths)
-        for path in [path for path in self._held if path.parent == links]:
-            if link_target(self._held[path]) == 0:
-                os.close(self._held.pop(path))
+        held = self._held[self._links]
+        for name in [name for name, fd in held.items() if link_target(fd) == 0]:
+            os.close(held.pop(name))
 
-    def _directories(self) -> tuple[Path, ...]:
-        paths = self._paths
-        return pins.maps_dir(paths), pins.progs_dir(paths), pins.links_dir(paths)
+
+def _names(directory: str) -> set[str]:
+    try:
+        return set(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 def is_attached(paths: NodePaths, name: str) -> bool:

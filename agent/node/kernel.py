@@ -38,6 +38,8 @@ from mesh.state.delta import SnapshotDelta
 log = logging.getLogger(__name__)
 
 LOADER_TIMEOUT_S = 120.0
+_CAPTURE = ("mn_connect4", "mn_connect6", "mn_sockops")
+"""Links without which pods speak plaintext."""
 
 
 async def run_loader(paths: NodePaths) -> None:
@@ -208,6 +210,10 @@ class KernelPlane:
             self._guard.hold()
         # What is missing because a map is full cannot be put back by one who looks for it.
         return repaired + (self._audit.step() if self._upkeep.is_whole else [])
+
+    def has_lost_capture(self) -> bool:
+        """Whether somebody detached what captures the pods' connections: no event tells of it."""
+        return self._attached and self._guard.has_lost(_CAPTURE)
 
     def _attach_again(self) -> list[str]:
         repaired = []

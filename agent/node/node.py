@@ -50,6 +50,8 @@ BUSY_POLL_S = 0.5
 ALL_TRAFFIC_S = 10.0
 """Until open connections are counted that nobody has told of."""
 KERNEL_GUARD_S = 1.0
+LOOKS_PER_GUARD = 4
+"""For links that were detached by force: pods are in plaintext until they are attached again."""
 
 
 class Node:
@@ -195,7 +197,10 @@ class Node:
     async def guard_kernel(self) -> None:
         """Put back what somebody takes away from our state in the kernel."""
         while True:
-            await asyncio.sleep(KERNEL_GUARD_S)
+            for _ in range(LOOKS_PER_GUARD):
+                await asyncio.sleep(KERNEL_GUARD_S / LOOKS_PER_GUARD)
+                if self.kernel.has_lost_capture():
+                    break
             try:
                 gone = self.holder.revive()
                 for what in gone + self.kernel.repair(self.holder.sockets()):

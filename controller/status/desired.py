@@ -121,7 +121,8 @@ def policy_status(snapshot: MeshSnapshot) -> dict[ObjectName, PolicyStatus]:
         kind, _, path = subject.partition(" ")
         namespace, _, name = path.partition("/")
         unread = [one for one in items if one.code in (None, Code.UNREADABLE)]
-        if kind in POLICY_KINDS and unread:
+        # Without a name it is about the kind as a whole.
+        if kind in POLICY_KINDS and unread and name:
             found[ObjectName(kind=kind, namespace=namespace, name=name)] = _two(
                 (False, "Invalid", unread[0].message), (False, "Invalid", "it is not accepted")
             )

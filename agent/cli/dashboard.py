@@ -12,6 +12,7 @@ from collections.abc import Callable
 import click
 
 from agent.cli.observers import Observer, finder
+from agent.cli.prometheus import Prometheus, open_prometheus, prometheus_option
 from agent.cli.reach_options import reach_options
 from agent.listening import bind_tcp
 from agent.options import parse_listen
@@ -30,8 +31,9 @@ DEFAULT_LISTEN = "127.0.0.1:15090"
     help="Loopback address to serve at; port 0 takes a free one.",
 )
 @click.option("--open", "show", is_flag=True, help="Open a browser too.")
+@prometheus_option
 @reach_options
-def dashboard(listen: str, show: bool, node: str | None) -> None:
+def dashboard(listen: str, show: bool, prometheus: str | None, node: str | None) -> None:
     """Serve a page with the service graph, golden numbers, denials, health and a simulator.
 
     Asks the agents and waypoints of this machine, or of a cluster. The address that is printed
@@ -39,7 +41,8 @@ def dashboard(listen: str, show: bool, node: str | None) -> None:
     """
     address = _parse(listen)
 
-    asyncio.run(_serve(address, finder(node), show))
+    asked, history = finder(node), open_prometheus(prometheus)
+    asyncio.run(_serve(address, asked, history, show))
 
 
 def _parse(text: str) -> SocketAddress:
@@ -50,7 +53,12 @@ def _parse(text: str) -> SocketAddress:
     return SocketAddress(address.ip, 0) if port == "0" else address
 
 
-async def _serve(address: SocketAddress, asked: Callable[[], list[Observer]], show: bool) -> None:
+async def _serve(
+    address: SocketAddress,
+    asked: Callable[[], list[Observer]],
+    history: Prometheus | None,
+    show: bool,
+) -> None:
     from aiohttp import web
 
     from agent.dashboard.server import Dashboard
@@ -61,7 +69,10 @@ async def _serve(address: SocketAddress, asked: Callable[[], list[Observer]], sh
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     sock = _bind(address)
     runner = web.AppRunner(
-        Dashboard(asked, secret).app(), access_log=None, handle_signals=False, shutdown_timeout=1.0
+        Dashboard(asked, secret, history).app(),
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=1.0,
     )
     await runner.setup()
     try:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from agent.admin.client import AdminClient
 from agent.admin.describe import What
 from agent.admin.view import CertificateStatus, NodeStatus, PodStatus
 from agent.cli.describe import format_description
 from agent.cli.observers import Observer, ask
-from mesh.errors import MeshnodeError
+from mesh.errors import ConfigError, MeshnodeError
 from mesh.model.snapshot import Problem
 from mesh.telemetry.denials import Denial
 from mesh.telemetry.window_answer import Traffic
@@ -49,7 +50,12 @@ class NodeHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """Everything but histories. `missing`: who did not answer, and why."""
+    """Everything but histories.
+
+    Attributes:
+        missing: who did not answer, and why.
+        history: who knows of more than 15 minutes; empty for nobody.
+    """
 
     schema_version: int = SCHEMA_VERSION
     since_s: float
@@ -62,6 +68,7 @@ class Overview:
     edges: tuple[EdgeRow, ...]
     denials: tuple[Denial, ...]
     nodes: tuple[NodeHealth, ...]
+    history: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +90,7 @@ class Story:
     by: By
     golden: Golden
     unit: str
+    window_s: float
     course: tuple[Beat, ...]
     callers: tuple[EdgeRow, ...]
     callees: tuple[EdgeRow, ...]
@@ -90,7 +98,22 @@ class Story:
     text: str
 
 
-def gather_overview(asked: Sequence[Observer], since_s: float) -> Overview:
+class History(Protocol):
+    """Whoever knows of more than the last quarter of an hour."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    def story(self, seconds: float, about: str, points: int) -> Traffic:
+        """What touched an object, with its course. Raises `MeshnodeError`."""
+        ...
+
+
+def gather_overview(
+    asked: Sequence[Observer], since_s: float, history: History | None = None
+) -> Overview:
     """Ask everybody; raises if nobody answers."""
     traffic = ask(asked, lambda client: client.traffic(since_s))
     health = ask([one for one in asked if one.is_node], AdminClient.status)
@@ -107,29 +130,49 @@ def gather_overview(asked: Sequence[Observer], since_s: float) -> Overview:
         edges=tuple(edges(found)),
         denials=tuple(merge_denials(found)),
         nodes=tuple(_health(status) for status in health.found.values()),
+        history=history.name if history is not None else "",
     )
 
 
-def gather_story(asked: Sequence[Observer], by: By, name: str) -> Story:
-    """The last quarter of an hour of one workload or service."""
-    answers = ask(
-        asked, lambda client: client.traffic(HISTORY_S, points=True, about=name)
-    ).found.values()
-    found = list(answers)
+def gather_story(
+    asked: Sequence[Observer],
+    by: By,
+    name: str,
+    seconds: float = HISTORY_S,
+    history: History | None = None,
+) -> Story:
+    """The last quarter of an hour of one workload or service, or longer by `history`.
+
+    Denials and their reasons are only in memory. Raises `ConfigError` if nobody knows so much.
+    """
+    recent = list(_recent(asked, name))
+    found = recent if seconds <= HISTORY_S else [_long(history, seconds, name)]
     rows = edges(found)
-    denials = merge_denials(found)
+    denials = merge_denials(recent)
     is_service = by is By.SERVICE
     return Story(
         name=name,
         by=by,
         golden=next(row for row in stat(found, by, names=[name]) if row.name == name),
         unit=_unit(found, by, name),
-        course=course(found, by, name),
+        window_s=seconds,
+        course=course(found, by, name, seconds),
         callers=tuple(row for row in rows if _leads_to(row, name)),
         callees=() if is_service else tuple(row for row in rows if row.src == name),
         denials=tuple(one for one in denials if name in (one.src, one.dst, one.service)),
         text=_sentences(asked, What.SERVICE if is_service else What.POD, name),
     )
+
+
+def _recent(asked: Sequence[Observer], name: str) -> Iterable[Traffic]:
+    question = ask(asked, lambda client: client.traffic(HISTORY_S, points=True, about=name))
+    return question.found.values()
+
+
+def _long(history: History | None, seconds: float, name: str) -> Traffic:
+    if history is None:
+        raise ConfigError("agents remember 15 minutes: start the page with --prometheus URL")
+    return history.story(seconds, name, POINTS)
 
 
 def _leads_to(row: EdgeRow, name: str) -> bool:
@@ -143,9 +186,11 @@ def _unit(found: Sequence[Traffic], by: By, name: str) -> str:
     return "requests" if is_requests else "connections"
 
 
-def course(found: Sequence[Traffic], by: By, name: str) -> tuple[Beat, ...]:
+def course(
+    found: Sequence[Traffic], by: By, name: str, window_s: float = HISTORY_S
+) -> tuple[Beat, ...]:
     """The rates of a row over time, oldest first; slots that were joined are spread evenly."""
-    step = HISTORY_S / POINTS
+    step = window_s / POINTS
     chosen = [edge for edge, _ in believed(found) if row_name(edge, by) == name]
     requests = any(edge.is_requests for edge in chosen)
     totals = [[0.0, 0.0, 0.0] for _ in range(POINTS)]

@@ -18,7 +18,7 @@ from agent.admin.client import AgentRefused
 from agent.admin.codec import from_json, to_json
 from agent.admin.question import AuthzQuestion
 from agent.cli.observers import Observer
-from agent.dashboard.data import gather_overview, gather_story
+from agent.dashboard.data import HISTORY_S, History, gather_overview, gather_story
 from mesh.errors import ConfigError, MeshnodeError
 from mesh.telemetry.window import WINDOW_S
 from mesh.telemetry.window_stats import By
@@ -26,6 +26,7 @@ from mesh.telemetry.window_stats import By
 PAGE = "page"
 SECRET_HEADER = "X-Meshnode-Secret"
 MAX_REQUEST_BYTES = 64 * 1024
+LONGEST_S = 7 * 86400.0
 KINDS = {
     "index.html": "text/html",
     "style.css": "text/css",
@@ -55,11 +56,18 @@ class Dashboard:
     Args:
         observers: who can be asked now; called for every question.
         secret: what a question must carry.
+        history: a Prometheus, where there is one.
     """
 
-    def __init__(self, observers: Callable[[], Sequence[Observer]], secret: str) -> None:
+    def __init__(
+        self,
+        observers: Callable[[], Sequence[Observer]],
+        secret: str,
+        history: History | None = None,
+    ) -> None:
         self._observers = observers
         self._secret = secret
+        self._history = history
 
     def app(self) -> web.Application:
         """Build the application."""
@@ -94,15 +102,20 @@ class Dashboard:
     async def overview(self, request: web.Request) -> web.Response:
         """GET /api/overview?seconds=60"""
         seconds = _seconds(request.query.get("seconds", "60"))
-        found = await asyncio.to_thread(lambda: gather_overview(self._observers(), seconds))
+        found = await asyncio.to_thread(
+            lambda: gather_overview(self._observers(), seconds, self._history)
+        )
         return await asyncio.to_thread(_json, found)
 
     async def story(self, request: web.Request) -> web.Response:
-        """GET /api/story?by=service&name=NAMESPACE/NAME"""
+        """GET /api/story?by=service&name=NAMESPACE/NAME&seconds=3600"""
+        seconds = _seconds(request.query.get("seconds", f"{HISTORY_S:.0f}"), LONGEST_S)
         by, name = request.query.get("by", ""), request.query.get("name", "")
         if by not in (By.SERVICE, By.WORKLOAD) or "/" not in name:
             raise ConfigError("by must be service or workload, name NAMESPACE/NAME")
-        found = await asyncio.to_thread(lambda: gather_story(self._observers(), By(by), name))
+        found = await asyncio.to_thread(
+            lambda: gather_story(self._observers(), By(by), name, seconds, self._history)
+        )
         return _json(found)
 
     async def authz(self, request: web.Request) -> web.Response:
@@ -143,13 +156,13 @@ async def _hardened(request: web.Request, handler: Handler) -> web.StreamRespons
     return response
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, most: float = WINDOW_S) -> float:
     try:
         seconds = float(text)
     except ValueError as error:
         raise ConfigError(f"seconds={text!r} is not a number") from error
-    if not 1 <= seconds <= WINDOW_S:
-        raise ConfigError(f"seconds={text}: use 1 to {WINDOW_S:.0f}")
+    if not 1 <= seconds <= most:
+        raise ConfigError(f"seconds={text}: use 1 to {most:.0f}")
     return seconds
 
 

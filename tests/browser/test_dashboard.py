@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
+from agent.cli.prometheus import Prometheus
+from agent.dashboard.data import History
 from tests.browser.chromium import Page, chromium_page, find_chromium
 from tests.browser.page import SECRET, served
 from tests.browser.world import RULE, large, small
@@ -23,8 +27,11 @@ Story = Callable[[Page], Awaitable[None]]
 
 
 @asynccontextmanager
-async def opened(node: FakeNode, directory: Path) -> AsyncIterator[Page]:
-    async with served(node, directory) as url, chromium_page(directory / "profile") as page:
+async def opened(
+    node: FakeNode, directory: Path, history: History | None = None
+) -> AsyncIterator[Page]:
+    profile = directory / "profile"
+    async with served(node, directory, history) as url, chromium_page(profile) as page:
         await page.size(1280, 800)
         await page.open(f"{url}/#secret={SECRET}")
         await heading(page, "Service graph")
@@ -32,9 +39,9 @@ async def opened(node: FakeNode, directory: Path) -> AsyncIterator[Page]:
         assert page.complaints == []
 
 
-def look(node: FakeNode, directory: Path, story: Story) -> None:
+def look(node: FakeNode, directory: Path, story: Story, history: History | None = None) -> None:
     async def run() -> None:
-        async with opened(node, directory) as page:
+        async with opened(node, directory, history) as page:
             await story(page)
 
     asyncio.run(run())
@@ -160,16 +167,32 @@ NAMELESS = """
 """
 
 
+AXE = """
+axe.run(document, { resultTypes: ["violations"] }).then((found) => found.violations.map((one) =>
+  `${one.id}: ${one.help}: ${one.nodes.map((node) => node.html).slice(0, 3).join(" ")}`))
+"""
+
+
+async def axe(page: Page) -> object:
+    """What the axe engine finds wrong with what is on the page."""
+    if not await page.run("'axe' in window"):
+        engine = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+        await page.run(f"{engine}; true")
+    return await page.run(AXE)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_can_be_read_and_used_by_everybody(tmp_path: Path, scheme: str) -> None:
     async def story(page: Page) -> None:
         await page.colours(scheme)
         pages = {"graph": "Service graph", "services": "Services", "edges": "Edges"}
         pages |= {"denials": "Denials", "health": "Health", "simulator": "Policy simulator"}
+        pages |= {"workloads": "Workloads", "service/bank%2Fpay": "Service bank/pay"}
         for place, title in pages.items():
             await turn(page, place, title)
             assert await page.run(CONTRAST) == [], place
             assert await page.run(NAMELESS) == [], place
+            assert await axe(page) == [], place
             assert await page.run("document.querySelectorAll('h1').length") == 1
             assert await page.run("document.querySelector('nav [aria-current]').innerText")
         other = {"light": "dark", "dark": "light"}[scheme]
@@ -189,6 +212,71 @@ def test_the_keyboard_reaches_a_workload(tmp_path: Path) -> None:
         assert await page.run("document.activeElement !== document.body")
 
     look(small(), tmp_path, story)
+
+
+def test_everything_is_reached_by_keyboard_alone(tmp_path: Path) -> None:
+    """Tab passes every control once, in the order of the page, and each shows that it has it."""
+    seen_outline = """
+      (() => { const one = document.activeElement; const style = getComputedStyle(one);
+        return [one.tagName, (one.innerText || one.ariaLabel || one.id || one.dataset.name || "").trim(),
+                style.outlineStyle !== "none" || one.classList.contains("node")]; })()"""
+
+    async def story(page: Page) -> None:
+        await turn(page, "services", "Services")
+        await page.run("document.querySelector('.skip').focus()")
+        stops = []
+        for _ in range(60):
+            stops.append(await page.run(seen_outline))
+            await page.key("Tab")
+            if await page.run("document.activeElement === document.body"):
+                break
+        words = [str(stop[1]) for stop in stops if isinstance(stop, list)]
+        assert words[:3] == ["Skip to content", "Graph", "Services"]
+        for wanted in ("Denials", "Pause", "Filter Services", "Name", "bank/pay"):
+            assert any(word.startswith(wanted) for word in words), (wanted, words)
+        assert all(stop[2] for stop in stops if isinstance(stop, list)), stops
+        await page.run("document.querySelector('[data-table=services] th button').focus()")
+        before = await column(page, "services", 0)
+        await page.key("Enter")
+        assert await column(page, "services", 0) == before[::-1]
+
+    look(small(), tmp_path, story)
+
+
+def test_longer_times_come_from_prometheus(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def fetch(path: str, query: Mapping[str, str]) -> bytes:
+        """A Prometheus that saw one pair, twice as busy in the second half."""
+        asked.append(path)
+        labels = {"reporter": "source", "source_workload_namespace": "shop",
+                  "source_workload": "web", "source_principal": "spiffe://a/ns/shop/sa/web",
+                  "destination_workload_namespace": "shop", "destination_workload": "cart",
+                  "destination_service_namespace": "shop", "destination_service_name": "cart",
+                  "connection_security_policy": "mutual_tls", "response_flags": "-"}  # fmt: skip
+        found: dict[str, object] = {"metric": labels, "value": [1.0, "90"]}
+        if "start" in query:
+            times = range(int(query["start"]), int(query["end"]) + 1, int(query["step"]))
+            values = [[at, "10" if at < times[len(times) // 2] else "20"] for at in times]
+            found = {"metric": labels, "values": values}
+        data = {"resultType": "vector", "result": [found] if "closed" in query["query"] else []}
+        return json.dumps({"status": "success", "data": data}).encode()
+
+    async def story(page: Page) -> None:
+        await turn(page, "service/shop%2Fcart", "Service shop/cart")
+        assert "as far as the agents remember" in await text_of(page)
+        await page.run("""
+            const choice = document.querySelector('#window');
+            choice.value = '86400';
+            choice.dispatchEvent(new Event('change'))""")
+        await page.wait("document.querySelector('#main').innerText.includes('from Prometheus')")
+        assert "/api/v1/query_range" in asked
+        path = str(await page.run("document.querySelector('.spark .all').getAttribute('d')"))
+        heights = [float(point.split()[1]) for point in path.replace("M", "L").split("L")[1:]]
+        assert heights[3] > heights[-3]  # the axis points down
+        assert await page.run("document.querySelector('#window').value") == "86400"
+
+    look(small(), tmp_path, story, Prometheus("http://prometheus:9090", fetch))
 
 
 def test_without_the_secret_nothing_is_told(tmp_path: Path) -> None:
@@ -221,6 +309,22 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     look(node, tmp_path, story)
 
 
+FRAMES = """
+(async () => {
+  // From the address to the frame that shows the page, for the three heaviest pages.
+  const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  const spent = [];
+  for (const place of ["graph", "services", "edges"]) {
+    const began = performance.now();
+    location.hash = `#/${place}`;
+    await frame(); await frame();
+    spent.push(performance.now() - began);
+  }
+  return { drawn: spent.length, worst: Math.max(...spent), spent };
+})()
+"""
+
+
 def test_a_thousand_services_stay_usable(tmp_path: Path) -> None:
     async def story(page: Page) -> None:
         assert await page.run("document.querySelectorAll('.node').length") == 20
@@ -243,5 +347,9 @@ def test_a_thousand_services_stay_usable(tmp_path: Path) -> None:
             })()""")
         assert await column(page, "services", 0) == ["team-17/svc-0777"]
         assert float(str(spent)) < 2000  # some 20 ms on an idle machine
+        frames = await page.run(FRAMES)
+        assert isinstance(frames, dict)
+        assert frames["drawn"] == 3, frames
+        assert frames["worst"] < 5000, frames  # some 150 ms on an idle machine
 
     look(large(), tmp_path, story)

@@ -11,7 +11,7 @@ const EVERY_MS = 5000;
 const main = document.getElementById("main");
 const status = document.getElementById("status");
 const since = document.getElementById("since");
-const state = { overview: null, story: null, paused: false, secret: "", asked: 0, drawn: "" };
+const state = { overview: null, story: null, paused: false, secret: "", asked: 0, drawn: "", window: 900 };
 
 function takeSecret() {
   const given = new URLSearchParams(location.hash.slice(1)).get("secret");
@@ -43,7 +43,7 @@ async function refresh() {
   try {
     const overview = await ask(`/api/overview?seconds=${since.value}`);
     const story = page === "service" || page === "workload"
-      ? await ask(`/api/story?by=${page}&name=${encodeURIComponent(name)}`) : null;
+      ? await ask(`/api/story?by=${page}&name=${encodeURIComponent(name)}&seconds=${state.window}`) : null;
     if (turn !== state.asked) return; // a later question overtook this one
     Object.assign(state, { overview, story });
     status.className = "";
@@ -74,7 +74,7 @@ function draw() {
     workloads: () => workloadsPage(overview), edges: () => edgesPage(overview),
     denials: () => denialsPage(overview), health: () => healthPage(overview),
     simulator: () => simulatorPage(overview, (question) => ask("/api/authz", question)),
-    service: () => state.story && storyPage(state.story), workload: () => state.story && storyPage(state.story),
+    service: () => story(overview), workload: () => story(overview),
   };
   const made = (pages[page] ?? (() => [el("h1", {}, "No such page"), el("p", {}, el("a", { href: "#/graph" }, "To the graph"))]))();
   if (!made) return;
@@ -82,6 +82,15 @@ function draw() {
   state.drawn = location.hash;
   document.title = `${main.querySelector("h1")?.textContent ?? "meshnode"} · meshnode`;
   counts(overview);
+}
+
+function story(overview) {
+  return state.story && storyPage(state.story, overview.history, (seconds) => {
+    state.window = seconds;
+    state.drawn = "";
+    document.activeElement?.blur();
+    refresh();
+  });
 }
 
 function redraw() { state.drawn = ""; draw(); }

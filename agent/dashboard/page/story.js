@@ -6,7 +6,19 @@ import { denialTable, edgeColumns } from "/views.js";
 
 const WIDE = 300, HIGH = 64;
 
-export function storyPage(story) {
+const WINDOWS = [[900, "15 minutes"], [3600, "hour"], [21600, "6 hours"], [86400, "day"], [604800, "week"]];
+
+function timeSpan(story, history, choose) {
+  if (!history) return el("p", { class: "note" }, "Of the last 15 minutes, as far as the agents remember.");
+  const options = WINDOWS.map(([seconds, text]) =>
+    el("option", { value: seconds, selected: seconds === story.window_s }, text));
+  const select = el("select", { id: "window", onchange: () => choose(Number(select.value)) }, options);
+  const source = story.window_s > 900 ? `from Prometheus (${history}); denials of the last 15 minutes` : "as far as the agents remember";
+  return el("p", { class: "note" }, el("label", {}, "Of the last ", select), ` ${source}.`);
+}
+
+// `choose` is told how many seconds back the reader wants to look.
+export function storyPage(story, history = "", choose = () => {}) {
   const golden = story.golden;
   const card = (term, value, tone) => el("div", { class: "card" }, el("dt", {}, term), el("dd", { class: tone }, value));
   const beats = story.course;
@@ -18,7 +30,7 @@ export function storyPage(story) {
       card("p50", millis(golden.p50_ms)), card("p95", millis(golden.p95_ms)), card("p99", millis(golden.p99_ms)),
       card("Connections/s", rate(golden.connections_s)),
       card("Denied", String(golden.denied), golden.denied ? "bad" : "")),
-    el("p", { class: "note" }, "Of the last 15 minutes, as far as the agents remember."),
+    timeSpan(story, history, choose),
     el("div", { class: "sparks" },
       spark(`Ended ${story.unit}, failures in red`, beats.map((beat) => beat.per_s), beats.map((beat) => beat.failed_per_s), (most) => `${rate(most)}/s`),
       spark("Bytes both ways", beats.map((beat) => beat.bytes_per_s), null, (most) => `${bytes(most)}/s`)),

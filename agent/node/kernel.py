@@ -71,7 +71,8 @@ class KernelPlane:
         self.maps: PinnedMaps = open_maps(paths)
         self._enrolment = Enrolment(paths, self.maps)
         self.agent_cgroup: AgentCgroup = make_agent_cgroup(paths)
-        links.attach_cgroup(paths, Target.AGENT_CGROUP, agent_cgroup_path(paths))
+        self._agent_cgroup_path = agent_cgroup_path(paths)
+        links.attach_cgroup(paths, Target.AGENT_CGROUP, self._agent_cgroup_path)
         links.update_lookups(paths)
         links.collect_defunct(paths)
         self._guard = PinGuard(paths)
@@ -217,7 +218,7 @@ class KernelPlane:
 
     def _attach_again(self) -> list[str]:
         repaired = []
-        cgroups = {Target.AGENT_CGROUP: agent_cgroup_path(self._paths)}
+        cgroups = {Target.AGENT_CGROUP: self._agent_cgroup_path}
         if self._attached:
             cgroups[Target.PODS_CGROUP] = self.pods_cgroup
         for target, cgroup in cgroups.items():

@@ -29,6 +29,7 @@ from bench.scenario import Runner, Suite
 from bench.scenarios.cores import cores_suite
 from bench.scenarios.network import network_suite
 from bench.scenarios.node import node_suite
+from bench.scenarios.observation import observed_node_suite, observed_waypoint_suite
 from bench.scenarios.waypoint import hbone_suite, waypoint_suite
 from mesh.tunnel.select import best_engine
 
@@ -140,6 +141,8 @@ def all_suites(plan: Plan, agents: AgentSettings) -> list[Suite]:
         network_suite(plan, cores, TOOLS, agents),
         waypoint_suite(plan, cores, TOOLS),
         hbone_suite(plan, cores, TOOLS),
+        observed_waypoint_suite(plan, cores, TOOLS),
+        observed_node_suite(plan, cores, TOOLS, agents),
     ]
 
 

@@ -42,6 +42,7 @@ def _at_least(text: str, scenario: str, metric: str, limit: float, peer: Peer) -
 
 
 NO_MESH, HBONE, ENVOY = Peer.NO_MESH, Peer.ENVOY_HBONE, Peer.ENVOY
+UNOBSERVED = Peer.UNOBSERVED
 
 BARS = (
     _at_most("same node: round trip p50", "same-node/rtt/128B", "p50_us", 1.05, NO_MESH),
@@ -91,6 +92,34 @@ BARS = (
         "requests_per_s",
         1.0,
         ENVOY,
+    ),
+    _at_least(
+        "waypoint, observed as by default",
+        "observation/waypoint/default",
+        "requests_per_s",
+        0.95,
+        UNOBSERVED,
+    ),
+    _at_most(
+        "waypoint, observed as by default: CPU",
+        "observation/waypoint/default",
+        "cpu_s_per_1000",
+        1.05,
+        UNOBSERVED,
+    ),
+    _at_most(
+        "same node, observed: round trip p50",
+        "observation/same-node/rtt/128B",
+        "p50_us",
+        1.05,
+        UNOBSERVED,
+    ),
+    _at_least(
+        "same node, observed: connects per s",
+        "observation/same-node/connects",
+        "connects_per_s",
+        0.95,
+        UNOBSERVED,
     ),
     _at_least("waypoint, 1 MiB", "waypoint/http1/1048576-bytes", "requests_per_s", 1.0, ENVOY),
     _at_most(

@@ -21,6 +21,7 @@ class Peer(StrEnum):
     ENVOY = "Envoy"
     NGINX = "nginx"
     HAPROXY = "HAProxy"
+    UNOBSERVED = "meshnode, unobserved"
 
 
 class Better(StrEnum):

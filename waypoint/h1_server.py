@@ -66,6 +66,8 @@ class Http1Server(asyncio.Protocol):
         """The client sends no more; what it sent is still to be handled."""
         self._heard_at = loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._written = 0
+        self._write_timer: asyncio.TimerHandle | None = None
 
     # --- transport ------------------------------------------------------------------------------
 
@@ -111,8 +113,9 @@ class Http1Server(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._on_closed(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.client_gone(RequestFlag.DOWNSTREAM_CLOSED, "client disconnected")
@@ -240,8 +243,36 @@ class Http1Server(asyncio.Protocol):
         self._queued = False
         out = self._out
         if out and self._transport is not None:
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            data = out[0] if len(out) == 1 else b"".join(out)
+            self._transport.write(data)
             out.clear()
+            self._written += len(data)
+            if self._write_timer is None and self._transport.get_write_buffer_size():
+                self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        """While something waits to be sent: look whether the client takes any of it."""
+        taken = self._taken()
+        self._write_timer = self._loop.call_later(
+            self._limits.write_timeout_s, self._check_writing, taken
+        )
+
+    def _taken(self) -> int:
+        waiting = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return self._written - waiting
+
+    def _check_writing(self, before: int) -> None:
+        self._write_timer = None
+        transport = self._transport
+        if transport is None or not transport.get_write_buffer_size():
+            return
+        if self._taken() != before:
+            self._watch_writing()
+            return
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_gone(RequestFlag.STREAM_IDLE, "http1.write_timeout")
+        transport.abort()
 
     def send_end(self, trailers: Headers) -> None:
         transport = self._transport

@@ -24,6 +24,7 @@ class ProxyLimits:
         worker_requests: at once in one worker; the second half of them is shared out fairly among
             callers (`waypoint.fair`).
         mirror_copies: under way at once; more are left out.
+        write_timeout_s: without a byte that a client takes of what is queued for it.
         linger_s: reading on after an early answer, so that the client sees it before a reset.
         sniff_timeout_s: for a client's first bytes where the port names no protocol.
     """
@@ -39,6 +40,7 @@ class ProxyLimits:
     upstream_requests: int = 1024
     worker_requests: int = 8192
     linger_s: float = 1.0
+    write_timeout_s: float = 300.0
     mirror_copies: int = 512
     sniff_timeout_s: float = 0.1
     max_streams: int = 100

@@ -24,7 +24,7 @@ from waypoint.mirror import Copies, Mirrors
 from waypoint.open_exchanges import OpenExchanges
 from waypoint.plan import Forward, Marks, Reply, Router, Wait
 from waypoint.pool import Pool
-from waypoint.target import Target, choose
+from waypoint.target import Elsewhere, Target, choose
 
 _NO_MARKS = Marks()
 Begun = TypeVar("Begun", bound=Exchange)
@@ -58,7 +58,9 @@ class Proxy:
         self.limits = limits
         self.pool = pool
         self.router = router
-        self.active = 0
+        self._active = 0
+        self.elsewhere: Elsewhere | None = None
+        """Who else has requests under way that count towards what a worker takes."""
         self.mirrors = Mirrors(loop, pool, limits.mirror_copies)
         self.fair = FairGate(limits.worker_requests)
         self.under_way = OpenExchanges(now, time.time)
@@ -74,6 +76,22 @@ class Proxy:
     def open(self, downstream: Downstream, head: RequestHead, origin: Origin) -> Exchange:
         return self.begun(Exchange(self, downstream, head, origin))
 
+    @property
+    def active(self) -> int:
+        """Requests under way here."""
+        return self._active
+
+    @active.setter
+    def active(self, count: int) -> None:
+        self._active = count
+        if self.elsewhere is not None:
+            self.elsewhere.tell(count)
+
+    @property
+    def load(self) -> int:
+        """Requests under way in this worker."""
+        return self._active + (self.elsewhere.active if self.elsewhere is not None else 0)
+
     def begun(self, exchange: Begun) -> Begun:
         """Count an exchange as under way."""
         self.active += 1
@@ -86,7 +104,7 @@ class Proxy:
     def plan(self, exchange: Exchange) -> Forward | Reply | Wait:
         """Settle identity headers first, so that policy and routes see what is forwarded."""
         head, origin = exchange.head, exchange.origin
-        if self.active > self.fair.free:
+        if self.load > self.fair.free:
             refusal = self.fair.admit(exchange, origin.principal or origin.client.ip)
             if refusal is not None:
                 return refusal

@@ -38,6 +38,15 @@ class TargetKey:
     expected: frozenset[SpiffeId]
 
 
+class Elsewhere(Protocol):
+    """Another part of the worker that sends requests to an endpoint (`waypoint.lane`)."""
+
+    @property
+    def active(self) -> int: ...
+    def tell(self, active: int) -> None:
+        """How many are ours."""
+
+
 class Client(Protocol):
     """A connection to an endpoint that can take requests."""
 
@@ -52,27 +61,44 @@ class Target:
     """One endpoint of the present snapshot.
 
     Attributes:
-        active: requests under way.
+        elsewhere: who else sends requests to it.
         connections: to it, dials included.
         weight, node, zone: for the choice between endpoints.
         waiting: requests that may not dial, for its next free connection.
     """
 
     __slots__ = (
-        "__weakref__", "active", "connections", "dst", "idle", "key", "multiplexed", "node",
-        "waiting", "weight", "zone",
+        "__weakref__", "_active", "connections", "dst", "elsewhere", "idle", "key", "multiplexed",
+        "node", "waiting", "weight", "zone",
     )  # fmt: skip
 
     def __init__(self, key: TargetKey, dst: Party) -> None:
         self.key = key
         self.dst = dst
-        self.active = 0
+        self._active = 0
+        self.elsewhere: list[Elsewhere] = []
         self.connections = 0
         self.weight = 1
         self.node = self.zone = ""
         self.waiting: deque[Pending] = deque()
         self.idle: list[Http1Idle] = []
         self.multiplexed: list[MultiplexedClient] = []
+
+    @property
+    def active(self) -> int:
+        """Requests under way here."""
+        return self._active
+
+    @active.setter
+    def active(self, count: int) -> None:
+        self._active = count
+        for other in self.elsewhere:
+            other.tell(count)
+
+    @property
+    def load(self) -> int:
+        """Requests under way, those of others included."""
+        return self._active + sum([other.active for other in self.elsewhere])
 
 
 class Http1Idle(Client, Protocol):
@@ -125,4 +151,4 @@ def choose(targets: Sequence[Target], random: Random, avoid: Target | None) -> T
     if second >= first:
         second += 1
     one, other = targets[first], targets[second]
-    return other if other.active < one.active else one
+    return other if other.load < one.load else one

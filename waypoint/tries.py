@@ -98,7 +98,7 @@ class Tries:
             flag = RequestFlag.NO_HEALTHY_UPSTREAM
             self._exchange.answer(503, detail, flag, "no_healthy_upstream")
             return None
-        if target.active >= self._host.limits.upstream_requests:
+        if target.load >= self._host.limits.upstream_requests:
             flag = RequestFlag.UPSTREAM_OVERFLOW
             self._exchange.answer(503, "overloaded", flag, "overflow")
             return None

@@ -122,11 +122,13 @@ void lane_hand_over(struct lane *lane, struct client *client, const char *data, 
 void lane_adopt(struct lane *lane, struct client *client, struct server *server,
 		const char *answer, size_t length, enum lane_trouble trouble)
 {
-	struct bytes request = client->request, unsent = server->link.out;
+	struct bytes request = client->request, unsent;
 	uint64_t origin = client->origin, entry = client->entry->id, target = client->target->id;
 	uint32_t uses = server->uses;
 	int up, down;
 
+	lane_bytes_cut(&server->link.out, server->link.sent);
+	unsent = server->link.out;
 	client->request = (struct bytes){ 0 };
 	server->link.out = (struct bytes){ 0 };
 	server->client = NULL;
@@ -174,7 +176,7 @@ static struct lane_entry *decide(struct lane *lane, struct client *client, const
 static struct lane_entry *known(struct lane *lane, struct client *client, const char *data,
 				size_t length)
 {
-	if (lane->paused || lane->active >= lane->limits.requests ||
+	if (lane->paused || lane->active + lane->elsewhere >= lane->limits.requests ||
 	    lane_scan_request(lane, data, length, &lane->head) != SCAN_PLAIN ||
 	    lane->head.head_bytes + lane->head.length != length)
 		return NULL;
@@ -269,14 +271,43 @@ void lane_answered(struct lane *lane, struct client *client)
 	}
 }
 
+/*
+ * Close so that the answer is read: with bytes of the client unread, a reset would follow and make
+ * its kernel drop what it has (RFC 9112 §9.6).
+ */
+static void linger(struct lane *lane, struct client *client)
+{
+	char byte;
+
+	if (recv(client->link.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0 ||
+	    shutdown(client->link.fd, SHUT_WR) < 0) {
+		lane_client_close(lane, client);
+		return;
+	}
+	client->lingering = true;
+	client->link.idle_since = lane->now;
+	lane_watch(lane, &client->link, EPOLLIN);
+}
+
+/* What still comes is of no interest. */
+static void drop(struct lane *lane, struct client *client)
+{
+	ssize_t got = recv(client->link.fd, lane->buffer, READ_BYTES, MSG_DONTWAIT);
+
+	if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
+		lane_client_close(lane, client);
+}
+
 void lane_client_written(struct lane *lane, struct client *client)
 {
 	if (client->link.out.length)
 		return;
 	if (client->server)
 		lane_server_resume(lane, client->server);
+	else if (client->lingering)
+		return;
 	else if (client->closing)
-		lane_client_close(lane, client);
+		linger(lane, client);
 	else if (!client->entry)
 		lane_watch(lane, &client->link, EPOLLIN);
 }
@@ -285,6 +316,10 @@ void lane_client_ready(struct lane *lane, struct client *client, uint32_t events
 {
 	ssize_t got;
 
+	if (client->lingering) {
+		drop(lane, client);
+		return;
+	}
 	if (events & EPOLLOUT)
 		lane_queue(lane, &client->link);
 	if (client->entry || client->closing || client->link.out.length) {

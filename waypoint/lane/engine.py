@@ -19,6 +19,7 @@ _FLAGS = {
     lib.LANE_FINE: RequestFlag.NONE,
     lib.LANE_CLIENT_GONE: RequestFlag.DOWNSTREAM_CLOSED,
     lib.LANE_SERVER_CUT: RequestFlag.UPSTREAM_CLOSED,
+    lib.LANE_CLIENT_STUCK: RequestFlag.STREAM_IDLE,
 }
 _TAKE = 64
 _RENDERED = 1 << 17
@@ -93,6 +94,10 @@ class Target:
     def idle(self) -> int:
         return int(lib.lane_target_idle(self.handle))
 
+    def tell(self, active: int) -> None:
+        """How many requests to it are not the engine's."""
+        lib.lane_target_elsewhere(self.handle, active)
+
     @property
     def in_use(self) -> bool:
         return bool(lib.lane_target_in_use(self.handle))
@@ -119,11 +124,12 @@ class Engine:
             "fields": message.fields,
             "head_bytes": message.head_bytes,
             "line_bytes": message.line_bytes,
-            "high_water_bytes": limits.high_water_bytes,
             "target_requests": limits.upstream_requests,
             "requests": max(1, limits.worker_requests // 2),
             "client_idle_s": limits.downstream_idle_s,
             "server_idle_s": limits.upstream_idle_s,
+            "write_s": limits.write_timeout_s,
+            "linger_s": limits.linger_s,
         }
         self.host = host
         self.is_open = True
@@ -149,6 +155,16 @@ class Engine:
     @property
     def taken(self) -> int:
         return int(lib.lane_taken(self.lane))
+
+    @property
+    def active(self) -> int:
+        """Requests under way."""
+        return int(lib.lane_active(self.lane)) if self.is_open else 0
+
+    def tell(self, active: int) -> None:
+        """How many requests are not the engine's."""
+        if self.is_open:
+            lib.lane_elsewhere(self.lane, active)
 
     @property
     def known_bytes(self) -> int:
@@ -200,6 +216,8 @@ class Engine:
             identity = fields.identity[0][1] if fields.identity else b""
             address = fields.address
             found = lib.lane_add_caller(self.lane, address, len(address), identity, len(identity))
+            if found == ffi.NULL:
+                return self.nobody
             for name in headers:
                 lib.lane_key_header(found, name, len(name))
             if query:
@@ -282,7 +300,10 @@ def py_decide(
     number, targets = decided
     handles = ffi.new("struct lane_target *[]", [target.handle for target in targets])
     entry = lib.lane_add_entry(caller, key, key_length, number, handles, len(targets))
-    _engine(owner).watcher.entries[number] = entry
+    if entry == ffi.NULL:
+        _host(owner).gone(number)
+    else:
+        _engine(owner).watcher.entries[number] = entry
     return entry
 
 

@@ -114,11 +114,24 @@ class Lane:
         """Take a client's connection, and what was read of it."""
         number = self._new_id()
         self._origins[number] = origin
-        self._engine.serve(sock, number, initial)
+        try:
+            self._engine.serve(sock, number, initial)
+        except OSError:
+            del self._origins[number]
+            raise
 
     @property
     def clients(self) -> int:
         return self._engine.clients
+
+    @property
+    def active(self) -> int:
+        """Requests under way."""
+        return self._engine.active
+
+    def tell(self, active: int) -> None:
+        """How many requests Python has under way: both have one limit."""
+        self._engine.tell(active)
 
     @property
     def taken(self) -> int:
@@ -144,6 +157,7 @@ class Lane:
             if known.used_at < oldest and not known.handle.in_use:
                 del self._known[target]
                 del self._by_id[known.handle.number]
+                target.elsewhere.remove(known.handle)
                 known.handle.drop()
 
     def take(self) -> list[RequestGroup]:
@@ -202,6 +216,8 @@ class Lane:
         self.cut()
         self._recorder.close()
         self._loop.remove_reader(self._engine.descriptor)
+        for target, known in self._known.items():
+            target.elsewhere.remove(known.handle)
         self._engine.close()
 
     # --- what the engine asks -------------------------------------------------------------------
@@ -333,6 +349,8 @@ class Lane:
             known = _Known(self._engine.target(number), target, 0.0)
             self._known[target] = known
             self._by_id[number] = target
+            target.elsewhere.append(known.handle)
+            known.handle.tell(target.active)
         known.used_at = self._loop.time()
         return known.handle
 

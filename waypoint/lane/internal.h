@@ -133,7 +133,7 @@ struct lane_target {
 	struct lane *lane;
 	struct lane_target *next;
 	uint64_t id;
-	uint32_t active, idle_count, dials, servers;
+	uint32_t active, elsewhere, idle_count, dials, servers;
 	uint32_t entries; /* that name it */
 	bool dropped;
 	struct server *idle; /* newest first */
@@ -160,7 +160,9 @@ struct link { /* what both kinds begin with */
 	bool dead, queued;
 	struct link *next_dead, *next_queued;
 	struct bytes out;
+	size_t sent; /* of it */
 	double idle_since;
+	double stuck_since; /* 0: nothing waits to be sent */
 	struct link *previous, *next; /* of all */
 };
 
@@ -181,7 +183,7 @@ struct client {
 	double started_at, answered_at;
 	uint64_t received, sent;
 	uint32_t status;
-	bool keep_alive, is_head, closing;
+	bool keep_alive, is_head, closing, lingering;
 };
 
 struct server {
@@ -192,7 +194,7 @@ struct server {
 	struct bytes in; /* of an answer's head */
 	uint64_t left; /* of its body */
 	uint32_t uses;
-	bool in_body, keep_alive;
+	bool in_body, keep_alive, broken; /* nothing can be sent any more */
 };
 
 struct tap {
@@ -209,7 +211,7 @@ struct lane {
 	uint64_t world, random[2], taken;
 	size_t known_bytes; /* of entries that are not retired */
 	size_t client_count;
-	uint32_t active;
+	uint32_t active, elsewhere;
 	bool draining, paused;
 	double bounds[BUCKETS];
 	size_t bound_count;

@@ -23,11 +23,12 @@ struct lane_limits {
 	uint32_t fields;          /* of one head */
 	uint32_t head_bytes;
 	uint32_t line_bytes;
-	uint32_t high_water_bytes; /* queued towards a client before its server is stopped */
 	uint32_t target_requests; /* at once to one endpoint */
 	uint32_t requests;        /* at once altogether; more go to Python, which is fair to callers */
 	double client_idle_s;
 	double server_idle_s;
+	double write_s;  /* without a byte that a client takes of its answer */
+	double linger_s; /* reading on after the last answer */
 };
 
 /* What ended: one line of the tally. */
@@ -135,6 +136,7 @@ enum lane_failure {
 	LANE_FINE,
 	LANE_CLIENT_GONE,
 	LANE_SERVER_CUT, /* in the midst of a body */
+	LANE_CLIENT_STUCK, /* it takes nothing of its answer */
 };
 
 /* Why both connections of a request are given to Python. */
@@ -197,6 +199,10 @@ void lane_drop_target(struct lane_target *target);
 /* A dial has ended; fd < 0: in vain. */
 void lane_connected(struct lane_target *target, int fd);
 uint32_t lane_target_active(const struct lane_target *target);
+/* What Python has under way: to an endpoint, and altogether. Limits hold for both together. */
+void lane_target_elsewhere(struct lane_target *target, uint32_t active);
+void lane_elsewhere(struct lane *lane, uint32_t active);
+uint32_t lane_active(const struct lane *lane);
 uint32_t lane_target_idle(const struct lane_target *target);
 int lane_target_in_use(const struct lane_target *target);
 

@@ -74,6 +74,16 @@ uint64_t lane_taken(const struct lane *lane)
 	return lane->taken;
 }
 
+uint32_t lane_active(const struct lane *lane)
+{
+	return lane->active;
+}
+
+void lane_elsewhere(struct lane *lane, uint32_t active)
+{
+	lane->elsewhere = active;
+}
+
 /* --- links ----------------------------------------------------------------------------------- */
 
 /* Wait for these events; for none at all, not even an end, with `UNWATCHED`. */
@@ -135,11 +145,11 @@ void lane_queue(struct lane *lane, struct link *link)
 /* Send what there is. False: the peer is gone. */
 bool lane_flush(struct lane *lane, struct link *link)
 {
-	size_t done = 0;
+	bool moved = !link->stuck_since;
 
-	while (done < link->out.length) {
-		ssize_t sent = send(link->fd, link->out.at + done, link->out.length - done,
-				    MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (link->sent < link->out.length) {
+		ssize_t sent = send(link->fd, link->out.at + link->sent,
+				    link->out.length - link->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
 
 		if (sent < 0 && errno == EINTR)
 			continue;
@@ -147,12 +157,17 @@ bool lane_flush(struct lane *lane, struct link *link)
 			break;
 		if (sent < 0)
 			return false;
-		done += (size_t)sent;
+		link->sent += (size_t)sent;
+		moved = true;
 	}
-	lane_bytes_cut(&link->out, done);
-	if (link->out.length)
+	if (link->sent < link->out.length) {
+		if (moved)
+			link->stuck_since = lane->now;
 		return lane_watch(lane, link, (link->watched & EPOLLIN) | EPOLLOUT);
+	}
 	lane_bytes_free(&link->out);
+	link->sent = 0;
+	link->stuck_since = 0;
 	if (link->watched & EPOLLOUT && link->watched != UNWATCHED)
 		lane_watch(lane, link, link->watched & ~(uint32_t)EPOLLOUT);
 	return true;
@@ -165,15 +180,34 @@ static void flush_link(struct lane *lane, struct link *link)
 	if (link->kind == SERVER) {
 		struct server *server = (struct server *)link;
 
-		if (!alive && server->client && !server->in_body && !server->in.length)
-			lane_adopt(lane, server->client, server, NULL, 0,
-				   LANE_CLOSED_UNANSWERED);
-		return; /* otherwise its end is read */
+		if (!alive) { /* an answer may have come before; then its end is read */
+			server->broken = true;
+			lane_bytes_free(&link->out);
+			link->sent = 0;
+			if (!server->client)
+				lane_server_close(lane, server);
+			else if (!server->in_body)
+				lane_watch(lane, link, EPOLLIN);
+		}
+		return;
 	}
 	if (!alive)
 		lane_client_abandon(lane, (struct client *)link, LANE_CLIENT_GONE);
 	else
 		lane_client_written(lane, (struct client *)link);
+}
+
+static bool is_overdue(const struct lane *lane, const struct client *client)
+{
+	const struct link *link = &client->link;
+	double idle_s = client->lingering ? lane->limits.linger_s : lane->limits.client_idle_s;
+
+	return !client->entry && link->idle_since + idle_s < lane->now;
+}
+
+static bool is_stuck(const struct lane *lane, const struct link *link)
+{
+	return link->stuck_since && link->stuck_since + lane->limits.write_s < lane->now;
 }
 
 static void free_client(struct client *client)
@@ -219,6 +253,14 @@ void lane_poll(struct lane *lane)
 	int count = epoll_wait(lane->poller, events, EVENTS, 0);
 
 	lane->now = lane_clock();
+	/* First of all close idle connections that have something to say: taken for an answer it
+	 * would belong to a request of this very turn. */
+	for (int i = 0; i < count; i++) {
+		struct link *link = events[i].data.ptr;
+
+		if (link->kind == SERVER && !link->dead && !((struct server *)link)->client)
+			lane_server_ready(lane, (struct server *)link, events[i].events);
+	}
 	for (int i = 0; i < count; i++) {
 		struct link *link = events[i].data.ptr;
 
@@ -242,9 +284,9 @@ void lane_tick(struct lane *lane)
 		if (link->kind == CLIENT) {
 			struct client *client = (struct client *)link;
 
-			/* Also one that does not take the rest of its answer. */
-			if (!client->entry &&
-			    link->idle_since + lane->limits.client_idle_s < lane->now)
+			if (is_stuck(lane, link))
+				lane_client_abandon(lane, client, LANE_CLIENT_STUCK);
+			else if (is_overdue(lane, client))
 				lane_client_close(lane, client);
 		} else {
 			struct server *server = (struct server *)link;

@@ -65,6 +65,7 @@ _ENDS: Sequence[tuple[RequestFlag, str]] = (
     (RequestFlag.NONE, "via_upstream"),
     (RequestFlag.DOWNSTREAM_CLOSED, "client disconnected"),
     (RequestFlag.UPSTREAM_CLOSED, "http1.cut"),
+    (RequestFlag.STREAM_IDLE, "http1.write_timeout"),
 )
 """By `enum lane_failure`; as waypoint.exchange says it."""
 

@@ -66,4 +66,5 @@ def build_lane(
         observation=observation,
         new_engine=engine,
     )
+    proxy.elsewhere = lane
     return lane

@@ -107,7 +107,7 @@ static void finish(struct lane *lane, struct server *server, bool clean)
 	server->in_body = false;
 	client->server = NULL;
 	lane_answered(lane, client);
-	if (clean && server->keep_alive)
+	if (clean && server->keep_alive && !server->broken)
 		become_idle(lane, server);
 	else
 		lane_server_close(lane, server);
@@ -117,10 +117,10 @@ static void finish(struct lane *lane, struct server *server, bool clean)
 static bool send_through(struct lane *lane, struct client *client, const char *data, size_t length)
 {
 	struct bytes *out = &client->link.out;
-	struct iovec parts[2] = { { out->at, out->length }, { (void *)data, length } };
+	size_t owed = out->length - client->link.sent, done;
+	struct iovec parts[2] = { { out->at + client->link.sent, owed }, { (void *)data, length } };
 	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
 	ssize_t sent;
-	size_t done, owed = out->length;
 
 	if (length <= JOIN_BYTES || client->link.watched & EPOLLOUT) {
 		if (!lane_bytes_add(out, data, length))
@@ -132,12 +132,18 @@ static bool send_through(struct lane *lane, struct client *client, const char *d
 	if (sent < 0 && errno != EAGAIN && errno != EINTR)
 		return false;
 	done = sent > 0 ? (size_t)sent : 0;
-	lane_bytes_cut(out, done < owed ? done : owed);
+	if (done)
+		client->link.stuck_since = 0;
+	client->link.sent += done < owed ? done : owed;
 	done = done > owed ? done - owed : 0;
+	if (client->link.sent == out->length)
+		out->length = client->link.sent = 0;
 	if (!lane_bytes_add(out, data + done, length - done))
 		return false;
 	if (out->length)
 		lane_queue(lane, &client->link);
+	else
+		lane_bytes_free(out);
 	return true;
 }
 
@@ -156,7 +162,7 @@ static void relay(struct lane *lane, struct server *server, const char *data, si
 		if (!body)
 			lane_queue(lane, &client->link);
 		finish(lane, server, length == body);
-	} else if (client->link.out.length > lane->limits.high_water_bytes) {
+	} else if (client->link.out.length > JOIN_BYTES) { /* the kernel's buffers are full */
 		lane_watch(lane, &server->link, UNWATCHED); /* an end would be told for ever */
 	}
 }

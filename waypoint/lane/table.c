@@ -258,6 +258,16 @@ uint32_t lane_target_active(const struct lane_target *target)
 	return target->active;
 }
 
+void lane_target_elsewhere(struct lane_target *target, uint32_t active)
+{
+	target->elsewhere = active;
+}
+
+static uint32_t load(const struct lane_target *target)
+{
+	return target->active + target->elsewhere;
+}
+
 uint32_t lane_target_idle(const struct lane_target *target)
 {
 	return target->idle_count;
@@ -278,10 +288,10 @@ struct lane_target *lane_pick(struct lane *lane, const struct lane_entry *entry,
 		second += second >= first;
 		one = entry->targets[*index = first];
 		other = entry->targets[second];
-		if (other->active < one->active)
+		if (load(other) < load(one))
 			one = entry->targets[*index = second];
 	}
-	return one->active < lane->limits.target_requests ? one : NULL;
+	return load(one) < lane->limits.target_requests ? one : NULL;
 }
 
 /* --- counting -------------------------------------------------------------------------------- */

@@ -95,6 +95,9 @@ class Pipe(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
+    def get_write_buffer_size(self) -> int:
+        return 0  # the peer has everything at once
+
     def close(self) -> None:
         if not self._closing:
             self._closing = True

@@ -60,6 +60,14 @@ class Host:
         if self.server is not None:
             self.server.close()
 
+    def connect(self) -> socket.socket:
+        """End the dial that is under way; the server's end."""
+        pending, self.pending = self.pending, None
+        if pending is None or self.server is None:
+            raise AssertionError("no connection is wanted")
+        self.target.connected(pending)
+        return self.server
+
     def play(self, *requests: bytes) -> None:
         """Send requests on one connection, each after the answer to the one before."""
         client, ours = socket.socketpair()
@@ -72,8 +80,7 @@ class Host:
                 else:
                     self.engine.serve(client, 3, request)
                 if self.pending is not None:
-                    self.target.connected(self.pending)
-                    self.pending = None
+                    self.connect()
                 self._answer(ours)
         self.engine.poll()
 

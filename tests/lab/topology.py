@@ -33,9 +33,11 @@ from tests.lab.objects import (
 )
 from tests.lab.process import Place, Process, Result, run
 from tests.lab.record import Kind, Record, sweep
-from tests.lab.system import NETNS_ROOT, LabError, cgroup2_mount, mount_bpffs
+from tests.lab.system import NETNS_ROOT, LabError, cgroup2_mount, eventually, mount_bpffs
 
 DEFAULT_NAMESPACE = "default"
+AUTHORITY_MADE = "ca.json"
+"""The last file that a new authority writes."""
 
 
 class Lab(AbstractContextManager["Lab"]):
@@ -159,11 +161,29 @@ class Lab(AbstractContextManager["Lab"]):
             return ["--ca", str(state), "--ca-listen", listen]
         token_file = self.directory / f"join-{node.short_name}"
         if not token_file.exists():
+            self._wait_authority(holder, state)
             argv = [*MESHNODE, "token", "create", node.name, "--ca", str(state)]
             token = run(holder.place, argv, env=MESHNODE_ENVIRONMENT).check().stdout
             token_file.touch(mode=0o600)
             token_file.write_text(token)
         return ["--ca-address", listen, "--join-token-file", str(token_file)]
+
+    def _wait_authority(self, holder: Node, state: Path) -> None:
+        """Until the first agent has made the authority, if it is not ready yet."""
+
+        def made() -> bool:
+            agent = holder.running_agent
+            if agent is not None and not agent.running:
+                agent.wait_ready()  # tells how it ended
+            return (state / AUTHORITY_MADE).exists()
+
+        eventually(made, 60.0, "the certificate authority is there")
+
+    def start_agents(self, *options: str, ready_within_s: float = 60.0) -> None:
+        """Start the agents of all nodes side by side; return when all are ready."""
+        agents = [node.launch_agent(*options) for node in self.nodes.values()]
+        for agent in agents:
+            agent.wait_ready(ready_within_s)
 
     def capture(self) -> AbstractContextManager[Capture]:
         """Capture the wire between the first two nodes while the block runs."""
@@ -239,6 +259,12 @@ class Node:
 
         The first node that starts one holds the lab's certificate authority, the others join it.
         """
+        agent = self.launch_agent(*options, env=env)
+        agent.wait_ready(ready_within_s)
+        return agent
+
+    def launch_agent(self, *options: str, env: Mapping[str, str] | None = None) -> Agent:
+        """The same without waiting."""
         agent = Agent(
             paths=self.paths,
             place=self.place,
@@ -249,7 +275,6 @@ class Node:
             env=env,
         )
         self.running_agent = agent
-        agent.wait_ready(ready_within_s)
         return agent
 
 

@@ -110,8 +110,7 @@ class World:
 
     def start(self, *options: str) -> None:
         """Start both agents."""
-        for node in (self.a, self.b):
-            start_agent(node, *options)
+        self.lab.start_agents(*OPTIONS, *options)
 
     def strict(self) -> None:
         self.lab.apply("mtls", peer_authentication("default", "default", mode="STRICT"))

@@ -37,6 +37,7 @@ class Mesh:
     a: Node
     b: Node
     apps: dict[str, Process] = field(default_factory=dict)
+    _forgotten: dict[Agent, int] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Pod:
         return next(node.pods[name] for node in (self.a, self.b) if name in node.pods)
@@ -139,8 +140,16 @@ class Mesh:
 
         `port` is the source's; `mentions` stands anywhere in policy, audited, dry_run or error.
         """
-        found = [record for agent in self.agents for record in agent.access_log()]
+        found = [
+            record
+            for agent in self.agents
+            for record in agent.access_log()[self._forgotten.get(agent, 0) :]
+        ]
         return [record for record in found if _is_wanted(record, dict(wanted))]
+
+    def forget_records(self) -> None:
+        """Leave out what was reported so far: ports come again."""
+        self._forgotten = {agent: len(agent.access_log()) for agent in self.agents}
 
     def record(self, **wanted: object) -> Fields:
         """The one record that is as wanted, once it is there."""
@@ -209,6 +218,5 @@ def running_mesh(purpose: str, *options: str) -> Iterator[Mesh]:
             mesh.add_pod(node, name)
         for node, name in ((mesh.a, "outsider"), (mesh.b, "stranger")):
             mesh.add_pod(node, name, namespace=OUTSIDE)
-        for node in (mesh.a, mesh.b):
-            node.agent("--access-log", "json", *options)
+        lab.start_agents("--access-log", "json", *options)
         yield mesh

@@ -31,7 +31,6 @@ NEAR_S = 0.35
 NAMESPACE = "meshed"
 PARALLEL = 16
 RECORDS_S = 0.4
-DEFAULT_SAMPLING = "0.01"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +46,9 @@ class Observed:
 
 
 WAYPOINTS: Mapping[str, Observed] = {
-    "default": Observed(mode=LogMode.ERRORS, sampling=DEFAULT_SAMPLING),
+    "default": Observed(mode=LogMode.ERRORS),
     "text": Observed(mode=LogMode.TEXT),
 }
-"""By default failures are logged; traces begin where there is a collector."""
 NOTHING = Observed(mode=LogMode.OFF)
 
 

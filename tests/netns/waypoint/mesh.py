@@ -111,8 +111,7 @@ def shop(purpose: str, options: Callable[[Lab], Sequence[str]] = lambda _: ()) -
         lab.apply("service-web", service("web", VIP, {"app": "web"}))
         lab.apply("service-web-v1", service("web-v1", "10.96.7.2", {"version": "v1"}))
         lab.apply("service-web-v2", service("web-v2", "10.96.7.3", {"version": "v2"}))
-        a.agent("--access-log", "json")
-        b.agent("--access-log", "json")
+        lab.start_agents("--access-log", "json")
         for pod in (v1, v2):
             version = pod.labels["version"]
             argv = [sys.executable, str(SERVER), str(APP_PORT), version]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -51,10 +51,16 @@ def metadata_of(manifest: Manifest) -> Manifest:
 
 
 class KubeClient:
-    """A few verbs over `KubeApi`. Everything raises `KubeError`."""
+    """A few verbs over `KubeApi`. Everything raises `KubeError`.
 
-    def __init__(self, api: KubeApi) -> None:
+    Args:
+        may_write: asked at the instant of each write. A leader that was held up for longer than
+            its lease, in the middle of its work, must not write beside its successor.
+    """
+
+    def __init__(self, api: KubeApi, *, may_write: Callable[[], bool] = lambda: True) -> None:
         self._api = api
+        self._may_write = may_write
 
     async def get(self, path: str) -> Manifest | None:
         """An object, or None if it is not there."""
@@ -67,6 +73,7 @@ class KubeClient:
 
     async def apply(self, manifest: Manifest) -> Manifest:
         """Server-side apply; what others set and we do not stays."""
+        self._check_fence()
         body = await self._api.request(
             "PATCH",
             path_of(manifest),
@@ -78,6 +85,7 @@ class KubeClient:
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Create; `KubeError.is_conflict` if somebody was first."""
+        self._check_fence()
         collection = path_of(manifest).rpartition("/")[0]
         return _decode(
             await self._api.request("POST", collection, body=msgspec.json.encode(manifest))
@@ -85,7 +93,12 @@ class KubeClient:
 
     async def replace(self, path: str, manifest: Manifest) -> Manifest:
         """Replace what was read; `KubeError.is_conflict` if it changed meanwhile."""
+        self._check_fence()
         return _decode(await self._api.request("PUT", path, body=msgspec.json.encode(manifest)))
+
+    def _check_fence(self) -> None:
+        if not self._may_write():
+            raise KubeError("this replica leads no more: it writes nothing")
 
     async def list(self, path: str, label_selector: str) -> Sequence[Manifest]:
         """The objects of a collection that a selector takes. Not for large ones: no pages."""
@@ -95,6 +108,7 @@ class KubeClient:
 
     async def delete(self, path: str) -> None:
         """Delete, if it is there."""
+        self._check_fence()
         try:
             await self._api.request("DELETE", path)
         except KubeError as error:

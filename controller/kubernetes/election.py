@@ -75,6 +75,10 @@ class LeaderElection:
         self.leads = asyncio.Event()
         """Set while we lead."""
 
+    def may_write(self) -> bool:
+        """Whether we lead at this instant, by the clock and not by what was last noticed."""
+        return self._candidate.leads(self._clocks.now())
+
     async def run(self) -> None:
         """Compete, lead, compete again; lets go of the Lease when cancelled."""
         try:

@@ -86,15 +86,16 @@ async def run_cluster_controller(
         async with AsyncExitStack() as stack:
             state_dir = StateDir(settings.state_dir)
             admission = await _admission(cluster, mesh, state_dir, stack)
-            lead = _leader(cluster, source, api, mesh, state_dir, admission)
             election = LeaderElection(
                 api,
                 namespace=cluster.namespace,
                 identity=cluster.identity,
                 clocks=Clocks(now=time.monotonic, wall=time.time, random=random.random),
-                work=lead,
+                work=lambda: lead(),
                 timing=cluster.lease,
             )
+            client = KubeClient(api, may_write=election.may_write)
+            lead = _leader(cluster, source, client, mesh, state_dir, admission)
             authenticator = TokenReviewAuthenticator(api, cluster.agents, now=time.monotonic)
             async with _background(mesh, secret, election, admission):
                 await run_controller(
@@ -121,12 +122,11 @@ async def _admission(
 def _leader(
     cluster: ClusterSettings,
     source: KubernetesSource,
-    api: KubeApi,
+    client: KubeClient,
     mesh: LatestMesh,
     state_dir: StateDir,
     admission: Admission | None,
 ) -> Callable[[], Coroutine[None, None, None]]:
-    client = KubeClient(api)
     leader = Leader(
         mesh,
         _work(cluster, client, source),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
+import re
 import socket
 import ssl
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,7 @@ from mesh.errors import ConfigError
 from mesh.identity.ca import CaSettings
 from mesh.identity.roots import RootStage
 from tests.kube.test_connect import kubeconfig
+from tests.kube.test_leader import CLASS, gateway
 from tests.kube.test_token_review import (
     ACCOUNT,
     TOKEN,
@@ -220,6 +224,103 @@ def test_when_the_leader_ends_the_other_goes_on_and_keys_survive_both(tmp_path: 
         three = await on.start("three")
         assert await ask(three.path, three.port, "here", TOKEN) == 200
         assert on.get("secrets", SECRET) == before
+
+    play(tmp_path, script)
+
+
+@pytest.mark.slow
+def test_a_change_is_written_by_one_of_two_replicas(tmp_path: Path) -> None:
+    async def script(on: Stage) -> None:
+        def writes(path: str) -> int:
+            return sum(path in line for line in on.server.requests if line[:3] in ("PAT", "POS"))
+
+        def replicas() -> object:
+            spec = (on.get("deployments.apps", "wp", "shop") or {}).get("spec")
+            return spec.get("replicas") if isinstance(spec, dict) else None
+
+        await on.server.apply(CLASS, gateway(replicas="2"))
+        one = await on.start("one", waypoint_image="meshnode:1")
+        await on.until(lambda: replicas() == 2)
+        two = await on.start("two", waypoint_image="meshnode:1")
+        for number in range(2):
+            # Somebody else has the lease all of a sudden: the leader sees it when it renews.
+            name, key = "leases.coordination.k8s.io", (SYSTEM, LEASE)
+            lease = on.server.store.get(name, key)
+            spec = lease["spec"]
+            assert isinstance(spec, dict)
+            taken = {**lease, "spec": {**spec, "holderIdentity": "nobody"}}
+            on.server.store.update(name, key, taken, status=False)
+            await on.until(lambda: on.holder in ("one", "two"))
+            before = writes("/namespaces/shop/deployments/wp")
+            await on.server.apply(gateway(replicas=str(3 + number)))
+            await on.until(lambda number=number: replicas() == 3 + number)  # type: ignore[misc]
+            # Both have seen it by the time that both have seen something later.
+            path = f"/namespaces/late-{number}/configmaps/meshnode-ca-root"
+            late = {"name": f"late-{number}"}
+            await on.server.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": late})
+            await on.until(lambda path=path: writes(path) > 0)  # type: ignore[misc]
+            # A new leader applies everything once; the change itself may be in that.
+            assert 1 <= writes("/namespaces/shop/deployments/wp") - before <= 2
+            assert writes(path) == 1
+        secret = on.get("secrets", SECRET)
+        assert secret is not None
+        assert writes(f"/namespaces/{SYSTEM}/secrets") == 1
+        assert not one.task.done()
+        assert not two.task.done()
+
+    play(tmp_path, script)
+
+
+@pytest.mark.slow
+def test_a_controller_that_is_killed_while_it_signs_leaves_nothing_half_done(
+    tmp_path: Path,
+) -> None:
+    async def script(on: Stage) -> None:
+        path = tmp_path / "killed"
+        killed = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "agent.cli", "controller", "--ca", str(path)),
+            *("--source", f"kubernetes:{on.config}", "--listen", f"127.0.0.1:{free_port()}"),
+            *("--agent-account", f"{ACCOUNT.namespace}/{ACCOUNT.name}"),
+            *("--namespace", SYSTEM, "--identity", "killed", "--health-port", str(free_port())),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            port = await serving_port(killed)
+            await on.until(lambda: on.holder == "killed")
+            secret = on.get("secrets", SECRET)
+            on.server.faults.delay_s = 30.0
+            async with asyncio.TaskGroup() as group:
+                asking = group.create_task(failed(ask(path, port, "here", TOKEN)))
+                await on.until(lambda: on.server.asked("tokenreviews") > 0)
+                killed.kill()
+                assert await asking
+        finally:
+            if killed.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    killed.kill()
+            await killed.wait()
+        on.server.faults.delay_s = 0.0
+        other = await on.start("other")
+        assert await ask(other.path, other.port, "here", TOKEN) == 200
+        assert on.get("secrets", SECRET) == secret
+        # Its lease ends by itself; nobody let go of it.
+        await on.until(lambda: on.holder == "other")
+
+    async def serving_port(process: asyncio.subprocess.Process) -> int:
+        assert process.stderr is not None
+        said = b""
+        async for line in process.stderr:
+            said += line
+            found = re.search(rb"serving certificates on port (\d+)", line)
+            if found:
+                return int(found[1])
+        raise AssertionError(f"the controller ended: {said.decode()}")
+
+    async def failed(asked: Coroutine[None, None, int]) -> bool:
+        try:
+            return await asked != 200
+        except (aiohttp.ClientError, OSError):
+            return True
 
     play(tmp_path, script)
 

@@ -113,6 +113,7 @@ def play(
     script: Callable[[Stage], Awaitable[None]],
     *manifests: Mapping[str, object],
     admission: Callable[[], Manifest] | None = None,
+    may_write: Callable[[], bool] = lambda: True,
 ) -> None:
     async def run() -> None:
         server = KubeApiServer(has_gateway_api=True, has_istio=True)
@@ -129,7 +130,7 @@ def play(
                 asyncio.TaskGroup() as group,
             ):
                 mesh = LatestMesh(await anext(changes), changes)
-                client = KubeClient(api)
+                client = KubeClient(api, may_write=may_write)
                 settings = WaypointSettings(image="meshnode:1", ca_address="ca:15012")
                 work = Work(
                     client=client,
@@ -427,6 +428,32 @@ def test_the_webhooks_configuration_follows_its_root() -> None:
         assert on.server.asked("validatingwebhookconfigurations") == asked
 
     play(script, admission=lambda: configuration("system", now["root"]))
+
+
+def test_who_does_not_lead_at_the_instant_of_a_write_writes_nothing() -> None:
+    lease = {"is_ours": True, "asked": 0}
+
+    def may_write() -> bool:
+        lease["asked"] += 1
+        return bool(lease["is_ours"])
+
+    def writes(on: Stage) -> list[str]:
+        return [line for line in on.server.requests if not line.startswith("GET")]
+
+    async def script(on: Stage) -> None:
+        await on.until(lambda: on.get("poddisruptionbudgets.policy") is not None)
+        await on.until(lambda: on.condition(f"gateways.{GATEWAY_API}", "wp", "Accepted") != {})
+        # Its lease has run out, and the task that works has not noticed yet.
+        lease["is_ours"] = False
+        before = writes(on)
+        await on.server.apply(gateway(replicas="3"), {**NAMESPACE, "metadata": {"name": "new"}})
+        asked = lease["asked"]
+        await on.until(lambda: lease["asked"] > asked + 5)
+        assert writes(on) == before
+        lease["is_ours"] = True
+        await on.until(lambda: on.get("configmaps", "meshnode-ca-root", "new") is not None)
+
+    play(script, gateway(), may_write=may_write)
 
 
 def test_every_namespace_has_the_roots() -> None:

@@ -258,6 +258,22 @@ def test_the_command_line_knows_longer_times(world: World) -> None:
     assert (failed.status, "does not answer" in failed.stderr) == (1, True), failed
 
 
+def test_configuration_is_not_open_to_the_network(world: World) -> None:
+    """Where a waypoint's metrics are for everybody, nothing else is."""
+    data = world.prometheus.ask("targets", state="active")
+    assert isinstance(data, dict)
+    (url,) = [one["scrapeUrl"] for one in data["activeTargets"] if ":15021/" in one["scrapeUrl"]]
+    asked = ("metrics", "config_dump", "clusters", "problems", "v1/tap", "v1/traffic")
+    answers = {
+        name: world.prometheus.node.run(
+            ["curl", "-sS", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}",
+             url.replace("metrics", name)]
+        ).stdout
+        for name in asked
+    }  # fmt: skip
+    assert answers == {**dict.fromkeys(asked, "404"), "metrics": "200"}
+
+
 def _fetch(world: World, path: str, query: Mapping[str, str]) -> bytes:
     url = f"http://{ADDRESS}{path}?{urlencode(query)}"
     return world.prometheus.node.run(["curl", "-sS", "-g", url]).check().stdout.encode()

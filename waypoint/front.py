@@ -9,6 +9,7 @@ import socket
 from typing import Protocol
 
 from mesh.errors import MeshnodeError
+from mesh.resilience.cluster import Refusal
 from mesh.tunnel.contract import TunnelEngine
 from waypoint.attach import attach
 from waypoint.client_hello import MAX_BYTES as HELLO_BYTES
@@ -21,6 +22,7 @@ from waypoint.h2_lane import Http2Lane
 from waypoint.h2_server import Http2Server
 from waypoint.limits import ProxyLimits
 from waypoint.opaque import OpaqueConnections, unrecorded
+from waypoint.opaque_way import OpaqueWay
 from waypoint.sniff import PREFACE, SNIFF_BYTES, Known, Spoken, classify, known_protocol
 from waypoint.target import Target
 
@@ -33,8 +35,8 @@ class OpaqueRoutes(Protocol):
     def wants_server_name(self, origin: Origin) -> bool:
         """Whether the name that a TLS client asks for decides."""
 
-    def pick_opaque(self, origin: Origin, server_name: str) -> Target | None:
-        """An endpoint, or None if policy or routes leave none."""
+    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | Refusal | None:
+        """An endpoint, or None if policy or routes leave none; a limit may refuse it."""
 
 
 class SocketOpener(Protocol):
@@ -175,24 +177,33 @@ class Front:
                 log.info("%s named no server: %s", origin.client, error or "nothing was sent")
                 sock.close()
                 return
-        target = self._opaque.pick_opaque(origin, name)
-        if target is None:
+        way = self._opaque.pick_opaque(origin, name)
+        if not isinstance(way, OpaqueWay):
             log.info("%s: no endpoint for a connection of %s", origin.dialled, origin.client)
             sock.close()
-            self._relays.refused(origin, None, "no endpoint")
+            self._relays.refused(origin, None, str(way or "no endpoint"), refusal=way)
             return
         try:
+            upstream = await self._dial_opaque(way, initial)
+        except (MeshnodeError, OSError, TimeoutError) as error:
+            log.info("%s: %s", way.target.key.address, error)
+            sock.close()
+            way.failed(self._relays.clocks.now())
+            self._relays.refused(origin, way.target, str(error) or "no connection in time")
+            return
+        relayed = self._relays.begin(origin, way)
+        relayed.relay = self._engine.relay(sock, upstream, relayed)
+
+    async def _dial_opaque(self, way: OpaqueWay, initial: bytes) -> socket.socket:
+        try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
-                upstream = await self._opener.open_socket(target)
+                upstream = await self._opener.open_socket(way.target)
                 if initial:
                     await self._loop.sock_sendall(upstream, initial)
-        except (MeshnodeError, OSError, TimeoutError) as error:
-            log.info("%s: %s", target.key.address, error)
-            sock.close()
-            self._relays.refused(origin, target, str(error) or "no connection in time")
-            return
-        relayed = self._relays.begin(origin, target)
-        relayed.relay = self._engine.relay(sock, upstream, relayed)
+                return upstream
+        except asyncio.CancelledError:
+            way.close(self._relays.clocks.now())
+            raise
 
     def drain(self) -> None:
         """Close every connection after what it is doing."""

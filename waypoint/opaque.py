@@ -10,8 +10,10 @@ from typing import Protocol
 from mesh.model.connection import ConnectionRecord, Party, Path, Reporter, ResponseFlag
 from mesh.model.verdict import Verdict
 from mesh.policy.judge import NO_POLICY
+from mesh.resilience.cluster import Refusal
 from mesh.tunnel.contract import End, EndReason, Relay
 from waypoint.contract import Origin
+from waypoint.opaque_way import OpaqueWay
 from waypoint.target import Target
 
 _FLAGS = {
@@ -41,18 +43,37 @@ class Clocks:
 class Relayed:
     """`RelayEvents` of one connection."""
 
-    def __init__(self, owner: OpaqueConnections, origin: Origin, target: Target) -> None:
+    def __init__(self, owner: OpaqueConnections, origin: Origin, way: OpaqueWay) -> None:
         self._owner = owner
         self.origin = origin
-        self.target = target
+        self.way = way
+        self.target = way.target
         self.relay: Relay | None = None
         self.cut_by: Verdict | None = None
-        self.began_at = owner.clocks.now()
-        target.active += 1
+        self.overdue: ResponseFlag | None = None
+        self.began_at = self._moved_at = owner.clocks.now()
+        self._moved_bytes = 0
+        way.opened(self.began_at)
 
     def relay_closed(self, end: End) -> None:
-        self.target.active -= 1
+        self.way.close(self._owner.clocks.now())
         self._owner.closed(self, end)
+
+    def tick(self, now: float) -> None:
+        """End it if its time is over."""
+        relay, limits = self.relay, self.way.limits
+        if relay is None or self.overdue is not None:
+            return
+        moved = relay.bytes_out + relay.bytes_in
+        if moved != self._moved_bytes:
+            self._moved_bytes, self._moved_at = moved, now
+        idle, longest = limits.idle_timeout_s, limits.max_duration_s
+        if longest is not None and now - self.began_at >= longest:
+            self.overdue = ResponseFlag.DURATION_TIMEOUT
+            relay.abort("max_duration_timeout")
+        elif idle is not None and now - self._moved_at >= idle:
+            self.overdue = ResponseFlag.STREAM_IDLE
+            relay.abort("stream_idle_timeout")
 
 
 class OpaqueConnections:
@@ -73,17 +94,31 @@ class OpaqueConnections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def begin(self, origin: Origin, target: Target) -> Relayed:
+    def begin(self, origin: Origin, way: OpaqueWay) -> Relayed:
         """A connection is about to be relayed."""
-        relayed = Relayed(self, origin, target)
+        relayed = Relayed(self, origin, way)
         self._open.add(relayed)
-        self._sink.opened(origin, target.dst)
+        self._sink.opened(origin, way.target.dst)
         return relayed
 
-    def refused(self, origin: Origin, target: Target | None, detail: str) -> None:
+    def tick(self) -> None:
+        """End connections whose time is over; call it about once a second."""
+        now = self.clocks.now()
+        for relayed in list(self._open):
+            relayed.tick(now)
+
+    def refused(
+        self,
+        origin: Origin,
+        target: Target | None,
+        detail: str,
+        refusal: Refusal | None = None,
+    ) -> None:
         """A connection was closed without having been relayed."""
         verdict = self._verdict(origin)
         flag = ResponseFlag.CONNECT if target is not None else ResponseFlag.NO_HEALTHY_UPSTREAM
+        if refusal is Refusal.OVERFLOW:
+            flag = ResponseFlag.UPSTREAM_OVERFLOW
         self._sink.opened(origin, target.dst if target is not None else Party())
         self._sink.ended(
             _record(
@@ -113,7 +148,9 @@ class OpaqueConnections:
             _record(
                 relayed.origin,
                 relayed.target,
-                ResponseFlag.POLICY_CHANGE if cut_by is not None else _FLAGS[end.reason],
+                ResponseFlag.POLICY_CHANGE
+                if cut_by is not None
+                else relayed.overdue or _FLAGS[end.reason],
                 cut_by if cut_by is not None else self._verdict(relayed.origin),
                 opened_at=self.clocks.epoch_s() - duration,
                 duration_s=duration,

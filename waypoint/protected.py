@@ -30,6 +30,7 @@ class Protected:
         self._services = services
         self._none = protections.is_empty
         self.knows_sessions = protections.knows_sessions
+        self.now = protections.now
         self._of_service: dict[tuple[_ServicePort, int], Protection | None] = {}
         self._of_rule: dict[tuple[int, _ServicePort, _ServicePort, int], Protection | None] = {}
 

@@ -131,7 +131,7 @@ class Protections:
         self, random: Random, now: Callable[[], float], vantage: Vantage | None = None
     ) -> None:
         self._random = random
-        self._now = now
+        self._now = self.now = now
         self._vantage = vantage or Vantage()
         self._table = PolicyTable({}, {})
         self._zone = ""

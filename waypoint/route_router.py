@@ -14,6 +14,7 @@ from mesh.http1.message import CONNECT, Headers, RequestHead
 from mesh.model.request import RequestFlag
 from mesh.model.routing import NO_FILTERS, RouteKind
 from mesh.model.workload import ServiceKey
+from mesh.resilience.cluster import Refusal
 from mesh.routing import message
 from mesh.routing.path import PathRules, normalize_path
 from mesh.routing.plan import Answer, AnswerReason, Preference, finish_response, make_plan
@@ -25,10 +26,12 @@ from waypoint.custom.answer import with_response_headers
 from waypoint.endpoints import Endpoints
 from waypoint.judgement import Judgement, Later
 from waypoint.lane.dependence import Dependence, of_rules
+from waypoint.opaque_way import OpaqueWay
 from waypoint.plan import Forward, Reply, Wait
 from waypoint.protected import Protected
+from waypoint.protection import Protection
 from waypoint.retry import rule_of
-from waypoint.target import Group, Target, choose
+from waypoint.target import Group, choose
 
 _FLAG = {AnswerReason.NO_MATCH: RequestFlag.NO_ROUTE}
 
@@ -233,30 +236,45 @@ class RouteRouter:
         kind = self._table.kind(origin.service.key, origin.dialled.port, caller)
         return kind is RouteKind.TLS
 
-    def pick_opaque(self, origin: Origin, server_name: str) -> Target | None:
+    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | Refusal | None:
         """An endpoint for a connection that is no HTTP (TLSRoute, TCPRoute, or none)."""
         if self._authorizer is not None and not self._authorizer.admits_opaque(origin):
             return None
+        protection = None
         if origin.service is None:
             plan = self._to_workload(origin)
             group = plan.group if isinstance(plan, Forward) else None
         else:
-            group = self._opaque_group(origin, origin.service.key, server_name)
-        return choose(group.targets, self._random, None) if group is not None else None
+            group, protection = self._opaque_group(origin, origin.service.key, server_name)
+        if group is None:
+            return None
+        if protection is not None and self._protected is not None:
+            return OpaqueWay.under(protection, self._protected.now())
+        target = choose(group.targets, self._random, None)
+        return OpaqueWay(target) if target is not None else None
 
-    def _opaque_group(self, origin: Origin, key: ServiceKey, server_name: str) -> Group | None:
+    def _opaque_group(
+        self, origin: Origin, key: ServiceKey, server_name: str
+    ) -> tuple[Group | None, Protection | None]:
         caller = origin.principal.namespace if origin.principal else None
-        found = self._table.match_connection(key, origin.dialled.port, caller, server_name)
+        dialled, family = (key, origin.dialled.port), origin.dialled.ip.version
+        found = self._table.match_connection(*dialled, caller, server_name)
         if isinstance(found, str):
-            attached = self._table.kind(key, origin.dialled.port, caller)
             # HTTP routes replace the service's own routing; what is no HTTP matches none of them.
-            if attached is not None:
-                return None
-            return self._endpoints.service(key, origin.dialled.port, origin.dialled.ip.version)
+            if self._table.kind(*dialled, caller) is not None:
+                return None, None
+            group = self._endpoints.service(*dialled, family)
+            if group is None or self._protected is None:
+                return group, None
+            return group, self._protected.of_service(*dialled, family, group)
         backend = found.rule.choose(self._random)
         if backend is None or backend.failure is not None:
-            return None
-        return self._endpoints.service(backend.service, backend.port, origin.dialled.ip.version)
+            return None, None
+        to = (backend.service, backend.port)
+        group = self._endpoints.service(*to, family)
+        if group is None or self._protected is None:
+            return group, None
+        return group, self._protected.of_rule(found.rule, to, dialled, family, group)
 
 
 def _also_setting(

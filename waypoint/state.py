@@ -14,6 +14,7 @@ from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
 from mesh.policy.l7.engine import RequestIndex
+from mesh.resilience.cluster import Refusal
 from mesh.routing.path import PathRules
 from mesh.routing.table import RouteTable
 from waypoint.authorize import Outside, PolicyAuthorizer
@@ -21,11 +22,11 @@ from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
 from waypoint.lane.dependence import Dependence
 from waypoint.memo import PlanMemo
+from waypoint.opaque_way import OpaqueWay
 from waypoint.plan import Forward, Reply, Wait
 from waypoint.protected import Protected
 from waypoint.protection import Protections, Vantage
 from waypoint.route_router import RouteRouter
-from waypoint.target import Target
 
 
 class WantedKeys(Protocol):
@@ -117,7 +118,7 @@ class WorkerState:
     def wants_server_name(self, origin: Origin) -> bool:
         return self._router.wants_server_name(origin)
 
-    def pick_opaque(self, origin: Origin, server_name: str) -> Target | None:
+    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | Refusal | None:
         return self._router.pick_opaque(origin, server_name)
 
 

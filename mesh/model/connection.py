@@ -40,6 +40,9 @@ class ResponseFlag(StrEnum):
     DOWNSTREAM_CLOSED = "DC"
     POLICY_CHANGE = "POLICY_CHANGE"
     DRAIN = "DRAIN"
+    UPSTREAM_OVERFLOW = "UO"
+    STREAM_IDLE = "SI"
+    DURATION_TIMEOUT = "DT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,22 +9,33 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from mesh.errors import UpstreamError
-from mesh.model.address import SocketAddress
+from mesh.model.address import SocketAddress, parse_ip
 from mesh.model.connection import ConnectionRecord, Party
 from mesh.model.identity import SpiffeId
 from mesh.model.policy import PolicyKey
+from mesh.model.snapshot import MeshSnapshot
+from mesh.model.traffic import (
+    CircuitLimits,
+    OutlierDetection,
+    PolicyTarget,
+    TrafficPolicy,
+    Upgrades,
+)
 from mesh.model.verdict import Decision, RuleRef, Verdict
+from mesh.model.workload import ServiceKey
 from mesh.policy.judge import NO_POLICY
+from mesh.resilience.cluster import Refusal
 from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.request_log import LogMode, RequestLog
 from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import best_engine, engine_factory
 from tests.contract.http1.stage import CALLER, run, serving
-from tests.contract.waypoint.scene import PORT, loopback, service
+from tests.contract.waypoint.scene import PORT, Script, loopback, scene, service
 from waypoint.connect_tcp import TcpConnector
 from waypoint.connection_counts import count_connections
 from waypoint.contract import Origin
@@ -33,12 +44,14 @@ from waypoint.flush_queue import FlushQueue
 from waypoint.front import Front
 from waypoint.limits import ProxyLimits
 from waypoint.opaque import Clocks, OpaqueConnections
+from waypoint.opaque_way import OpaqueWay
 from waypoint.party import party
 from waypoint.pool import Pool
+from waypoint.protection import Protection, Protections, Way
 from waypoint.proxy import Proxy
 from waypoint.records import Records
 from waypoint.service_router import ServiceRouter
-from waypoint.target import Target, TargetKey
+from waypoint.target import Group, Speaks, Target, TargetKey
 from waypoint.upstream_tunnels import dial
 
 DENIED = Verdict(
@@ -64,13 +77,18 @@ class Ground:
     target: Target | None
     verdict: Verdict = NO_POLICY
     dead: bool = False
+    protection: Protection | None = None
     opened: list[Party] = field(default_factory=list)
 
     def wants_server_name(self, origin: Origin) -> bool:
         return False
 
-    def pick_opaque(self, origin: Origin, server_name: str) -> Target | None:
-        return self.target if self.verdict.allowed else None
+    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | Refusal | None:
+        if self.protection is not None:
+            return OpaqueWay.under(self.protection, self.relays.clocks.now())
+        if self.target is None or not self.verdict.allowed:
+            return None
+        return OpaqueWay(self.target)
 
     async def open_socket(self, target: Target) -> socket.socket:
         if self.dead:
@@ -152,7 +170,7 @@ class Holder:
     def wants_server_name(self, origin: Origin) -> bool:
         return self._made[0].wants_server_name(origin)
 
-    def pick_opaque(self, origin: Origin, server_name: str) -> Target | None:
+    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | Refusal | None:
         return self._made[0].pick_opaque(origin, server_name)
 
     async def open_socket(self, target: Target) -> socket.socket:
@@ -264,5 +282,129 @@ def test_lines_and_metrics_come_of_it() -> None:
             assert 'reporter="waypoint"' in text
             denied = 'meshnode_policy_denied_total{policy="x",reporter="waypoint"} 2.0'
             assert denied in text
+
+    run(main())
+
+
+# --- under a TrafficPolicy ----------------------------------------------------------------------
+
+
+def protect(here: Ground, **parts: CircuitLimits | OutlierDetection | Upgrades) -> Protection:
+    """Put the connections of a ground under a policy of their service."""
+    key, targets = PolicyKey("shop/p"), (PolicyTarget(group="", kind="Service", name="web"),)
+    policy = TrafficPolicy(key=key, namespace="shop", name="p", targets=targets, **parts)  # type: ignore[arg-type]  # by name
+    web = service("web", app_protocol="tcp")
+    snapshot = MeshSnapshot(revision=1, services={web.key: web}, traffic_policies={key: policy})
+    protections = Protections(Random(1), here.relays.clocks.now)
+    protections.follow(snapshot)
+    assert here.target is not None
+    group = Group(name="web", targets=(here.target,), speaks=Speaks.HTTP1)
+    way = Way(places=(("shop/web", ""),), service=ServiceKey("shop/web"), port=PORT, family=4)
+    found = protections.find(way, group)
+    assert found is not None
+    here.protection = found
+    return found
+
+
+def test_connections_are_limited() -> None:
+    async def main() -> None:
+        async with ground() as here:
+            protect(here, limits=CircuitLimits(max_endpoint_connections=2))
+            held = [await here.connect() for _ in range(2)]
+            for reader, _ in held:
+                assert await reader.readexactly(4) == b"220 "
+            reader, writer = await here.connect()
+            assert await reader.read() == b""
+            writer.close()
+            (record,) = here.records
+            assert (record.flag, record.detail) == ("UO", "overflow")
+            assert here.target is not None
+            assert (here.target.active, here.target.connections) == (2, 2)
+            held[0][1].close()
+            await here.ended(2)
+            reader, writer = await here.connect()  # there is room again
+            assert await reader.readexactly(4) == b"220 "
+            for each in (held[1][1], writer):
+                each.close()
+            await here.ended(4)
+            assert (here.target.active, here.target.connections) == (0, 0)
+
+    run(main())
+
+
+def test_an_endpoint_that_takes_none_is_ejected() -> None:
+    async def main() -> None:
+        async with ground() as here:
+            # Twice: the only endpoint of a service is never out, but its failures are counted.
+            found = protect(here, outlier_detection=OutlierDetection(consecutive_failures=2))
+            here.dead = True
+            for _ in range(2):
+                _, writer = await here.connect()
+                writer.close()
+            assert here.target is not None
+            detector = found.cluster.detector
+            assert detector is not None
+            now = here.relays.clocks.now()
+            assert detector.health(here.target, now).failures_in_row == 2
+            assert [record.flag for record in here.records] == ["CONNECT", "CONNECT"]
+            assert (here.target.active, here.target.connections) == (0, 0)
+            here.dead = False
+            reader, writer = await here.connect()
+            assert await reader.readexactly(4) == b"220 "
+            assert detector.health(here.target, now).failures_in_row == 0
+            writer.close()
+            await here.ended(3)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("upgrades", "flag"),
+    [(Upgrades(idle_timeout_s=0.01), "SI"), (Upgrades(max_duration_s=0.01), "DT")],
+    ids=["idle", "longest"],
+)
+def test_a_connection_ends_in_time(upgrades: Upgrades, flag: str) -> None:
+    async def main() -> None:
+        async with ground() as here:
+            protect(here, upgrades=upgrades)
+            reader, writer = await here.connect()
+            assert await reader.readexactly(4) == b"220 "
+            async with asyncio.timeout(30):
+                while not here.records:
+                    here.relays.tick()
+                    await asyncio.sleep(0.01)
+            writer.close()
+            (record,) = here.records
+            assert (record.flag, record.bytes_received) == (flag, 4)
+
+    run(main())
+
+
+def test_a_worker_finds_the_policy_of_a_connection() -> None:
+    async def main() -> None:
+        targets = (PolicyTarget(group="", kind="Service", name="web"),)
+        policy = TrafficPolicy(
+            key=PolicyKey("shop/p"),
+            namespace="shop",
+            name="p",
+            targets=targets,
+            limits=CircuitLimits(max_requests=1),
+        )
+        script = Script(snapshot=MeshSnapshot(revision=1, traffic_policies={policy.key: policy}))
+        async with scene(shout, script=script) as here:
+            origin = Origin(
+                principal=CALLER,
+                client=loopback(1),
+                dialled=SocketAddress(parse_ip("10.96.0.1"), PORT),
+                service=here.state.snapshot.services[ServiceKey("shop/web")],
+                workload=None,
+            )
+            first = here.state.pick_opaque(origin, "")
+            assert isinstance(first, OpaqueWay)
+            assert here.state.pick_opaque(origin, "") is Refusal.OVERFLOW
+            first.close(0.0)
+            second = here.state.pick_opaque(origin, "")
+            assert isinstance(second, OpaqueWay)
+            second.close(0.0)
 
     run(main())

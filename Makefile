@@ -18,7 +18,7 @@ define need_root
 	@[ "$$(id -u)" -eq 0 ] || { echo "needs root: run \`sudo make $@\`" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo test test-slow test-unit test-netns conformance sanitize check docs reference man fmt lint types layers c-check bench bench-quick bench-waypoint bench-scale test-kernels cluster-binaries cluster-images cluster cluster-down test-kube e2e clean
+.PHONY: help setup demo test test-slow soak test-unit test-netns conformance sanitize check docs reference man fmt lint types layers c-check bench bench-quick bench-waypoint bench-scale test-kernels cluster-binaries cluster-images cluster cluster-down test-kube e2e clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ test: $(READY) ## every test but the slow ones: unit, contract, namespaces, inte
 test-slow: $(READY) ## the slow ones: gigabytes, thousands of connections, minutes of load
 	$(need_root)
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+soak: $(READY) ## five minutes of pods that come and go, ten without the API server (SOAK_ARGS='--seconds 60')
+	$(need_root)
+	$(PY) -m tests.kube.soak $(SOAK_ARGS)
 
 test-unit: $(READY) ## the cores only; no root, seconds
 	$(PY) -m pytest tests/unit $(PYTEST_ARGS)

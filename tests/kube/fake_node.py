@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
+from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from tests.lab import Lab
 from tests.lab.agent import MESHNODE, MESHNODE_ENVIRONMENT, Agent
 from tests.lab.network import plug_pod
 from tests.lab.process import Place, Process, Result, run
-from tests.lab.system import NETNS_ROOT
+from tests.lab.system import NETNS_ROOT, command
 from tests.lab.topology import Node
 from tests.support.kube_api import KubeApiServer
 
@@ -134,12 +135,13 @@ class FakeNode:
         host = self._proc / "1" / "ns"
         host.mkdir(parents=True)
         (host / "net").symlink_to(NETNS_ROOT / node.netns)
-        self._numbers = iter(range(1, 250))
+        self._free = deque(range(1, 250))
+        self._numbers: dict[str, int] = {}
 
     def pod(self, namespace: str, name: str, *, account: str = "default") -> KubePod:
         """Schedule a pod here and start it: object, namespace, process, status."""
         uid = str(uuid.uuid4())
-        number = next(self._numbers)
+        number = self._number(name)
         netns = self._lab.own_netns(f"{self.node.short_name}-{name}")
         plug_pod(self.node.netns, netns, self.node.addresses, number)
         place = self._lab.place(netns, f"{self.node.short_name}/pods/pod{uid}")
@@ -167,11 +169,25 @@ class FakeNode:
         self._plane.apply(manifest)
         return pod
 
+    def _number(self, name: str) -> int:
+        """A number whose link is gone: a namespace lives as long as anybody holds it."""
+        for _ in range(len(self._free)):
+            number = self._free.popleft()
+            if self.node.run(["ip", "link", "show", f"pod{number}"]).status != 0:
+                self._numbers[name] = number
+                return number
+            self._free.append(number)
+        raise AssertionError("no address is free: namespaces of pods that went are still held")
+
     def remove(self, pod: KubePod) -> None:
-        """End a pod: its process, then its object."""
+        """End a pod: its process, its object, then its namespace."""
         pod.pause.kill()
         (self._proc / str(pod.pause.pid)).unlink(missing_ok=True)
         self._plane.delete(pod.manifest)
+        command(["ip", "netns", "del", pod.place.netns])
+        meta = pod.manifest["metadata"]
+        assert isinstance(meta, dict)
+        self._free.append(self._numbers.pop(str(meta["name"])))
 
     def agent(self) -> Agent:
         """Start the node's agent, with the token of its own pod."""

@@ -235,6 +235,9 @@ static void goaway_received(mt_tunnel *t, const nghttp2_goaway *goaway)
     char detail[DETAIL_SIZE];
     mt_link *next;
 
+    /* Before the streams that are lost by it: who opens them again must choose another tunnel. */
+    if (!t->draining && t->up)
+        event_post(t->engine, MT_DRAINING, 0, &t->o, NULL, NULL, 0, 0);
     for (mt_link *l = t->streams.next; t->client && l != &t->streams; l = next) {
         mt_stream *st = CONTAINER(l, mt_stream, o.all);
 
@@ -248,8 +251,6 @@ static void goaway_received(mt_tunnel *t, const nghttp2_goaway *goaway)
         return;
     snprintf(detail, sizeof detail, "peer sent GOAWAY %s", code);
     tunnel_drain_for(t, MT_LOSS_PEER_CLOSED, detail);
-    if (t->up)
-        event_post(t->engine, MT_DRAINING, 0, &t->o, NULL, NULL, 0, 0);
 }
 
 static void settings_received(mt_tunnel *t)

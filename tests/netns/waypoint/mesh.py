@@ -116,7 +116,9 @@ def shop(purpose: str, options: Callable[[Lab], Sequence[str]] = lambda _: ()) -
             version = pod.labels["version"]
             argv = [sys.executable, str(SERVER), str(APP_PORT), version]
             pod.start(argv).wait_listening(APP_PORT)
-        process = start_waypoint(gate, f"{NAMESPACE}/gate", *options(lab), ca_node=a)
+        process = start_waypoint(
+            gate, f"{NAMESPACE}/gate", "--access-log", "text", *options(lab), ca_node=a
+        )
         scene = Shop(lab, client, v1, v2, gate, process)
         try:
             wait_ready(gate)

@@ -14,8 +14,10 @@ import yaml
 from installer.settings import read_set
 from mesh.sources.decode import KINDS, decode
 
-FOLDER = Path(__file__).resolve().parents[3] / "vagrant"
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "vagrant"
 SCRIPTS = ("provision", "smoke", "kubeconfig-of-control")
+CLUSTER = ROOT / "scripts" / "cluster"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -26,6 +28,17 @@ def test_scripts_can_be_run_and_are_clean(name: str) -> None:
     subprocess.run([shell, "-n", str(path)], check=True)
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", str(path)], check=True)
+
+
+def test_the_scripts_of_the_cluster_are_clean() -> None:
+    scripts = [path for path in CLUSTER.iterdir() if os.access(path, os.X_OK) and path.is_file()]
+    shells = [path for path in scripts if "bash" in path.read_text().partition("\n")[0]]
+    assert len(shells) >= 7
+    for path in shells:
+        subprocess.run(["bash", "-n", str(path)], check=True)
+    if shutil.which("shellcheck"):
+        command = ["shellcheck", "-x", "--source-path", str(ROOT), *map(str, shells)]
+        subprocess.run(command, check=True, cwd=ROOT)
 
 
 def test_ruby_reads_the_vagrantfile() -> None:
@@ -41,7 +54,7 @@ def test_the_settings_of_the_cluster_exist() -> None:
         read_set(text)
 
 
-@pytest.mark.parametrize("name", ["shop.yaml", "policy.yaml"])
+@pytest.mark.parametrize("name", ["shop.yaml", "policy.yaml", "canary.yaml"])
 def test_the_mesh_reads_the_sample(name: str) -> None:
     documents = list(yaml.safe_load_all((FOLDER / "sample" / name).read_text()))
     read = [decode(one, name) for one in documents if one["kind"] in KINDS]

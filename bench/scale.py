@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 
 from kubernetes_asyncio.client import Configuration
 
+from agent.node.memory import give_back_memory
 from bench.scale_node import ScaleNode, open_node
 from mesh.sources.kubernetes.source import KubernetesSource, open_kubernetes
 from mesh.sources.objects import ObjectSet
@@ -73,6 +74,7 @@ async def _measure(server: Connection, pods: int) -> None:
             taken_s = time.perf_counter() - begin
             node.answer()
             gc.collect()
+            give_back_memory()
             print(
                 f"snapshot, kernel's maps and message to a worker {taken_s:.1f} s, "
                 f"{_resident_mb():.0f} MB resident (at most {_peak_mb():.0f})",

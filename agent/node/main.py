@@ -29,6 +29,7 @@ from agent.node.cni import keep_plugin, serve_plugin
 from agent.node.holder import HolderKeeper
 from agent.node.kernel import KernelPlane, run_loader
 from agent.node.lock import node_lock
+from agent.node.memory import give_back_memory
 from agent.node.node import Node
 from agent.node.spans import export_connections, open_sink
 from agent.node.view import View
@@ -161,6 +162,7 @@ async def _run(
             )
         ]
         node.apply()
+        give_back_memory()
         await stop.wait()
         if options.hand_over:
             _leave_to_the_next(node)

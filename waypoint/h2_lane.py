@@ -315,6 +315,12 @@ class Http2Lane:
         what = Tell.NONE if mode is LogMode.OFF else Tell.FAILURES
         self._native.tell(Tell.ALL if tapped or mode.has_all else what, FAILED_CALLS)
 
+    def cut(self) -> None:
+        """Give up what clients have under way; `take` has what that ended."""
+        for link in list(self._links.values()):
+            if isinstance(link, Http2Server):
+                self.leave(link)
+
     def forget(self) -> None:
         """Snapshot or policies have changed: decide anew about everything."""
         self._native.forget()
@@ -325,6 +331,7 @@ class Http2Lane:
         oldest = self._loop.time() - FRESH_S
         for target, known in list(self._known.items()):
             if known.used_at < oldest and known.handle.drop():
+                target.elsewhere.remove(known.handle)
                 del self._known[target]
                 del self._by_id[known.handle.number]
 
@@ -367,7 +374,10 @@ class Http2Lane:
         known = self._known.get(target)
         if known is None:
             number = self._new_id()
-            known = _Known(Handle(self._native, number), target, 0.0)
+            handle = Handle(self._native, number)
+            handle.tell(target.active)
+            target.elsewhere.append(handle)
+            known = _Known(handle, target, 0.0)
             self._known[target] = known
             self._by_id[number] = target
         known.used_at = self._loop.time()

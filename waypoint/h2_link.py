@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from mesh.errors import RemoteProtocolError
 from mesh.http2.contract import Event, SessionSettings
+from mesh.http2.nghttp2 import Nghttp2Session
 from mesh.http2.select import new_session
 from waypoint.limits import ProxyLimits
 
@@ -40,6 +42,11 @@ class Http2Link(asyncio.Protocol):
         self._loop = loop
         self._limits = limits
         self.session = new_session(session_settings(limits, client=client))
+        session = self.session
+        self._take: Callable[[int], tuple[bytes | memoryview, list[Event]]]
+        self._take = (
+            session.take_buffer if isinstance(session, Nghttp2Session) else session.take_output
+        )
         self._transport: asyncio.Transport | None = None
         self._write_blocked = False
         self._flush_scheduled = False
@@ -123,7 +130,7 @@ class Http2Link(asyncio.Protocol):
     def flush_now(self) -> None:
         self._flush_scheduled = False
         while self._transport is not None and not self._write_blocked:
-            out, events = self.session.take_output(_OUTPUT_BYTES)
+            out, events = self._take(_OUTPUT_BYTES)
             if out:
                 self._transport.write(out)
             for event in events:

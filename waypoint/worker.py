@@ -248,6 +248,8 @@ class Worker:
             self._lane.cut()
             self._records.add(self._lane.take())
             self._lane.close()
+        if self._h2_lane is not None:
+            self._h2_lane.cut()
         self._pool.close_all()
         await self._engine.aclose()
 

@@ -4,7 +4,7 @@ Flow control towards the peer is explicit: received DATA counts against our wind
 `consume()` is called. Flow control from the peer is hidden: `send_data()` queues, `unsent_bytes()`
 tells how much still waits, `Drained` says when the queue of a stream ran empty.
 
-Limits against hostile peers are the session's own business (`limits.py`, `shim.c`): a peer that
+Limits against hostile peers are the session's own business (`limits.py`, `flood.h`): a peer that
 exceeds one gets a stream reset or a connection error. A request that is malformed is never
 announced. Which of the two answers a fault gets may differ between engines where RFC 9113 leaves
 the choice.

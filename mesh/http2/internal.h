@@ -53,6 +53,9 @@ typedef nghttp2_data_provider mn_provider;
 /* Buffers above this are given back once they have not been needed for a while. */
 #define KEEP_BYTES 16384u
 #define CALM_CALLS 16
+/* After so much at once more will follow, and room for it is made at once. */
+#define LONG_BYTES 4096u
+#define ROOM_BYTES 163840u
 
 typedef struct {
     char *p;
@@ -112,6 +115,7 @@ struct mn_session {
     unsigned client : 1, dead : 1, receiving : 1, collected : 1, taken : 1, goaway_seen : 1,
         goaway_sent : 1, settings_told : 1, not_sent : 1,
         busy : 1,     /* nghttp2 is at work in it: frames go out when that call returns */
+        settled : 1,      /* the peer's SETTINGS have come */
         has_answered : 1; /* a server: not for the first time */
     /* The lane's part; see lane.h. */
     struct mn_lane *lane;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copyright the meshnode authors */
 
-/* What the lane knows: callers, the decisions about their requests, endpoints; and its counts. */
+/* What the lane knows: callers, the decisions about their requests, endpoints. */
 
 #include "lane.h"
 
@@ -294,6 +294,11 @@ uint32_t mn_target_active(const mn_target *target)
     return target->active;
 }
 
+void mn_target_tell(mn_target *target, uint32_t active)
+{
+    target->elsewhere = active;
+}
+
 void mn_target_reserve(mn_target *target, int reserved)
 {
     target->reserved = reserved;
@@ -312,6 +317,11 @@ int mn_target_drop(mn_target *target)
     return 0;
 }
 
+static uint32_t load(const mn_target *target)
+{
+    return target->active + target->elsewhere;
+}
+
 /* The less loaded of two at random; NULL: leave it to Python. */
 mn_target *lane_pick(mn_lane *lane, const entry *e)
 {
@@ -324,81 +334,10 @@ mn_target *lane_pick(mn_lane *lane, const entry *e)
 
         one = e->targets[first];
         other = e->targets[second >= first ? second + 1 : second];
-        if (other->active < one->active)
+        if (load(other) < load(one))
             one = other;
     }
-    return one->active < lane->limits.target_requests && !one->reserved ? one : NULL;
-}
-
-/* --- counting ----------------------------------------------------------------------------- */
-
-static size_t bucket(const mn_lane *lane, double value)
-{
-    size_t found = 0;
-
-    while (found < lane->bound_count && lane->bounds[found] < value)
-        found++;
-    return found;
-}
-
-void lane_count(mn_lane *lane, const crossing *x, uint32_t failure)
-{
-    double seconds = lane_clock() - x->began_at;
-    tally **link = &x->entry->tallies;
-    mn_count *c;
-
-    for (; *link; link = &(*link)->next) {
-        c = &(*link)->count;
-        if (c->target == x->target->number && c->status == x->status &&
-            c->grpc_status == x->grpc_status && c->failure == failure)
-            break;
-    }
-    if (!*link) {
-        *link = calloc(1, sizeof **link);
-        if (!*link)
-            return;
-        c = &(*link)->count;
-        c->entry = x->entry->number;
-        c->target = x->target->number;
-        c->status = x->status;
-        c->grpc_status = x->grpc_status;
-        c->failure = failure;
-    }
-    c = &(*link)->count;
-    c->count++;
-    c->received += x->received;
-    c->sent += x->sent;
-    c->seconds += seconds;
-    c->buckets[bucket(lane, seconds * 1e3)]++;
-    c->received_buckets[bucket(lane, (double)x->received)]++;
-    c->sent_buckets[bucket(lane, (double)x->sent)]++;
-}
-
-static size_t take_of(entry *e, mn_count *into, size_t room)
-{
-    size_t taken = 0;
-
-    while (e->tallies && taken < room) {
-        tally *t = e->tallies;
-
-        into[taken++] = t->count;
-        e->tallies = t->next;
-        free(t);
-    }
-    return taken;
-}
-
-size_t mn_lane_take(mn_lane *lane, mn_count *into, size_t room)
-{
-    size_t taken = 0;
-
-    for (mn_caller *caller = lane->callers; caller; caller = caller->next)
-        for (size_t i = 0; i < CHAINS; i++)
-            for (entry *e = caller->chains[i]; e; e = e->next)
-                taken += take_of(e, into + taken, room - taken);
-    for (entry *e = lane->retired; e; e = e->older)
-        taken += take_of(e, into + taken, room - taken);
-    return taken;
+    return load(one) < lane->limits.target_requests && !one->reserved ? one : NULL;
 }
 
 size_t mn_lane_known_bytes(const mn_lane *lane)

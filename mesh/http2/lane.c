@@ -7,8 +7,7 @@
 
 /* --- ends --------------------------------------------------------------------------------- */
 
-/* Give back what was withheld of a stream's credit, to its peer. */
-static void credit(mn_session *s, stream *st)
+void lane_credit(mn_session *s, stream *st)
 {
     size_t n = st->owed;
 
@@ -25,11 +24,11 @@ static void let_go(crossing *x)
 {
     if (x->up) {
         x->up->x = NULL;
-        credit(x->to, x->up);
+        lane_credit(x->to, x->up);
     }
     if (x->down) {
         x->down->x = NULL;
-        credit(x->from, x->down);
+        lane_credit(x->from, x->down);
     }
     if (x->to->goaway_seen || x->target->reserved)
         lane_touch(x->to); /* to be closed, perhaps, or used by who waits */
@@ -92,7 +91,7 @@ static void finish(crossing *x, uint32_t failure)
     let_go(x);
 }
 
-static void reset_stream(mn_session *s, stream *st, uint32_t code)
+void lane_reset_stream(mn_session *s, stream *st, uint32_t code)
 {
     if (!st || s->dead || st->resetting)
         return;
@@ -116,7 +115,7 @@ static void stop_request(mn_session *s, stream *down)
     lane_touch(s);
 }
 
-static void answer_over(crossing *x)
+void lane_answer_over(crossing *x)
 {
     mn_session *from = x->from, *to = x->to;
     stream *down = x->down, *up = x->up;
@@ -126,13 +125,12 @@ static void answer_over(crossing *x)
     if (!stop)
         return;
     if (up)
-        reset_stream(to, up, NGHTTP2_NO_ERROR);
+        lane_reset_stream(to, up, NGHTTP2_NO_ERROR);
     if (down && !from->dead)
         stop_request(from, down);
 }
 
-/* Python goes on, or says what has failed. */
-static void give_back(crossing *x, uint32_t reason, uint32_t code)
+void lane_give_back(crossing *x, uint32_t reason, uint32_t code)
 {
     tell(x, MN_EVENT_RETURNED, reason, code, x->down->id);
     x->down->quiet = 0;
@@ -148,21 +146,21 @@ void mn_lane_recall(mn_session *s, int32_t id)
         return;
     to = st->x->to;
     up = st->x->up;
-    give_back(st->x, MN_RECALLED, 0);
-    reset_stream(to, up, NGHTTP2_CANCEL);
+    lane_give_back(st->x, MN_RECALLED, 0);
+    lane_reset_stream(to, up, NGHTTP2_CANCEL);
 }
 
 /* The server's stream is over before its time. */
 static void server_failed(crossing *x, uint32_t reason, uint32_t code, bool cut)
 {
     if (!x->responded) {
-        give_back(x, reason, code);
+        lane_give_back(x, reason, code);
     } else {
         mn_session *from = x->from;
         stream *down = x->down;
 
         finish(x, cut ? MN_SERVER_CUT : MN_SERVER_WRONG);
-        reset_stream(from, down, NGHTTP2_INTERNAL_ERROR);
+        lane_reset_stream(from, down, NGHTTP2_INTERNAL_ERROR);
     }
 }
 
@@ -182,7 +180,7 @@ void lane_reset(mn_session *s, stream *st, uint32_t code, bool by_peer)
         stream *up = x->up;
 
         finish(x, MN_CLIENT_GONE);
-        reset_stream(to, up, NGHTTP2_CANCEL);
+        lane_reset_stream(to, up, NGHTTP2_CANCEL);
     }
 }
 
@@ -213,7 +211,7 @@ static mn_session *usable(const mn_lane *lane, const mn_target *target)
     mn_session *s = target->sessions;
 
     for (; s; s = s->target_next)
-        if (!s->dead && !s->busy && !s->goaway_seen && !s->goaway_sent &&
+        if (s->settled && !s->dead && !s->busy && !s->goaway_seen && !s->goaway_sent &&
             s->open < lane->limits.max_streams && s->open < mn_remote_max_streams(s))
             return s;
     return NULL;
@@ -321,263 +319,4 @@ enum lane_taken lane_request(mn_session *s, stream *st, bool end)
     s->lane->taken++;
     lane_touch(to);
     return LANE_TAKEN;
-}
-
-/* --- heads of answers, and trailers ------------------------------------------------------- */
-
-static void answer(crossing *x)
-{
-    mn_lane *lane = x->target->lane;
-    head *h = &lane->head;
-    mn_session *from = x->from;
-    mn_session *to = x->to;
-    stream *up = x->up;
-    size_t n;
-
-    if (h->status == 100 || from->dead || !x->down)
-        return; /* that is between us and the server */
-    n = lane_response_fields(lane, h);
-    begin(from);
-    if (!n || respond(from, x->down, lane->nv, n, h->status >= 200 && h->end)) {
-        give_back(x, MN_UNUSUAL, 0);
-        reset_stream(to, up, NGHTTP2_CANCEL);
-        return;
-    }
-    lane_touch(from);
-    if (h->status < 200)
-        return;
-    x->responded = true;
-    x->status = h->status;
-    x->answered_at = lane_clock();
-    if (x->is_grpc)
-        x->grpc_status = h->grpc_status;
-    free(x->body.p);
-    x->body = (buf){0};
-}
-
-static int trailers_to(mn_session *p, stream *sink, const char *text, size_t len, size_t n)
-{
-    begin(p);
-    if (p->dead || !sink || sink->end)
-        return 0;
-    if (keep_trailers(p, sink, text, len, n))
-        reset_stream(p, sink, NGHTTP2_INTERNAL_ERROR);
-    lane_touch(p);
-    return 0;
-}
-
-/* Of a request, without what its head must not claim either (RFC 9110 §6.5.1). */
-static int request_trailers(mn_session *s, crossing *x)
-{
-    const char *at = s->block.p, *stop = at + s->block.len;
-    mn_lane *lane = x->target->lane;
-    buf *kept = &lane->scratch;
-    slice name, value;
-    size_t n = 0;
-
-    kept->len = 0;
-    x->whole = false;
-    while (lane_next_field(&at, stop, &name, &value)) {
-        uint8_t kind = lane_kind(lane, name.at, name.len);
-
-        if (kind == FIELD_HEAD_ONLY || kind == FIELD_CLAIM || kind == FIELD_UNUSUAL ||
-            kind == FIELD_PARENT || kind == FIELD_STATE || kind == FIELD_FORWARDED_FOR || kind == FIELD_REQUEST_ID || kind == FIELD_CONTENT_TYPE)
-            continue;
-        if (append(kept, name.at, name.len + value.len + 2))
-            return no_memory(s);
-        n++;
-    }
-    return n ? trailers_to(x->to, x->up, kept->p, kept->len - 1, n) : 1;
-}
-
-static int answer_trailers(mn_session *s, crossing *x)
-{
-    const char *at = s->block.p, *stop = at + s->block.len;
-    slice name, value;
-    size_t n = 0;
-
-    while (lane_next_field(&at, stop, &name, &value)) {
-        if (x->is_grpc && lane_kind(x->target->lane, name.at, name.len) == FIELD_GRPC_STATUS)
-            lane_note_grpc(&x->grpc_status, &value);
-        n++;
-    }
-    return n ? trailers_to(x->from, x->down, s->block.p, s->block.len - 1, n) : 1;
-}
-
-int lane_headers(mn_session *s, stream *st, bool end)
-{
-    crossing *x = st->x;
-    mn_lane *lane = x->target->lane;
-    int rv;
-
-    if (s->client && !x->responded) {
-        if (!lane_read_response(lane, s->block.p, s->block.len, end, x->is_head, &lane->head)) {
-            give_back(x, MN_UNUSUAL, 0);
-            reset_stream(s, st, NGHTTP2_CANCEL);
-            return 0;
-        }
-        answer(x);
-        if (end && st->x)
-            answer_over(x);
-        return 0;
-    }
-    rv = s->client ? answer_trailers(s, x) : request_trailers(s, x);
-    if (rv > 0) /* there are none */
-        return lane_data_over(s, st, true);
-    if (rv < 0)
-        return rv;
-    if (s->client)
-        answer_over(x);
-    else
-        x->request_over = true;
-    return 0;
-}
-
-/* --- payload ------------------------------------------------------------------------------ */
-
-/* Frames of what has just come, while nothing else waits to be sent. */
-static int send_at_once(mn_session *p, stream *sink, const char *data, size_t len)
-{
-    int32_t id = sink->id;
-    size_t before;
-
-    sink->direct = data;
-    sink->direct_len = len;
-    sink->unsent += len;
-    do {
-        before = sink->direct_len;
-        p->quantum = before > MIN_TURN ? before : MIN_TURN;
-        p->turn = sink;
-        nghttp2_session_resume_data(p->ng, id);
-        pump(p);
-        p->turn = NULL;
-        sink = p->dead ? NULL : find(p, id); /* its end may have been the stream's */
-    } while (sink && sink->direct_len && sink->direct_len < before);
-    if (!sink)
-        return 0;
-    data = sink->direct;
-    len = sink->direct_len;
-    sink->direct = NULL;
-    sink->direct_len = 0;
-    sink->unsent -= len;
-    return queue(sink, data, len, 0) ? no_memory(p) : (make_ready(p, sink), 0);
-}
-
-static int forward(mn_session *p, stream *sink, const char *data, size_t len, bool end)
-{
-    int rv;
-
-    if (!sink || p->dead || sink->end)
-        return 0;
-    begin(p);
-    sink->end = end;
-    if (!p->busy && !sink->head && p->ready.next == &p->ready && p->out.len < DIRECT_BYTES &&
-        nghttp2_session_get_remote_window_size(p->ng) > 0) {
-        rv = send_at_once(p, sink, data, len);
-    } else {
-        rv = queue(sink, data, len, 0) ? no_memory(p) : 0;
-        make_ready(p, sink);
-    }
-    lane_touch(p);
-    return rv;
-}
-
-/* A bounded start of a request's body is kept for another try. */
-static void keep_body(crossing *x, const char *data, size_t len)
-{
-    if (x->responded || !x->whole || !len)
-        return;
-    if (x->body.len + len > x->target->lane->limits.replay_bytes ||
-        append(&x->body, data, len)) {
-        x->whole = false;
-        free(x->body.p);
-        x->body = (buf){0};
-    }
-}
-
-static int pass_on(mn_session *s, bool end)
-{
-    stream *st = s->pending, *sink;
-    crossing *x = st->x;
-    size_t len = s->pending_len;
-    int rv;
-
-    s->pending = NULL;
-    if (!x) {
-        credit(s, st);
-        return 0;
-    }
-    if (!s->client)
-        keep_body(x, s->pending_data, len);
-    if (s->client && !x->responded)
-        rv = 0; /* nghttp2 lets no payload come before the head */
-    else if (s->client)
-        rv = forward(x->from, x->down, s->pending_data, len, end);
-    else
-        rv = forward(x->to, x->up, s->pending_data, len, end);
-    sink = s->client ? x->down : x->up; /* gone, perhaps, with its end */
-    if (!sink || sink->unsent <= x->target->lane->limits.high_water_bytes)
-        credit(s, st);
-    return rv;
-}
-
-int lane_data(mn_session *s, stream *st, const char *data, size_t len)
-{
-    crossing *x = st->x;
-
-    if (s->pending)
-        pass_on(s, false);
-    st->unconsumed += len;
-    st->owed += len;
-    if (s->client)
-        x->sent += len;
-    else
-        x->received += len;
-    s->pending = st;
-    s->pending_data = data;
-    s->pending_len = len;
-    return 0;
-}
-
-int lane_data_over(mn_session *s, stream *st, bool end)
-{
-    crossing *x = st->x;
-
-    if (s->pending != st) {
-        if (!end)
-            return 0;
-        s->pending = st;
-        s->pending_data = "";
-        s->pending_len = 0;
-    }
-    pass_on(s, end);
-    if (!end || st->x != x)
-        return 0;
-    if (s->client)
-        answer_over(x);
-    else
-        x->request_over = true;
-    return 0;
-}
-
-void lane_input_over(mn_session *s)
-{
-    if (s->pending)
-        pass_on(s, false);
-}
-
-void lane_sent(mn_session *s, stream *st)
-{
-    crossing *x = st->x;
-
-    if (st->stop && st->end_sent && !st->resetting) {
-        st->resetting = 1;
-        nghttp2_submit_rst_stream(s->ng, NGHTTP2_FLAG_NONE, st->id, NGHTTP2_NO_ERROR);
-    }
-    if (!x || st->unsent > x->target->lane->limits.high_water_bytes / 4)
-        return;
-    if (s->client && x->down)
-        credit(x->from, x->down);
-    else if (!s->client && x->up)
-        credit(x->to, x->up);
 }

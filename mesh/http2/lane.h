@@ -96,6 +96,7 @@ struct mn_target {
     mn_target *next;
     uint64_t number;
     uint32_t active, entries;
+    uint32_t elsewhere; /* requests under way to it that are others' */
     bool reserved;
     mn_session *sessions; /* oldest first */
 };
@@ -141,7 +142,7 @@ struct crossing {
     bool is_head, is_grpc, request_over, responded, whole;
 };
 
-/* ---- heads.c ----------------------------------------------------------------------------- */
+/* ---- heads.c and rendered.c ----------------------------------------------------------------------------- */
 
 void lane_name(mn_lane *lane, const char *name, size_t len, uint8_t kind);
 uint8_t lane_kind(const mn_lane *lane, const char *name, size_t len);
@@ -155,7 +156,7 @@ size_t lane_response_fields(mn_lane *lane, const head *h);
 void lane_note_grpc(int32_t *status, const slice *value);
 bool lane_next_field(const char **at, const char *end, slice *name, slice *value);
 
-/* ---- known.c ----------------------------------------------------------------------------- */
+/* ---- known.c and tally.c ----------------------------------------------------------------- */
 
 double lane_clock(void);
 uint64_t lane_random(mn_lane *lane);
@@ -168,7 +169,14 @@ void lane_count(mn_lane *lane, const crossing *x, uint32_t failure);
 void lane_forget_callers(mn_lane *lane);
 void lane_free_retired(mn_lane *lane);
 
-/* ---- lane.c ------------------------------------------------------------------------------ */
+/* ---- lane.c, answers.c, payload.c -------------------------------------------------------- */
+
+/* Give back what was withheld of a stream's credit, to its peer. */
+void lane_credit(mn_session *s, stream *st);
+void lane_answer_over(crossing *x);
+void lane_reset_stream(mn_session *s, stream *st, uint32_t code);
+/* Python goes on, or says what has failed; for `reason` see enum mn_reason. */
+void lane_give_back(crossing *x, uint32_t reason, uint32_t code);
 
 enum lane_taken { LANE_TAKEN, LANE_UNKNOWN, LANE_NOT_PLAIN };
 

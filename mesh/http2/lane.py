@@ -143,6 +143,10 @@ class Target:
     def active(self) -> int:
         return int(lib.mn_target_active(self.raw))
 
+    def tell(self, active: int) -> None:
+        """How many requests to it are others'."""
+        lib.mn_target_tell(self.raw, active)
+
     def reserve(self, wanted: bool) -> None:
         """Take no streams of it, or again."""
         lib.mn_target_reserve(self.raw, wanted)

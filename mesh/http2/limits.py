@@ -1,4 +1,4 @@
-"""Limits against hostile HTTP/2 peers, for the portable engine. `shim.c` holds the same ones.
+"""Limits against hostile HTTP/2 peers, for the portable engine. `flood.h` holds the same ones.
 
 Counts instead of rates, because there is no clock here: what a peer may do for nothing is bounded,
 and useful work earns more of it.

@@ -46,6 +46,8 @@ _TOLD = int(lib.MN_EVENT_TOLD)
 _END_FLAG = int(lib.MN_HEADERS_END)
 _UNKNOWN_FLAG = int(lib.MN_HEADERS_UNKNOWN)
 _UNSIGNED = 0xFFFFFFFF
+_LONG_BYTES = 32 * 1024
+"""Output from which on a copy costs more than an object that owns the memory."""
 
 
 def pack_headers(headers: Headers) -> bytes:
@@ -101,6 +103,21 @@ class Nghttp2Session:
         lib.mn_take(self.raw, limit)
         batch = self._batch
         out = ffi.buffer(batch.out, batch.out_len)[:] if batch.out_len else b""
+        if batch.released_len:
+            self._release(batch)
+        return out, self._events(batch, b"") if batch.events_len else []
+
+    def take_buffer(self, limit: int) -> tuple[bytes | memoryview, list[Event]]:
+        """As `take_output`; what is long is not copied."""
+        lib.mn_take(self.raw, limit)
+        batch = self._batch
+        size = batch.out_len
+        out: bytes | memoryview = b""
+        if size >= _LONG_BYTES:
+            owned = ffi.gc(lib.mn_detach(self.raw), lib.mn_free_output, size)
+            out = memoryview(ffi.buffer(owned, size))
+        elif size:
+            out = ffi.buffer(batch.out, size)[:]
         if batch.released_len:
             self._release(batch)
         return out, self._events(batch, b"") if batch.events_len else []

@@ -224,6 +224,7 @@ int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
     case NGHTTP2_RST_STREAM:
         return reset_received(s, st, frame->rst_stream.error_code);
     case NGHTTP2_SETTINGS:
+        s->settled |= !(frame->hd.flags & NGHTTP2_FLAG_ACK);
         if (frame->hd.flags & NGHTTP2_FLAG_ACK || s->settings_told)
             return 0;
         s->settings_told = 1;

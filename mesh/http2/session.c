@@ -113,6 +113,23 @@ void mn_take(mn_session *s, size_t limit)
     s->taken = 1;
 }
 
+char *mn_detach(mn_session *s)
+{
+    char *p = s->out.p;
+
+    s->out = (buf){0};
+    s->taken = 0;
+    s->answer_bytes = 0;
+    s->batch.out = NULL;
+    s->batch.out_len = 0;
+    return p;
+}
+
+void mn_free_output(char *output)
+{
+    free(output);
+}
+
 int mn_wants_output(const mn_session *s)
 {
     const stream *st;

@@ -72,6 +72,9 @@ const mn_batch *mn_batch_of(const mn_session *s);
 int mn_receive(mn_session *s, const uint8_t *data, size_t len);
 /* Fill `out` with about `limit` bytes at most. */
 void mn_take(mn_session *s, size_t limit);
+/* Take what mn_take() has put in `out`, to be given to mn_free_output(). */
+char *mn_detach(mn_session *s);
+void mn_free_output(char *output);
 int mn_wants_output(const mn_session *s);
 
 /* Headers come as `n` names and `n` values, joined by NUL. Stream id, or -1. */
@@ -199,6 +202,8 @@ void mn_caller_key_query(mn_caller *caller);
 
 mn_target *mn_lane_target(mn_lane *lane, uint64_t number);
 uint32_t mn_target_active(const mn_target *target);
+/* So many requests are others'. */
+void mn_target_tell(mn_target *target, uint32_t active);
 /* Others wait for its streams: take none, or again. */
 void mn_target_reserve(mn_target *target, int reserved);
 /* 0, or -1: it is still in use. */

@@ -7,7 +7,7 @@
 
 void *grow(buf *b, size_t more)
 {
-    size_t need = b->len + more, cap = b->cap ? b->cap : 256;
+    size_t need = b->len + more, cap = b->cap ? b->cap : more > LONG_BYTES ? ROOM_BYTES : 256;
     char *p;
 
     if (need > b->cap) {

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from inspect import cleandoc
 from typing import TYPE_CHECKING
 
 import click
@@ -88,7 +89,8 @@ waypoint = click.Group(
     params=_options_of(daemon),
     invoke_without_command=True,
     callback=_run_here,
-    help=f"{daemon.help}\n\nThe commands below look after waypoints of a cluster.",
+    # Python 3.13 takes the indentation away itself, older ones do not.
+    help=cleandoc(daemon.help or "") + "\n\nThe commands below look after waypoints of a cluster.",
 )
 
 

@@ -21,6 +21,17 @@ CLEAN_ENVIRONMENT = {
 }
 """All a program in a pod inherits: no proxy settings, no paths of the caller."""
 
+NOBODY = 65534
+AS_NOBODY = (
+    "setpriv",
+    f"--reuid={NOBODY}",
+    f"--regid={NOBODY}",
+    "--clear-groups",
+    "--inh-caps=+dac_read_search",
+    "--ambient-caps=+dac_read_search",
+)
+"""Before a command: without privilege, but able to read a clone that is closed to others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:

@@ -16,7 +16,7 @@ from agent.paths import BPF_ROOT
 from tests.conftest import NO_ROOT
 from tests.lab import Lab, Node
 from tests.lab.agent import MESHNODE, MESHNODE_ENVIRONMENT
-from tests.lab.process import Result, run
+from tests.lab.process import AS_NOBODY, Result, run
 from tests.lab.system import in_netns
 from tests.netns.faults.world import PROGRAMS, start_agent
 
@@ -87,8 +87,7 @@ def test_unusable_cgroup(node: Node) -> None:
 
 
 def test_not_root(node: Node) -> None:
-    drop = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    check_told(start(node, before=drop), Exit.PERMISSION, "not allowed", "sudo")
+    check_told(start(node, before=AS_NOBODY), Exit.PERMISSION, "not allowed", "sudo")
 
 
 def test_port_of_the_metrics_is_taken(node: Node) -> None:

@@ -8,12 +8,11 @@ import pytest
 
 from tests.lab import Node, Pod
 from tests.lab.objects import POLICY_GROUP, KubeObject, kube_object, peer_authentication
+from tests.lab.process import AS_NOBODY, NOBODY
 from tests.netns.mesh.apps.serve import DIGEST, EXTRA, SPEAK_FIRST
 from tests.netns.mesh.world import DIAL, PYTHON, Answer, Mesh, last_answer, own_port
 
 pytestmark = pytest.mark.root
-
-NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,7 @@ def test_an_excluded_network_goes_out_as_it_is(excluding: Mesh, family: int) -> 
 def test_an_excluded_user_goes_out_as_it_is(excluding: Mesh) -> None:
     far = excluding["far"].address4
     dial = [*PYTHON, str(DIAL), "blocking", far, str(SPEAK_FIRST)]
-    nobody = ["setpriv", f"--reuid={NOBODY}", "--clear-groups", *dial]
+    nobody = [*AS_NOBODY, *dial]
     assert not is_captured(last_answer(excluding["picky"].run(nobody).check().stdout))
     assert is_captured(last_answer(excluding["picky"].run(dial).check().stdout))
 

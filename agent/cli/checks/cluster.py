@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agent.cli.checks.result import Anchor, Check, Group
 from agent.cli.cluster import Manifest, read, section
 from agent.kubernetes.preflight import Conflict, cluster_conflicts
-from mesh.sources.kubernetes.resources import RESOURCES, collection_path
+from mesh.sources.kubernetes.resources import RESOURCES, Resource, collection_path
 from mesh.state.labels import is_enrolled
 
 if TYPE_CHECKING:
@@ -40,10 +40,8 @@ async def cluster_facts(api: KubeApi, namespace: str) -> ClusterFacts:
     """Ask the API server; raises `KubeError` if it does not answer or refuses."""
     missing: dict[str, str] = {}
     for kind in RESOURCES:
-        if kind.supplier and kind.is_missed:
-            path = f"{collection_path(kind.api_versions[0], kind.plural)}?limit=1"
-            if await read(api, path) is None:
-                missing[kind.name] = kind.supplier
+        if kind.supplier and kind.is_missed and not await _is_served(api, kind):
+            missing[kind.name] = kind.supplier
     installed: dict[str, tuple[int, int] | None] = {}
     for plural, name in _INSTALLED:
         found = await read(api, f"{collection_path('apps/v1', plural, namespace)}/{name}")
@@ -54,6 +52,14 @@ async def cluster_facts(api: KubeApi, namespace: str) -> ClusterFacts:
     return ClusterFacts(
         missing=missing, installed=installed, enrolled=enrolled, conflicts=conflicts
     )
+
+
+async def _is_served(api: KubeApi, kind: Resource) -> bool:
+    """Whether the cluster has the kind in any version that the mesh reads."""
+    for version in kind.api_versions:
+        if await read(api, f"{collection_path(version, kind.plural)}?limit=1") is not None:
+            return True
+    return False
 
 
 def _ready(workload: Manifest) -> tuple[int, int]:

@@ -38,6 +38,7 @@ class WaypointState(Collector):
         spans = [("exported", counts.exported), ("failed", counts.failed)] if counts else []
         spans += [("dropped", counts.dropped)] if counts else []
         keys = _issuers(stats)
+        lost = sum(item.lost_lines for item in stats)
         return {
             names.WAYPOINT_WORKERS: [
                 (("ready",), ready),
@@ -47,7 +48,7 @@ class WaypointState(Collector):
             names.WAYPOINT_TUNNELS: [((), sum(item.tunnels for item in stats))],
             names.WAYPOINT_ACTIVE: [((), sum(item.requests for item in stats))],
             names.WAYPOINT_REVISION: [((), min((item.revision for item in stats), default=0))],
-            names.WAYPOINT_LOG_DROPPED: [((), sum(item.lost_lines for item in stats))],
+            names.WAYPOINT_LOG_DROPPED: [((), lost + supervisor.unwritten())],
             names.ISSUER_KEYS: [((source,), item.keys) for source, item in keys.items()],
             names.ISSUER_FAILURES: [((source,), item.failures) for source, item in keys.items()],
             names.TRACE_SPANS: [((outcome,), count) for outcome, count in spans],

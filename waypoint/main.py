@@ -37,6 +37,7 @@ from mesh.telemetry.requests import RequestMetrics
 from mesh.telemetry.window_feed import RecentTraffic
 from waypoint.admin import serve_admin
 from waypoint.gauges import WaypointState
+from waypoint.line_writer import LineWriter
 from waypoint.options import CaAddress, CaDirectory, ClusterSource, WaypointOptions
 from waypoint.supervisor import Supervisor
 
@@ -83,28 +84,14 @@ async def _run(
     objects = await until_stopped(anext(changes), stop)
     if objects is None:
         return
-    snapshot = reducer.reduce(objects)
-    namespace = options.name.partition("/")[0]
-    identity = SpiffeId(
-        trust_domain=snapshot.settings.trust_domain,
-        namespace=namespace,
-        service_account=options.service_account,
-    )
     registry = CollectorRegistry()
-    recent = RecentTraffic(f"waypoint/{options.name}", now=time.monotonic, clock=time.time)
-    supervisor = Supervisor(
-        options=options,
-        identity=identity,
-        metrics=RequestMetrics(registry, time.monotonic, recent),
-        connections=MeshMetrics(registry, now=time.monotonic, cluster=snapshot.settings.cluster),
-        counts=EventCounts(registry, WAYPOINT_COUNTERS),
-        write=_write,
-        snapshot=snapshot,
-    )
     async with AsyncExitStack() as stack:
+        lines = LineWriter(_write)
+        stack.callback(lines.close)
+        supervisor = _new_supervisor(options, reducer.reduce(objects), registry, lines)
         source = await _open_source(options, supervisor, stack)
         store = CertificateStore(source, clock=time.time, random=random.random)
-        store.set_wanted({identity: Priority.NOW})
+        store.set_wanted({supervisor.identity: Priority.NOW})
         WaypointState(registry, supervisor)
         if options.otlp_endpoint:
             supervisor.spans = _open_export(options, stack)
@@ -122,6 +109,27 @@ async def _run(
             await workers
             for task in background:
                 task.cancel()
+
+
+def _new_supervisor(
+    options: WaypointOptions, snapshot: MeshSnapshot, registry: CollectorRegistry, lines: LineWriter
+) -> Supervisor:
+    recent = RecentTraffic(f"waypoint/{options.name}", now=time.monotonic, clock=time.time)
+    identity = SpiffeId(
+        trust_domain=snapshot.settings.trust_domain,
+        namespace=options.name.partition("/")[0],
+        service_account=options.service_account,
+    )
+    return Supervisor(
+        options=options,
+        identity=identity,
+        metrics=RequestMetrics(registry, time.monotonic, recent),
+        connections=MeshMetrics(registry, now=time.monotonic, cluster=snapshot.settings.cluster),
+        counts=EventCounts(registry, WAYPOINT_COUNTERS),
+        write=lines.put,
+        unwritten=lambda: lines.dropped,
+        snapshot=snapshot,
+    )
 
 
 def _open_export(options: WaypointOptions, stack: AsyncExitStack) -> SpanExport:

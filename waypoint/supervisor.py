@@ -81,7 +81,7 @@ class Supervisor:
     """The workers of one waypoint.
 
     Attributes:
-        write: takes lines of the access log.
+        write: takes lines of the access log; unwritten: how many of them were lost.
         spans: where spans go, None: nowhere.
     """
 
@@ -91,6 +91,7 @@ class Supervisor:
     connections: MeshMetrics
     counts: EventCounts
     write: Callable[[str], object]
+    unwritten: Callable[[], int] = lambda: 0
     spans: SpanSink | None = None
     snapshot: MeshSnapshot = _EMPTY
     credentials: dict[SpiffeId, Credentials] = field(default_factory=dict)

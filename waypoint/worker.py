@@ -25,6 +25,7 @@ from waypoint.feed import (
     CredentialsChange,
     Drain,
     EndpointState,
+    Lines,
     Ready,
     SnapshotChange,
     Stats,
@@ -324,6 +325,8 @@ class Worker:
             return
         if writer.transport.get_write_buffer_size() < MAX_UNSENT_BYTES:
             writer.write(encode(message))
+        elif isinstance(message, Lines):
+            self._records.lose(logged=message.text.count("\n"), tapped=0, traced=0)
 
     # --- records --------------------------------------------------------------------------------
 

@@ -206,7 +206,8 @@ WAYPOINT_REVISION = _gauge(
     "meshnode_waypoint_snapshot_revision_min", "Oldest revision any worker still serves."
 )
 WAYPOINT_LOG_DROPPED = _gauge(
-    "meshnode_waypoint_access_log_lost_lines", "Lines that the living workers had no room for."
+    "meshnode_waypoint_access_log_lost_lines",
+    "Lines that were left out: more than the rate limit, or than had room.",
 )
 ISSUER_KEYS = _gauge(
     "meshnode_waypoint_issuer_keys",

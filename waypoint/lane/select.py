@@ -49,10 +49,6 @@ def build_lane(
         random=random,
         spawn=spawn,
     )
-
-    def engine(lane: Lane) -> Engine:
-        return Engine(limits, lane, BUCKETS_MS)
-
     front.lane = lane = Lane(
         loop,
         limits=limits,
@@ -64,7 +60,7 @@ def build_lane(
         spawn=spawn,
         random=random,
         observation=observation,
-        new_engine=engine,
+        new_engine=lambda lane: Engine(limits, lane, BUCKETS_MS),
     )
     proxy.elsewhere = lane
     return lane

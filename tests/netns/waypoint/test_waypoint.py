@@ -295,34 +295,6 @@ def test_metrics_and_endpoints_are_shown(scene: Shop) -> None:
     assert "shop/web" in json.loads(admin("/config_dump"))["services"]
 
 
-def test_without_its_waypoint_a_service_is_closed_and_opens_again(scene: Shop) -> None:
-    """Last: it ends the waypoint."""
-    assert scene.get("/").startswith("200 ")
-    assert scene.waypoint.stop() == 0
-    assert scene.curl(f"http://{VIP}/").status != 0
-    assert scene.curl(f"http://{scene.v1.address4}:{APP_PORT}/").status != 0
-
-
-def gateway_for(scene: Shop, takes: str) -> None:
-    """Apply the Gateway and wait until the waypoint has it."""
-    before = scene.revision()
-    scene.lab.apply(
-        "gateway",
-        kube_object(
-            "gateway.networking.k8s.io/v1",
-            "Gateway",
-            "gate",
-            namespace=NAMESPACE,
-            labels={"meshnode.io/waypoint-for": takes},
-            spec={
-                "gatewayClassName": "meshnode-waypoint",
-                "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
-            },
-        ),
-    )
-    eventually(lambda: scene.revision() > before, 20.0, "the waypoint has the Gateway")
-
-
 @pytest.mark.parametrize(
     ("takes", "by_service", "by_address"),
     [
@@ -357,3 +329,31 @@ def test_a_waypoint_takes_the_traffic_it_is_for(
         scene.v2.labels = before
         scene.lab.apply(f"pod-{NAMESPACE}-{scene.v2.name}", scene.v2.objects())
         eventually(lambda: way(service) is True, 30.0, "without a Gateway everything passes")
+
+
+def test_without_its_waypoint_a_service_is_closed_and_opens_again(scene: Shop) -> None:
+    """Last: it ends the waypoint."""
+    assert scene.get("/").startswith("200 ")
+    assert scene.waypoint.stop() == 0
+    assert scene.curl(f"http://{VIP}/").status != 0
+    assert scene.curl(f"http://{scene.v1.address4}:{APP_PORT}/").status != 0
+
+
+def gateway_for(scene: Shop, takes: str) -> None:
+    """Apply the Gateway and wait until the waypoint has it."""
+    before = scene.revision()
+    scene.lab.apply(
+        "gateway",
+        kube_object(
+            "gateway.networking.k8s.io/v1",
+            "Gateway",
+            "gate",
+            namespace=NAMESPACE,
+            labels={"meshnode.io/waypoint-for": takes},
+            spec={
+                "gatewayClassName": "meshnode-waypoint",
+                "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
+            },
+        ),
+    )
+    eventually(lambda: scene.revision() > before, 20.0, "the waypoint has the Gateway")

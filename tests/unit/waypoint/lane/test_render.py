@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from random import Random
@@ -13,10 +14,12 @@ from mesh.http1.message import Limits
 from mesh.http1.writer import format_request, format_response
 from mesh.model.identity import SpiffeId
 from mesh.telemetry.requests import BUCKETS_MS
+from mesh.telemetry.trace_context import TraceStarter
 from tests.contract.http1.corpus import corpus
 from waypoint.forward_headers import caller_fields, prepare_request
 from waypoint.lane.adopt import Adopted
 from waypoint.lane.engine import Engine, Target
+from waypoint.lane.record import Watch
 from waypoint.limits import ProxyLimits
 
 CALLER = SpiffeId(trust_domain="cluster.local", namespace="shop", service_account="client")
@@ -45,6 +48,17 @@ LINES = (
     ),
     *(b"Cookie: a=b; c", b"noline", b"x: a\rb", b"x: a\nb", b" folded: y", b"Proxy-Connection: a"),
     *(b"x-forwarded-client-cert: By=x", b"Date: now", b"Server: s", b"Set-Cookie: a=1"),
+)
+TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
+CONTEXTS = (
+    *(
+        b"traceparent: 00-%b-00f067aa0ba902b7-%b" % (TRACE, flags)
+        for flags in (b"00", b"01", b"ff")
+    ),
+    *(b"TraceState: a=1", b"tracestate: b=2,c=3", b"tracestate:", b"b3: 0", b"X-B3-Sampled: 1"),
+    b"traceparent: 00-%b-0000000000000000-01" % TRACE,
+    b"traceparent: 01-%b-00f067aa0ba902b7-01-x" % TRACE,
+    b"traceparent: 00-%b-00f067aa0ba902b7-01-x" % TRACE,
 )
 FIRST = (
     *(b"GET / HTTP/1.1", b"POST /a/b?c=d HTTP/1.1", b"HEAD /a%20 HTTP/1.1", b"get / HTTP/1.1"),
@@ -109,14 +123,16 @@ def heads(random: Random, first: tuple[bytes, ...], always: tuple[bytes, ...]) -
         yield bytes(head)
 
 
-def python_request(head: bytes, sent: bytes) -> bytes:
+def python_request(head: bytes, sent: bytes, traces: TraceStarter | None = None) -> bytes:
     """What the codecs send; raises `MessageError`."""
     parsed = parse_request_head(head, Limits())
-    seen = prepare_request(parsed, FIELDS, Random(1))
+    seen = prepare_request(parsed, FIELDS, Random(1), traces)
     given = b"\r\nx-request-id: " + seen.request_id + b"\r\n" in sent
     identity = sent.partition(b"\r\nx-request-id: ")[2].partition(b"\r\n")[0]
     assert given or len(identity) == 36
     headers = [(n, identity if n == b"x-request-id" else v) for n, v in parsed.headers]
+    if traces is not None:
+        headers = [(n, like(v, sent) if n == b"traceparent" else v) for n, v in headers]
     parts = (parsed.method, parsed.target, parsed.host, headers, parsed.framing, parsed.length)
     unusual = (parsed.upgrade, parsed.expects_continue, parsed.takes_trailers, seen.is_grpc)
     assert not any(unusual)
@@ -134,6 +150,41 @@ def test_requests_are_sent_as_python_sends_them(engine: Engine) -> None:
             taken += 1
             assert sent == python_request(data.partition(b"\r\n\r\n")[0], sent), data
     assert taken > COUNT / 20
+
+
+def like(context: bytes, sent: bytes) -> bytes:
+    """The context that was sent, if only what is made up differs: our span, a new trace."""
+    found = sent.partition(b"\r\ntraceparent: ")[2].partition(b"\r\n")[0]
+    assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", found)
+    assert found[-2:] == context[-2:]
+    known = TRACE in context
+    assert (TRACE in found) is known
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sampling", "exports"), [(None, False), (None, True), (0.0, True), (1.0, True), (1.0, False)]
+)
+def test_contexts_are_passed_on_as_python_does_it(
+    engine: Engine, sampling: float | None, exports: bool
+) -> None:
+    random = Random(5)
+    caller = engine.caller("c", FIELDS, (), False)
+    engine.watcher.watch(Watch(traces=True, sampling=sampling, exports=exports))
+    traces = TraceStarter(sampling, exports=exports, random=Random(6))
+    taken = 0
+    for number in range(3000):
+        contexts = random.sample(CONTEXTS, random.choice((0, 1, 1, 2, 3)))
+        lines = [b"GET /a HTTP/1.1", b"Host: w.shop", *random.sample(LINES, 2), *contexts]
+        random.shuffle(lines[2:])
+        head = bytearray(b"\r\n".join(lines))
+        if number % 5 == 0:
+            head[random.randrange(len(head))] = random.randrange(256)
+        sent = engine.render_request(caller, bytes(head) + b"\r\n\r\n")
+        if sent:
+            taken += any(line in head for line in contexts)
+            assert sent == python_request(bytes(head), sent, traces), head
+    assert taken > 30
 
 
 @pytest.mark.parametrize("is_head", [False, True])

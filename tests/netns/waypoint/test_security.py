@@ -145,7 +145,11 @@ def test_an_authorizer_in_the_mesh_decides(scene: Scene) -> None:
     assert scene.shop.get("/").startswith("200 ")
     assert [asked["path"] for asked in scene.said("check")] == ["/check/headers"] * 2
     output = scene.shop.waypoint
-    eventually(lambda: "ext_authz_denied[AuthorizationPolicy shop/ask rule[0]]" in output.output, 5.0, "the policy is named")
+    eventually(
+        lambda: "ext_authz_denied[AuthorizationPolicy shop/ask rule[0]]" in output.output,
+        5.0,
+        "the policy is named",
+    )
     metrics = scene.shop.waypoint_pod.run(["curl", "-sS", "http://127.0.0.1:15021/metrics"])
     assert 'authorizer_requests_total{outcome="denied",provider="guard"} 1.0' in metrics.stdout
     scene.delete("custom")

@@ -106,7 +106,7 @@ async def _stream(
     encode: Callable[[Event], Mapping[str, object]],
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-    with tap.watch(wanted) as watcher:
+    with tap.watch(wanted, closely=True) as watcher:
         if watcher is None:
             raise ConfigError("too many watch already: end another tap first")
         await response.prepare(request)

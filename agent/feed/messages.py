@@ -41,6 +41,12 @@ class SetLogLevel(msgspec.Struct, frozen=True, tag="log_level"):
     level: str
 
 
+class Watched(msgspec.Struct, frozen=True, tag="watched"):
+    """Whether somebody looks at single connections: tell of more of them."""
+
+    is_watched: bool
+
+
 class ListConnections(msgspec.Struct, frozen=True, tag="list_connections"):
     """Ask for `OpenConnections` with the same `request`."""
 
@@ -96,7 +102,7 @@ class WorkerStats(msgspec.Struct, frozen=True, tag="stats", kw_only=True):
     expired_cut: int = 0
 
 
-ToWorker = SnapshotChange | CredentialsChange | Drain | SetLogLevel | ListConnections
+ToWorker = SnapshotChange | CredentialsChange | Drain | SetLogLevel | Watched | ListConnections
 ToNode = Ready | Opened | Closed | Tallies | Told | OpenConnections | WorkerStats
 
 

@@ -102,6 +102,7 @@ class Node:
             holder.worker_channel,
             self._records,
         )
+        self.tap.on_close = self.workers.set_watched
         self._store: CertificateStore | None = None
 
     def use_store(self, store: CertificateStore) -> None:

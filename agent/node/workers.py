@@ -32,6 +32,7 @@ from agent.feed.messages import (
     Told,
     ToNode,
     ToWorker,
+    Watched,
     WorkerStats,
     encode,
 )
@@ -133,6 +134,7 @@ class WorkerSupervisor:
         self._snapshot = MeshSnapshot(revision=0)
         self._credentials: dict[SpiffeId, Credentials] = {}
         self._level = options.log_level
+        self._watched = Watched(is_watched=False)
         self._stopping = False
         self.workers: dict[int, Worker] = {}
         self.restarts = 0
@@ -166,6 +168,11 @@ class WorkerSupervisor:
     def set_log_level(self, level: str) -> None:
         self._level = level
         self._broadcast(SetLogLevel(level=level))
+
+    def set_watched(self, is_watched: bool) -> None:
+        """Whether somebody looks at single connections."""
+        self._watched = Watched(is_watched=is_watched)
+        self._broadcast(self._watched)
 
     def _broadcast(self, message: ToWorker) -> None:
         for worker in self.workers.values():
@@ -281,6 +288,8 @@ class WorkerSupervisor:
         self.workers[index] = worker
         worker.send(CredentialsChange(valid=list(self._credentials.values()), gone=[]))
         worker.send(SetLogLevel(level=self._level))
+        if self._watched.is_watched:
+            worker.send(self._watched)
         worker.send_snapshot(self._snapshot)
         return worker
 

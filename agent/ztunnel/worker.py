@@ -24,6 +24,7 @@ from agent.feed.messages import (
     SnapshotChange,
     ToNode,
     ToWorker,
+    Watched,
     WorkerReader,
     WorkerStats,
     encode,
@@ -47,7 +48,7 @@ from mesh.errors import UpstreamError
 from mesh.model.connection import ConnectionRecord
 from mesh.model.workload import WorkloadUid
 from mesh.state.delta import apply_delta, decode_delta
-from mesh.tunnel.contract import TunnelEngine
+from mesh.tunnel.contract import RECORDS_PER_S, TunnelEngine
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ TURNS_PER_STATS = 2
 TURNS_PER_PROGRESS = 5
 """Until the bytes of open connections are counted; the engine counts those of lanes itself."""
 DRAIN_POLL_S = 0.05
+WATCHED_RECORDS_PER_S = 20_000.0
+"""While somebody looks, who then sees every connection but in the worst of storms."""
 ORPHAN_DRAIN_S = 30.0
 """Drain time when SIGTERM comes from a new node process, which has no channel to us."""
 UNSENT_LIMIT_BYTES = 16 << 20
@@ -164,6 +167,10 @@ class Worker:
                 self._inbound.drop_untrusted()
             case SetLogLevel(level=level):
                 logging.getLogger().setLevel(level.upper())
+            case Watched(is_watched=is_watched):
+                if self._engine.lanes is not None:
+                    rate = WATCHED_RECORDS_PER_S if is_watched else RECORDS_PER_S
+                    self._engine.lanes.tell(rate)
             case Drain(timeout_s=timeout_s):
                 self._start_drain(timeout_s)
             case ListConnections(request=request):

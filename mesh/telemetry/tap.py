@@ -49,6 +49,9 @@ class Tap(Generic[Event]):
 
     def __init__(self) -> None:
         self._watchers: set[Watcher[Event]] = set()
+        self._close: set[Watcher[Event]] = set()
+        self.on_close: Callable[[bool], None] = lambda _looks: None
+        """Told when somebody begins to look closely, and when nobody does any more."""
 
     @property
     def watched(self) -> bool:
@@ -67,15 +70,28 @@ class Tap(Generic[Event]):
 
     @contextmanager
     def watch(
-        self, wanted: Callable[[Event], bool], queue_events: int = QUEUE_EVENTS
+        self,
+        wanted: Callable[[Event], bool],
+        queue_events: int = QUEUE_EVENTS,
+        *,
+        closely: bool = False,
     ) -> Iterator[Watcher[Event] | None]:
-        """Watch while the block runs; None if too many do already."""
+        """Watch while the block runs; None if too many do already. Who looks `closely` wants more
+        than a sample, for a while."""
         if len(self._watchers) >= MAX_WATCHERS:
             yield None
             return
         watcher = Watcher(wanted, queue_events)
         self._watchers.add(watcher)
+        if closely:
+            self._look(self._close | {watcher})
         try:
             yield watcher
         finally:
             self._watchers.discard(watcher)
+            self._look(self._close - {watcher})
+
+    def _look(self, close: set[Watcher[Event]]) -> None:
+        before, self._close = self._close, close
+        if bool(before) != bool(close):
+            self.on_close(bool(close))

@@ -37,6 +37,9 @@ Headers = Sequence[tuple[bytes, bytes]]
 """Header fields in order, names in lower case, pseudo-headers first (RFC 9113 §8.3)."""
 
 
+RECORDS_PER_S = 100.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelSettings:
     """Numbers both peers of the de-facto HBONE protocol use (istio/ztunnel `proxy/h2`).
@@ -56,7 +59,7 @@ class TunnelSettings:
     handshake_timeout_s: float = 10.0
     ping_interval_s: float = 10.0
     ping_timeout_s: float = 20.0
-    records_per_s: float = 100.0
+    records_per_s: float = RECORDS_PER_S
     """Of connections that an engine carries without asking (`mesh.tunnel.lanes`), those of which it
     tells one by one, in the long run; the others are counted."""
 

@@ -196,3 +196,6 @@ class LaneEngine(Protocol):
 
     async def listed(self, limit: int) -> list[tuple[LaneEvents, LaneRecord]]:
         """Connections that are open, at most `limit`, with whoever laid their lane."""
+
+    def tell(self, records_per_s: float) -> None:
+        """Tell of single connections as far as this allows from now on, in place of the setting."""

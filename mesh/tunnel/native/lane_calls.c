@@ -202,6 +202,11 @@ void mt_list(mt_engine *e, uint32_t max)
     command_post(e, c);
 }
 
+void mt_tell(mt_engine *e, double records_per_s)
+{
+    __atomic_store(&e->settings.records_per_s, &records_per_s, __ATOMIC_RELAXED);
+}
+
 uint32_t mt_lane_connections(const mt_engine *e)
 {
     return __atomic_load_n(&e->lane_connections, __ATOMIC_RELAXED);

@@ -74,8 +74,9 @@ void lanes_timers(mt_engine *e)
 
 static bool may_tell(mt_engine *e)
 {
-    double rate = e->settings.records_per_s;
+    double rate;
 
+    __atomic_load(&e->settings.records_per_s, &rate, __ATOMIC_RELAXED);
     e->record_tokens += (e->now - e->record_at) * rate;
     e->record_at = e->now;
     if (e->record_tokens > RECORD_BURST_S * rate)

@@ -231,6 +231,10 @@ class NativeLanes:
             lib.mt_list(self.host.core.pointer, limit)
         return (await asyncio.shield(self._list))[:limit]
 
+    def tell(self, records_per_s: float) -> None:
+        if self.host.core is not None:
+            lib.mt_tell(self.host.core.pointer, records_per_s)
+
     def list_ended(self) -> None:
         """The engine has told all; who asks from here on gets a new list."""
         waiting, self._list = self._list, None

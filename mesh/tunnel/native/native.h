@@ -170,6 +170,8 @@ void mt_stock_clear(mt_engine *e, mt_object *stock);
 void mt_stock_drop(mt_engine *e, mt_object *stock);
 /* MT_LISTED for at most `max` connections of lanes, then MT_LIST_END. */
 void mt_list(mt_engine *e, uint32_t max);
+/* At most so many MT_ENDED of established connections from now on. */
+void mt_tell(mt_engine *e, double records_per_s);
 /* Connections of lanes that have not ended. */
 uint32_t mt_lane_connections(const mt_engine *e);
 /* A tunnel's streams that lanes have opened. */

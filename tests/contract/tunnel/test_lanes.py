@@ -362,6 +362,31 @@ def test_open_connections_are_listed() -> None:
     run(main())
 
 
+def test_as_many_are_told_of_as_somebody_wants_to_see() -> None:
+    async def main() -> None:
+        async with service(TunnelSettings(records_per_s=0.0)) as it:
+            log = LaneLog()
+            await it.lay(log)
+            it.refill()
+            for _ in range(3):
+                await it.talk()
+            await log.wait_ended(3)
+            assert (len(log.records), log.untold) == (0, 3)
+            it.lanes.tell(1e9)
+            for _ in range(5):
+                await it.talk()
+            await log.wait_ended(8)
+            assert len(log.records) >= 4  # the first fills the bucket
+            it.lanes.tell(0.0)
+            told = len(log.records)
+            for _ in range(3):
+                await it.talk()
+            await log.wait_ended(11)
+            assert len(log.records) == told
+
+    run(main())
+
+
 def test_closing_the_engine_ends_everything() -> None:
     async def main() -> None:
         async with service() as it:

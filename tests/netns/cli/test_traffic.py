@@ -106,8 +106,7 @@ def test_stat_counts_success_and_denials(mesh: Mesh) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("stat", "--since", "2h"), "name a Prometheus that scrapes them with --prometheus URL"),
-        (("stat", "--since", "2h", "--prometheus", "nowhere"), "write http://HOST:PORT"),
+        (("stat", "--since", "2h"), "--node is for the last 15m"),
         (("edges", "--since", "900h"), "use 1s to 720h"),
         (("tap", "default"), "write NAMESPACE/NAME"),
         (("stat", "pod"), "is not one of"),
@@ -150,6 +149,23 @@ def test_tap_shows_what_passed(mesh: Mesh) -> None:
     watch = watching(mesh, "tap", "default/far", "-o", "json", "-c", "1")
     event = first_event(mesh, watch, ("client", "far"))
     assert (event["flag"], event["path"], event["mutual_tls"]) == ("-", "hbone", True)
+
+
+def test_tap_shows_every_connection_of_a_lane(mesh: Mesh) -> None:
+    """More of them than a worker tells of while nobody looks."""
+    watch = watching(mesh, "tap", "default/far", "--connections", "-o", "json")
+    first_event(mesh, watch, ("client", "far"))
+    for _ in range(20):
+        assert mesh.dial("client", "far")["server"] == "far"
+
+    def all_there() -> bool:
+        lines = [json.loads(one) for one in watch.output.splitlines() if one.startswith("{")]
+        ports = {one["src.addr"] for one in lines if one.get("dst.workload") == "far"}
+        assert len(ports) >= 20, len(ports)
+        assert not any("lost" in one for one in lines)
+        return True
+
+    eventually(all_there, 30.0, "a line for each connection")
 
 
 def test_the_kernels_events_carry_verdict_and_reason(mesh: Mesh) -> None:

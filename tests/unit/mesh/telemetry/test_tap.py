@@ -34,3 +34,14 @@ def test_too_many_watchers_are_refused() -> None:
 
     assert nest(MAX_WATCHERS)
     assert not tap.watched
+
+
+def test_who_looks_closely_is_told_of_once() -> None:
+    tap: Tap[int] = Tap()
+    told: list[bool] = []
+    tap.on_close = told.append
+    with tap.watch(lambda _: True):
+        assert told == []
+        with tap.watch(lambda _: True, closely=True), tap.watch(lambda _: True, closely=True):
+            assert told == [True]
+        assert told == [True, False]

@@ -87,7 +87,7 @@ def test_unusable_cgroup(node: Node) -> None:
 
 
 def test_not_root(node: Node) -> None:
-    check_told(start(node, before=AS_NOBODY), Exit.PERMISSION, "not allowed", "sudo")
+    check_told(start(node, before=AS_NOBODY), Exit.PERMISSION, "sudo")
 
 
 def test_port_of_the_metrics_is_taken(node: Node) -> None:

@@ -80,6 +80,11 @@ class NodePaths:
         """Directory under the cgroup v2 mount that holds this node's own processes."""
         return f"meshnode-{self.node}"
 
+    @property
+    def canary_cgroup_name(self) -> str:
+        """Directory under the pods' cgroup that holds the canary."""
+        return f"meshnode-canary-{self.node}"
+
 
 def known_nodes() -> list[str]:
     """Nodes that have run-time files or pins on this machine."""

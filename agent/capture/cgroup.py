@@ -69,6 +69,23 @@ def remove_agent_cgroup(paths: NodePaths) -> bool:
     return True
 
 
+def remove_canary_cgroups(paths: NodePaths) -> list[Path]:
+    """Remove what an agent that was killed, or handed over, left below the pods' cgroup.
+
+    Which one that was is not known any more.
+    """
+    name = paths.canary_cgroup_name
+    found = [path for path in _deepest_first(cgroup_mount()) if path.name == name]
+    for path in found:
+        _empty(path, path.parent)
+        try:
+            path.rmdir()
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise KernelError(f"cgroup {path}", error.errno or 0) from error
+    return found
+
+
 def _deepest_first(path: Path) -> Iterator[Path]:
     for directory, _, _ in os.walk(path, topdown=False):
         yield Path(directory)

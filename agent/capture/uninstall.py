@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agent.capture import links
-from agent.capture.cgroup import agent_cgroup_path, remove_agent_cgroup
+from agent.capture.cgroup import agent_cgroup_path, remove_agent_cgroup, remove_canary_cgroups
 from agent.capture.transparent import undo_transparent
 from agent.netns import open_netns
 from agent.paths import NodePaths
@@ -38,6 +38,8 @@ def uninstall(node: str, netns_paths: Iterable[str] = ()) -> list[str]:
     with _collecting(failures):
         if remove_agent_cgroup(paths):
             removed.append(f"cgroup {agent_cgroup_path(paths)}")
+    with _collecting(failures):
+        removed += [f"cgroup {path}" for path in remove_canary_cgroups(paths)]
     if failures:
         raise failures[0]
     return removed

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from agent.canary import ADDRESS_V4, ADDRESS_V6
+from agent.paths import NodePaths
 from mesh.errors import KernelError
 from mesh.model.address import IPAddress, parse_ip
 from mesh.model.workload import Workload, WorkloadUid
@@ -36,7 +37,7 @@ class Canary:
     """The child process, started when first needed; one request at a time."""
 
     def __init__(self, pods_cgroup: Path, node: str) -> None:
-        self._cgroup = pods_cgroup / f"meshnode-canary-{node}"
+        self._cgroup = pods_cgroup / NodePaths(node).canary_cgroup_name
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
 

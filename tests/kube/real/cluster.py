@@ -125,6 +125,12 @@ class Cluster:
         metadata = {"name": name, "namespace": namespace, "labels": {"app": name}}
         self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
 
+    def runs(self, namespace: str, pod: str, address: str) -> None:
+        """Say of a pod what its kubelet would say."""
+        status = json.dumps({"status": {"phase": "Running", "podIP": address}})
+        options = ("--subresource=status", "--type=merge", "-p", status)
+        self.kubectl("-n", namespace, "patch", "pod", pod, *options)
+
     def token(self, namespace: str, account: str, pod: str, *audiences: str) -> str:
         """A token bound to a pod, as the kubelet projects it."""
         options = [f"--audience={one}" for one in audiences]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -60,10 +59,7 @@ def shop(cluster: Cluster) -> str:
     for account, node in (("here", "n1"), ("there", "n2")):
         cluster.kubectl("-n", name, "create", "serviceaccount", account)
         cluster.pod(name, account, account, node)
-        address = f"10.1.0.{node.removeprefix('n')}"
-        status = json.dumps({"status": {"phase": "Running", "podIP": address}})
-        options = ("--subresource=status", "--type=merge", "-p", status)
-        cluster.kubectl("-n", name, "patch", "pod", account, *options)
+        cluster.runs(name, account, f"10.1.0.{node.removeprefix('n')}")
     cluster.pod(SYSTEM, "agent-x", "meshnode-agent")
     cluster.pod(SYSTEM, "controller-x", "meshnode-controller")
     return name

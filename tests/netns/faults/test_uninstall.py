@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.capture import pins, syscalls
-from agent.capture.cgroup import agent_cgroup_path
+from agent.capture.cgroup import agent_cgroup_path, cgroup_mount
 from agent.paths import NodePaths
 from mesh.errors import KernelError
 from tests.conftest import NO_ROOT
@@ -127,6 +127,7 @@ def test_uninstall_leaves_nothing(scene: OneNode, hurt: Callable[[Node], None]) 
     assert not paths.run_dir.exists()
     assert not paths.pin_root.exists()
     assert not agent_cgroup_path(paths).exists()
+    assert not list(cgroup_mount().rglob(paths.canary_cgroup_name))
     eventually(lambda: not any(map(start_ticks, processes)), 5.0, "its processes are gone")
     eventually(lambda: not any(map(is_loaded, programs)), 5.0, "its programs are gone")
     assert routing(scene.server) == before

@@ -21,7 +21,7 @@ from tests.support.kube_api import KubeApiServer
 
 PODS = 200
 ROUNDS = 12
-CHURN_S = 25.0
+CHURN_S = 20.0
 TIMEOUT_S = 120.0
 
 
@@ -85,13 +85,14 @@ def test_after_two_hundred_pods_moved_about_the_mesh_is_what_the_cluster_is() ->
 
 @pytest.mark.root
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_pods_that_come_and_go_are_in_the_mesh_when_they_say_so() -> None:
     with cluster() as on:
         on.plane.apply(namespace("shop", dataplane="enabled"), DENY)
         on.wait_states("active")
         staying = on.client.start([sys.executable, "-c", STAY, on.server.address, str(PORT)])
         churn = Churn(on, living_at_most=4)
-        for _ in range(6):
+        for _ in range(2):
             churn.step()
         churn.clear()
         before = [footprint(node) for node in (on.a, on.b)]

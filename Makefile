@@ -21,7 +21,7 @@ endef
 .PHONY: help setup demo test test-slow soak test-unit test-netns conformance sanitize check docs reference man fmt lint types layers c-check bench bench-quick bench-waypoint bench-scale test-kernels cluster-binaries cluster-images cluster cluster-down test-kube e2e clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## distribution packages, kernel headers, virtual environment (quick the second time)
 

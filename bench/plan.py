@@ -85,7 +85,7 @@ FULL = Plan(
     enrol_rounds=3,
     pods=100,
     rest_s=20.0,
-    request_s=0.6,
+    request_s=0.5,
     connections=(1, 32, 256),
     body_bytes=(1024, 65536, 1 << 20),
     idle_clients=1000,
@@ -93,7 +93,7 @@ FULL = Plan(
     warm_s=0.15,
     streams_at_once=(32, 64),
     rates=(3000,),
-    limit_s=820.0,
+    limit_s=840.0,
 )
 QUICK = Plan(
     mode="quick",

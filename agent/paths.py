@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mesh.errors import ConfigError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the pinned maps' layout; a change of any struct in `bpf/layout.h` raises it."""
 
 RUN_ROOT = Path("/run/meshnode")

@@ -98,14 +98,7 @@ async def file_world(path: Path) -> AsyncIterator[World]:
 @asynccontextmanager
 async def kube_world(_: Path) -> AsyncIterator[World]:
     """An empty cluster."""
-    server = KubeApiServer()
-    for plural, kind in (
-        ("httproutes", "HTTPRoute"),
-        ("grpcroutes", "GRPCRoute"),
-        ("referencegrants", "ReferenceGrant"),
-    ):
-        group = "gateway.networking.k8s.io"
-        server.store.serve(f"{plural}.{group}", kind, f"{group}/v1")
+    server = KubeApiServer(has_gateway_api=True)
     async with server.running():
         yield KubeWorld(server)
 

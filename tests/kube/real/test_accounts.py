@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def refused(cluster: Cluster, user: str) -> set[tuple[str, str, str]]:
 
 
 @pytest.fixture(scope="module")
-def shop(cluster: Cluster) -> str:
+def shop(cluster: Cluster) -> Iterator[str]:
     """A namespace of the mesh with two pods of different nodes; agents run on one."""
     name = cluster.namespace("shop")
     cluster.kubectl("label", "namespace", name, "meshnode.io/dataplane=enabled")
@@ -62,7 +62,10 @@ def shop(cluster: Cluster) -> str:
         cluster.runs(name, account, f"10.1.0.{node.removeprefix('n')}")
     cluster.pod(SYSTEM, "agent-x", "meshnode-agent")
     cluster.pod(SYSTEM, "controller-x", "meshnode-controller")
-    return name
+    yield name
+    for namespace in (name, SYSTEM):
+        cluster.end_pods(namespace)
+    cluster.kubectl("delete", "namespace", name, "--timeout=90s")
 
 
 def with_controller(

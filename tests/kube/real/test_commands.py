@@ -28,6 +28,7 @@ def market(cluster: Cluster) -> Iterator[str]:
     cluster.pod(name, "web", "default")
     cluster.runs(name, "web", "10.1.0.9")
     yield name
+    cluster.end_pods(name)
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
@@ -129,6 +130,6 @@ def test_uninstall_leaves_nothing_of_ours(cluster: Cluster) -> None:
             lambda: ".meshnode.io" not in cluster.kubectl(*names).stdout, "our kinds are gone"
         )
         again = meshnode("uninstall", "--cluster", "--yes", *to)
-        assert (again.exit_code, "nothing was installed" in again.stdout) == (0, True), again.output
+        assert "nothing was installed" in again.output, again.output
     finally:
         cluster.prepare()

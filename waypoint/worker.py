@@ -188,7 +188,7 @@ class Worker:
             sampling=options.trace_sampling,
             exports=options.trace_export,
         )
-        return build_lane(
+        lane = build_lane(
             self._loop,
             limits=limits,
             decider=self._state,
@@ -200,6 +200,8 @@ class Worker:
             random=random,
             observation=Observation(watch=watch, sink=self._records, traces=self._traces),
         )
+        lane.allow_lines(self._records.lend_lines(0))  # the first report is yet to come
+        return lane
 
     def _build_inbound(self) -> Inbound:
         return Inbound(

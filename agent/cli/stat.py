@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -188,7 +189,7 @@ def listener(
     if seconds <= WINDOW_S:
         asked = finder(node, namespace)
         return lambda: traffic(asked(), seconds)
-    if node is not None:
+    if node not in (None, os.environ.get("MESHNODE_NODE")):
         raise ConfigError(f"--node is for the last {WINDOW_S / 60:.0f}m: Prometheus knows no nodes")
     server = need_prometheus(prometheus)
 

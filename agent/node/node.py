@@ -30,6 +30,7 @@ from mesh.errors import MeshnodeError
 from mesh.identity.rotation import Priority
 from mesh.identity.store import CertificateStore
 from mesh.model.address import IPAddress
+from mesh.model.codes import Code
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import WorkloadUid
 from mesh.policy.engine import PolicyIndex
@@ -122,7 +123,10 @@ class Node:
         if isinstance(self.options.source, KubernetesOption):
             snapshot = _with_probes_of(snapshot, own_addresses())
         for problem in set(snapshot.problems) - set(self.snapshot.problems):
-            log.warning("%s: %s %s", problem.where, problem.subject, problem.message)
+            # Every new pod is without an address for a moment.
+            level = logging.INFO if problem.code is Code.NO_ADDRESS else logging.WARNING
+            of = "" if problem.where == problem.subject else f"{problem.subject} "
+            log.log(level, "%s: %s%s", problem.where, of, problem.message)
         self._policies = PolicyIndex.compile(snapshot, self._policies)
         self._delta = diff(self.snapshot, snapshot, self._touched())
         self._take_direct_records()

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from controller.waypoints.request import HBONE_PORT, WaypointRequest
 from mesh.identity.directory import WAYPOINT_CLASS, WAYPOINT_CLASS_LABEL
 from mesh.model.workload import WAYPOINT_LABEL
-from mesh.run_files import VIEW_PORT
+from mesh.run_files import VIEW_PORT, WAYPOINTS
 from mesh.state.waypoints import WAYPOINT_FOR
 
 Manifest: TypeAlias = "dict[str, object]"
@@ -136,6 +136,7 @@ def _pod(request: WaypointRequest, settings: WaypointSettings) -> Manifest:
         "volumes": [
             {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
             {"name": "ca-root", "configMap": {"name": CA_ROOT}},
+            {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
         ],
     }
 
@@ -177,6 +178,7 @@ def _container(request: WaypointRequest, settings: WaypointSettings) -> Manifest
         "volumeMounts": [
             {"name": "token", "mountPath": TOKEN_DIR, "readOnly": True},
             {"name": "ca-root", "mountPath": CA_ROOT_DIR, "readOnly": True},
+            {"name": "run", "mountPath": str(WAYPOINTS)},
         ],
     }
 

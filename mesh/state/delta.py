@@ -181,7 +181,9 @@ def _changed(old: Mapping[Key, Value], new: Mapping[Key, Value]) -> dict[Key, Va
 
 
 def _gone(old: Mapping[Key, Value], new: Mapping[Key, Value]) -> tuple[Key, ...]:
-    return () if old is new else tuple(compress(old, map(not_, map(new.__contains__, old))))
+    if old is new:
+        return ()
+    return tuple(sorted(compress(old, map(not_, map(new.__contains__, old))), key=str))
 
 
 def _merged(

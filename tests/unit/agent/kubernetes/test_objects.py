@@ -40,6 +40,9 @@ class ScriptedSource:
     def pod_uid(self, namespace: str, name: str) -> str:
         return self._uids.get(f"{namespace}/{name}", "")
 
+    def silence_s(self) -> float:
+        return 0.0
+
 
 class ScriptedFinder:
     """Knows the paths it is told."""

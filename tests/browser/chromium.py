@@ -6,8 +6,10 @@ import asyncio
 import base64
 import itertools
 import json
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -146,7 +148,9 @@ class Page:
 @asynccontextmanager
 async def chromium_page(profile: Path) -> AsyncIterator[Page]:
     """A fresh tab of a fresh browser, gone at the end of the block."""
-    process = await asyncio.to_thread(_start, profile)
+    # Chromium leaves its lock's directory behind; a socket in it wants a short path.
+    scratch = tempfile.mkdtemp(prefix="mn-chromium-")
+    process = await asyncio.to_thread(_start, profile, scratch)
     try:
         address = await _address(profile / "DevToolsActivePort", process)
         async with aiohttp.ClientSession() as client, asyncio.TaskGroup() as tasks:
@@ -169,9 +173,10 @@ async def chromium_page(profile: Path) -> AsyncIterator[Page]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
+        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
 
-def _start(profile: Path) -> subprocess.Popen[bytes]:
+def _start(profile: Path, scratch: str) -> subprocess.Popen[bytes]:
     binary = find_chromium()
     assert binary is not None, "chromium is not installed"
     return subprocess.Popen(
@@ -183,6 +188,7 @@ def _start(profile: Path) -> subprocess.Popen[bytes]:
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": scratch},
         start_new_session=True,
     )  # fmt: skip
 

@@ -3,6 +3,8 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -11,9 +13,12 @@
 int lane_serve(struct lane *lane, int fd, uint64_t origin, const char *data, size_t length)
 {
 	struct client *client = calloc(1, sizeof(*client));
+	int on = 1;
 
 	if (!client)
 		return -1;
+	/* The end of a long answer must not wait for an acknowledgement; a tunnel's is no TCP. */
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	lane->now = lane_clock();
 	client->origin = origin;
 	client->keep_alive = true;

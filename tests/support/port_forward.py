@@ -26,6 +26,9 @@ async def forward_port(request: web.Request, listeners: Listeners) -> web.Stream
     ports = request.query.getall("ports", [])
     if len(ports) != 1 or not ports[0].isdecimal():
         raise StatusError(400, "BadRequest", 'query parameter "ports" is required')
+    if request.headers.get("Accept", "*/*") != "*/*":
+        # As containerd's server does, which says of no route what it produces.
+        raise StatusError(406, "NotAcceptable", "406: Not Acceptable")
     offered = request.headers.get("Sec-WebSocket-Protocol", "")
     if PROTOCOL not in [one.strip() for one in offered.split(",")]:
         raise StatusError(403, "Forbidden", f"no protocol of ours among {offered!r}")

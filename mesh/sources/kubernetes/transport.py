@@ -116,7 +116,8 @@ class KubeApi:
                 socket = await session.ws_connect(
                     f"{self._configuration.host}{path}",
                     params=query,
-                    headers=await self._headers(""),
+                    # The container runtime's server knows of no media type, and refuses any.
+                    headers={**await self._headers(""), "Accept": "*/*"},
                     protocols=(protocol,),
                     proxy=rest.proxy,
                     server_hostname=rest.server_hostname,

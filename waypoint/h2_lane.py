@@ -42,6 +42,7 @@ from waypoint.limits import ProxyLimits
 from waypoint.open_exchanges import Judge, refuse
 from waypoint.plan import Forward, Reply
 from waypoint.proxy import Proxy
+from waypoint.tallied import request_group
 from waypoint.target import Speaks, Target
 
 MAX_KEY_HEADERS = 4
@@ -344,22 +345,12 @@ class Http2Lane:
 
     def _group(self, count: Count) -> RequestGroup:
         entry = self._entries[count.entry]
-        origin = entry.origin
-        return RequestGroup(
-            src=origin.src,
-            dst=self._by_id[count.target].dst,
-            service=origin.service.key if origin.service else "",
+        return request_group(
+            count,
+            entry.origin,
+            self._by_id[count.target].dst,
             protocol=ServerStream.protocol,
-            status=count.status,
             flag=FLAGS[count.end],
-            mutual_tls=origin.principal is not None,
-            count=count.count,
-            seconds=count.seconds,
-            received=count.received,
-            sent=count.sent,
-            buckets=count.buckets,
-            received_buckets=count.received_buckets,
-            sent_buckets=count.sent_buckets,
             route=entry.plan.route,
             grpc_status=count.grpc_status,
         )

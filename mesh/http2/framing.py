@@ -85,3 +85,12 @@ class FrameSplitter:
             return None
         stream = int.from_bytes(buffer[at + 5 : at + 9], "big") & 0x7FFFFFFF
         return RawFrame(buffer[at + 3], buffer[at + 4], stream, bytes(buffer[at:end]))
+
+
+def parse_goaway(raw: bytes) -> tuple[int, int]:
+    """Last stream and error code of a GOAWAY frame (RFC 9113 §6.8); raise `FrameTooLargeError`."""
+    payload = raw[FRAME_HEAD_BYTES:]
+    if len(payload) < 8:
+        raise FrameTooLargeError("HTTP/2: a GOAWAY that is too short")
+    last_stream = int.from_bytes(payload[:4], "big") & 0x7FFFFFFF
+    return last_stream, int.from_bytes(payload[4:8], "big")

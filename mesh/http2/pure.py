@@ -32,15 +32,14 @@ from mesh.http2.fields import check_fields, find_bad_field
 from mesh.http2.framing import (
     CONTINUATION,
     FLAG_END_HEADERS,
-    FRAME_HEAD_BYTES,
     GOAWAY,
     HEADERS,
     PREFACE,
     PRIORITY,
     PUSH_PROMISE,
     FrameSplitter,
-    FrameTooLargeError,
     RawFrame,
+    parse_goaway,
 )
 from mesh.http2.hyper import error_code, open_connection
 from mesh.http2.limits import Allowance
@@ -225,12 +224,9 @@ class PureSession:
             self._in_headers = not frame.flags & FLAG_END_HEADERS
 
     def _receive_goaway(self, raw: bytes, events: list[Event]) -> None:
-        payload = raw[FRAME_HEAD_BYTES:]
-        if len(payload) < 8:
-            raise FrameTooLargeError("HTTP/2: a GOAWAY that is too short")
-        last_stream = int.from_bytes(payload[:4], "big") & _MAX_STREAMS
+        last_stream, code = parse_goaway(raw)
         self._ending = True
-        events.append(GoawayReceived(last_stream, int.from_bytes(payload[4:8], "big")))
+        events.append(GoawayReceived(last_stream, code))
         if not self._client:
             return
         for stream in [i for i in self._streams if i > last_stream]:

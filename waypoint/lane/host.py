@@ -22,6 +22,7 @@ from waypoint.lane.dependence import Dependence
 from waypoint.lane.recorder import Observation, Recorder
 from waypoint.limits import ProxyLimits
 from waypoint.plan import Forward, Reply, Wait
+from waypoint.tallied import request_group
 from waypoint.tap import TapFilter
 from waypoint.target import Speaks, Target
 
@@ -166,22 +167,12 @@ class Lane:
 
     def _group(self, count: Count) -> RequestGroup:
         entry = self._entries[count.entry]
-        origin = entry.origin
-        return RequestGroup(
-            src=origin.src,
-            dst=self._by_id[count.target].dst,
-            service=origin.service.key if origin.service else "",
+        return request_group(
+            count,
+            entry.origin,
+            self._by_id[count.target].dst,
             protocol="HTTP/1.1",
-            status=count.status,
             flag=count.flag,
-            mutual_tls=origin.principal is not None,
-            count=count.count,
-            seconds=count.seconds,
-            received=count.received,
-            sent=count.sent,
-            buckets=count.buckets,
-            received_buckets=count.received_buckets,
-            sent_buckets=count.sent_buckets,
             route=entry.plan.route,
         )
 

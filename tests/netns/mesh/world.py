@@ -38,6 +38,7 @@ class Mesh:
     b: Node
     apps: dict[str, Process] = field(default_factory=dict)
     _forgotten: dict[Agent, int] = field(default_factory=dict)
+    _at_last_dial: dict[Agent, int] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Pod:
         return next(node.pods[name] for node in (self.a, self.b) if name in node.pods)
@@ -85,6 +86,7 @@ class Mesh:
         **options: str | int,
     ) -> Answer:
         """Run a client to its end; `dst` is a pod's name (its IPv4 address) or an address."""
+        self._at_last_dial = self._counts()
         argv = self._dial_argv(dst, port, kind, options)
         return last_answer(self[src].run(argv, timeout_s=timeout_s).check().stdout)
 
@@ -138,18 +140,22 @@ class Mesh:
     def records(self, **wanted: object) -> list[Fields]:
         """Access log records of both nodes whose fields are as wanted (`src_addr` is `src.addr`).
 
-        `port` is the source's; `mentions` stands anywhere in policy, audited, dry_run or error.
+        `port` is the source's, of what was reported since the last `dial()`: pods take ports each
+        for itself, so one of an earlier connection may come again. `mentions` stands anywhere in
+        policy, audited, dry_run or error.
         """
+        since = self._forgotten if wanted.get("port") is None else self._at_last_dial
         found = [
-            record
-            for agent in self.agents
-            for record in agent.access_log()[self._forgotten.get(agent, 0) :]
+            record for agent in self.agents for record in agent.access_log()[since.get(agent, 0) :]
         ]
         return [record for record in found if _is_wanted(record, dict(wanted))]
 
     def forget_records(self) -> None:
-        """Leave out what was reported so far: ports come again."""
-        self._forgotten = {agent: len(agent.access_log()) for agent in self.agents}
+        """Leave out what was reported so far."""
+        self._forgotten = self._counts()
+
+    def _counts(self) -> dict[Agent, int]:
+        return {agent: len(agent.access_log()) for agent in self.agents}
 
     def record(self, **wanted: object) -> Fields:
         """The one record that is as wanted, once it is there."""

@@ -166,6 +166,13 @@ class Protections:
             self._seat(found.cluster, group)
         return found
 
+    def tick(self) -> None:
+        """Let time pass where no request does; call it about once a second."""
+        now = self._now()
+        for _, found in self.active():
+            if found.cluster.budget is not None:
+                found.cluster.budget.pass_time(now)
+
     @property
     def is_empty(self) -> bool:
         """Whether no policy holds anywhere."""

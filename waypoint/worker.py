@@ -366,6 +366,7 @@ class Worker:
 
     def _close_idle(self) -> None:
         self._proxy.under_way.tick()
+        self._state.protections.tick()
         self._relays.tick()
         self._pool.close_idle()
         self._upstream.close_idle()

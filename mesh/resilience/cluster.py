@@ -88,7 +88,7 @@ class Cluster(Generic[Endpoint]):
                 )
             self._most_active = part
         budget = rules.retry_budget
-        self.budget = RetryBudgetMeter(budget, now) if budget else None
+        self.budget = RetryBudgetMeter(budget, now, count_of, workers) if budget else None
         self._members: dict[Endpoint, Member[Endpoint]] = {}
         self._all: tuple[Endpoint, ...] = ()
         self._tiers: list[frozenset[Endpoint]] = []

@@ -22,7 +22,9 @@ class Count(Protocol):
     def force(self) -> None:
         """Add one in any case."""
 
-    def sub(self) -> None: ...
+    def sub(self, many: int = 1) -> None:
+        """Take away as many of those that were added here."""
+
     def total(self) -> int: ...
 
 
@@ -43,6 +45,30 @@ class Sharing(Protocol):
 
 
 CountOf = Callable[[str], "Count | None"]
+
+
+class OwnCount:
+    """`Count` of one process alone."""
+
+    __slots__ = ("_total",)
+
+    def __init__(self) -> None:
+        self._total = 0
+
+    def add(self, most: int) -> bool:
+        if self._total >= most:
+            return False
+        self._total += 1
+        return True
+
+    def force(self) -> None:
+        self._total += 1
+
+    def sub(self, many: int = 1) -> None:
+        self._total -= many
+
+    def total(self) -> int:
+        return self._total
 
 
 class EndpointCounts:

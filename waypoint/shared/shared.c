@@ -187,11 +187,11 @@ int shared_add(void *base, int32_t place, uint32_t worker, int64_t most)
 	return 0;
 }
 
-void shared_sub(void *base, int32_t place, uint32_t worker)
+void shared_sub(void *base, int32_t place, uint32_t worker, int64_t many)
 {
 	struct count *count = count_at(base, workers_of(base), (uint64_t)place);
 
-	__atomic_fetch_sub(&count->cells[worker], 1, __ATOMIC_SEQ_CST);
+	__atomic_fetch_sub(&count->cells[worker], many, __ATOMIC_SEQ_CST);
 }
 
 uint32_t shared_forget(void *base, uint32_t worker)

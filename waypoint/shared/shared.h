@@ -35,7 +35,8 @@ int32_t shared_find(void *base, uint64_t key, uint32_t worker);
 void shared_drop(void *base, int32_t place, uint32_t worker);
 /* Add one if there are at most `most` then; 1 if so. */
 int shared_add(void *base, int32_t place, uint32_t worker, int64_t most);
-void shared_sub(void *base, int32_t place, uint32_t worker);
+/* Take away as many of those that this worker added. */
+void shared_sub(void *base, int32_t place, uint32_t worker, int64_t many);
 int64_t shared_sum(const void *base, int32_t place);
 /* A worker has died: take away all it counted. Returns how many counts it held. */
 uint32_t shared_forget(void *base, uint32_t worker);

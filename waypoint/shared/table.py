@@ -80,8 +80,8 @@ class SharedCount:
     def force(self) -> None:
         lib.shared_add(self._base, self._place, self._worker, FORCED)
 
-    def sub(self) -> None:
-        lib.shared_sub(self._base, self._place, self._worker)
+    def sub(self, many: int = 1) -> None:
+        lib.shared_sub(self._base, self._place, self._worker, many)
 
     def total(self) -> int:
         return int(lib.shared_sum(self._base, self._place))

@@ -13,10 +13,11 @@ from multiprocessing.connection import Connection
 import pytest
 
 from mesh.errors import ConfigError
-from mesh.model.traffic import CircuitLimits, RateLimit, RateLimitKey
+from mesh.model.traffic import CircuitLimits, RateLimit, RateLimitKey, RetryBudget
 from mesh.resilience.bandwidth import Pacer
 from mesh.resilience.circuit import CircuitBreaker, Resource
 from mesh.resilience.rate_limit import RateLimiter, TokenBucket
+from mesh.resilience.retry_budget import RetryBudgetMeter
 from waypoint.shared.select import new_memory
 from waypoint.shared.table import MAX_WORKERS, SharedMemory, SharedTable
 
@@ -238,6 +239,37 @@ def test_breakers_of_two_workers_count_together() -> None:
         one.disconnect("a")
         one.disconnect("a")
         assert other.connect(1, "a")
+
+
+def test_a_retry_budget_over_two_workers_is_one() -> None:
+    budget = RetryBudget(percent=20, interval_s=10, min_per_s=0.1)
+    with memory() as here:
+        one, other = (
+            RetryBudgetMeter(budget, 100.0, SharedTable(here.descriptor, n).count, 2)
+            for n in (0, 1)
+        )
+        assert one.allow_retry(100.0)
+        assert not other.allow_retry(100.0)  # the floor is one for both
+        for _ in range(50):
+            one.count_request(101.0)
+        assert [other.allow_retry(101.0) for _ in range(10)].count(True) == 9
+        assert not one.allow_retry(101.0)
+        assert (one.refused, other.refused) == (1, 2)
+        # A worker without requests is told the time: what it counted is too old to be a share of.
+        other.pass_time(130.0)
+        one.pass_time(130.0)
+        assert [one.allow_retry(130.0), other.allow_retry(130.0)] == [True, False]
+        # What a dead worker had sent is nobody's share any more.
+        for _ in range(50):
+            one.count_request(131.0)
+        here.forget(0)
+        assert [other.allow_retry(131.0) for _ in range(3)] == [True, False, False]
+
+
+def test_a_retry_budget_without_room_is_each_workers_part() -> None:
+    budget = RetryBudget(percent=20, interval_s=10, min_per_s=0.4)
+    meter = RetryBudgetMeter(budget, 100.0, lambda _: None, 2)
+    assert [meter.allow_retry(100.0) for _ in range(3)] == [True, True, False]
 
 
 def test_sharing_costs_no_more_than_counting_alone() -> None:

@@ -5,6 +5,9 @@ Marked packets are delivered locally whatever their addresses are: `ip rule fwma
 accepted connection carry the mark too, and `fwmark_reflect`, so that a refusal (RST of a port
 without listener, which no socket sends) does and ztunnel hears it. Both families; repeating it
 changes nothing.
+
+Enrolment prepares all but the rules, which slow every route look-up of the pod down: the holder
+adds them with the first socket that ztunnel wants for the application (`agent/holder/rules.py`).
 """
 
 from __future__ import annotations
@@ -36,21 +39,20 @@ _RTN_LOCAL = 2
 _RT_SCOPE_HOST = 254
 
 
-def make_transparent(netns_fd: int) -> None:
-    """Add rules, routes and the sysctl; raise `KernelError`."""
-    call_in_netns(netns_fd, _make)
+def prepare_transparent(netns_fd: int) -> None:
+    """Add routes and sysctls, which do nothing without the rules; raise `KernelError`."""
+    call_in_netns(netns_fd, _prepare)
 
 
 def undo_transparent(netns_fd: int) -> bool:
-    """Remove them again; False if there were none."""
+    """Remove them again, and the rules; False if there was nothing."""
     return call_in_netns(netns_fd, _undo)
 
 
-def _make() -> None:
+def _prepare() -> None:
     with IPRoute() as ip:
         loopback = ip.link_lookup(ifname="lo")[0]
         for family, everywhere in _families():
-            _apply(partial(ip.rule, "add", **_rule(family)), _PRESENT)
             route = _route(family, everywhere, loopback)
             _apply(partial(ip.route, "add", **route), _PRESENT)
     _write_sysctls("1")

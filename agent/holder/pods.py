@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fcntl import ioctl
 
 from agent.holder.protocol import (
@@ -17,6 +17,7 @@ from agent.holder.protocol import (
     PodRecord,
     SocketKind,
 )
+from agent.holder.rules import add_rule, delete_rule
 from agent.holder.sockets import check_adopted, make_sockets, open_listener
 from agent.netns import CLONE_NEWNET, call_in_netns, netns_cookie
 from mesh.errors import KernelError
@@ -27,12 +28,17 @@ NS_GET_NSTYPE = 0xB703
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """One pod. Owns its listeners and a namespace descriptor, which keeps the namespace alive."""
+    """One pod. Owns its listeners and a namespace descriptor, which keeps the namespace alive.
+
+    Attributes:
+        ruled: families whose rule for ztunnel's packets was made in the namespace.
+    """
 
     uid: str
     cookie: int
     netns_fd: int
     listeners: Mapping[ListenerName, socket.socket]
+    ruled: set[Family] = field(default_factory=set)
 
     @property
     def record(self) -> PodRecord:
@@ -46,9 +52,25 @@ class Pod:
     def vend(self, family: Family, kind: SocketKind, count: int) -> list[socket.socket]:
         """Make fresh sockets in the pod's namespace. Raises `KernelError`."""
         try:
-            return call_in_netns(self.netns_fd, lambda: make_sockets(family, kind, count))
+            return call_in_netns(self.netns_fd, lambda: self._make(family, kind, count))
         except OSError as error:
             raise KernelError(f"socket for {self.uid}", error.errno or 0) from error
+
+    def _make(self, family: Family, kind: SocketKind, count: int) -> list[socket.socket]:
+        """In the pod's namespace. Without its rule the answers of the application leave the pod."""
+        if kind is SocketKind.INBOUND and family not in self.ruled:
+            add_rule(family)
+            self.ruled.add(family)
+        return make_sockets(family, kind, count)
+
+    def drop_rules(self) -> None:
+        """Route as if ztunnel had never spoken to the application. Raises `KernelError`."""
+        if self.ruled:
+            call_in_netns(self.netns_fd, self._drop_rules)
+
+    def _drop_rules(self) -> None:
+        while self.ruled:
+            delete_rule(self.ruled.pop())
 
     def close(self) -> None:
         for listener in self.listeners.values():
@@ -100,6 +122,15 @@ class PodTable:
         self.close(uid)
         self._pods[uid] = pod
         return pod
+
+    def drop_rules(self, uid: str) -> None:
+        """For a pod that leaves the mesh: not when this process ends, as its connections go on.
+
+        Raises `KernelError`. Harmless if there is no such pod.
+        """
+        pod = self._pods.get(uid)
+        if pod is not None:
+            pod.drop_rules()
 
     def close(self, uid: str) -> PodRecord | None:
         """Close a pod and return what it was; None if there is none."""

@@ -34,7 +34,7 @@ from agent.holder.protocol import (
 )
 from agent.holder.refusal import Refusal
 from agent.holder.wire import Packet, peer_uid
-from mesh.errors import MeshnodeError
+from mesh.errors import KernelError, MeshnodeError
 
 MAX_CHANNELS = 256
 
@@ -228,6 +228,10 @@ class HolderServer:
 
     def _close(self, uid: str) -> None:
         self._refusal.stop()
+        try:
+            self._pods.drop_rules(uid)
+        except KernelError as error:
+            self._log(f"pod {uid} keeps a rule of ours: {error}")
         record = self._pods.close(uid)
         if record is not None:
             self._log(f"pod {uid} closed")

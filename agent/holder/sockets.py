@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from agent.holder.protocol import Family, ListenerName, SocketKind
+from agent.holder.rules import MARK
 from agent.netns import socket_netns_cookie
 from mesh.errors import KernelError
 
@@ -19,8 +20,8 @@ OUTBOUND_PORT = 15001
 PLAINTEXT_PORT = 15006
 HBONE_PORT = 15008
 
-INBOUND_MARK = 0x539
-"""The pod's rule `fwmark 0x539 lookup 100` routes answers to a borrowed source address back."""
+INBOUND_MARK = MARK
+"""The pod's rule routes answers to a borrowed source address back."""
 OUTBOUND_MARK = 0x53A
 """Only says that ztunnel made the connection; no rule matches it."""
 

@@ -20,7 +20,7 @@ from agent.capture.enrolment import Enrolment, PodCapture
 from agent.capture.guard import PinGuard
 from agent.capture.numbering import Numbering
 from agent.capture.pins import PinnedMaps, open_maps
-from agent.capture.transparent import make_transparent, undo_transparent
+from agent.capture.transparent import prepare_transparent, undo_transparent
 from agent.capture.upkeep import MapUpkeep
 from agent.holder.client import PodSockets
 from agent.holder.protocol import ListenerName
@@ -138,7 +138,7 @@ class KernelPlane:
         plaintext = sockets.listeners[ListenerName.PLAINTEXT]
         netns_fd = open_netns(netns)
         try:
-            make_transparent(netns_fd)
+            prepare_transparent(netns_fd)
             self._enrolment.enrol(
                 PodCapture(
                     netns_cookie=sockets.cookie,

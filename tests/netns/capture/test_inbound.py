@@ -9,7 +9,10 @@ from ipaddress import IPv4Network
 import pytest
 
 from agent.capture import cgroup, fsck, inspect
-from agent.capture.transparent import make_transparent, undo_transparent
+from agent.capture.transparent import prepare_transparent, undo_transparent
+from agent.holder.protocol import Family
+from agent.holder.rules import add_rule
+from agent.netns import call_in_netns
 from bpf.layout import ZTUNNEL_MARK
 from mesh.model.snapshot import MeshSettings
 from mesh.model.workload import Exclusions
@@ -149,8 +152,9 @@ def test_agent_reaches_the_application_as_the_client(
 ) -> None:
     """ztunnel's inbound leg: marked, from the client's address, made in the agent's cgroup."""
     node, outsider, pod = enrolled
-    make_transparent(pod.fd)
-    make_transparent(pod.fd)
+    for _ in range(2):
+        prepare_transparent(pod.fd)
+        call_in_netns(pod.fd, lambda: add_rule(Family.V4))
     with inside(cgroup.agent_cgroup_path(node.paths)):
         leg = pod.tcp()
     with pod.listen(str(pod.v4), 8080) as app, leg:

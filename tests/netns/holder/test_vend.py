@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+from pyroute2 import IPRoute
 
 from agent.holder.client import HolderClient
 from agent.holder.codec import format_request
@@ -24,6 +26,7 @@ from agent.holder.protocol import (
     SocketKind,
     Vend,
 )
+from agent.holder.rules import MARK, PRIORITY, TABLE
 from agent.holder.wire import receive_packet, send_packet
 from agent.netns import socket_netns_cookie
 from tests.lab import eventually
@@ -80,11 +83,58 @@ def test_inbound_sockets(holder: Holder, pod: Namespace) -> None:
 
 
 def route_borrowed_sources(pod: Namespace) -> None:
-    """What enrolment does once per pod."""
+    """What enrolment does once per pod; the rules are the holder's."""
     for option, local in (("-4", "0.0.0.0/0"), ("-6", "::/0")):
-        pod.command("ip", option, "rule", "add", "fwmark", "0x539", "lookup", "100")
         pod.command("ip", option, "route", "add", "local", local, "dev", "lo", "table", "100")
     pod.command("sysctl", "-qw", "net.ipv4.tcp_fwmark_accept=1")
+
+
+def rules(pod: Namespace) -> dict[Family, int]:
+    """How many rules for ztunnel's packets there are."""
+    found = {}
+    for family in Family:
+        listing = ["ip", f"-{family.value}", "rule", "list", "fwmark", "0x539"]
+        said = pod.run(partial(subprocess.check_output, listing, text=True))
+        found[family] = len(said.splitlines())
+    return found
+
+
+def vend_one(client: HolderClient, family: Family, kind: SocketKind) -> None:
+    for sock in client.vend("pod", family, kind, 1):
+        sock.close()
+
+
+def test_rules_come_with_the_first_inbound_socket_and_go_with_the_pod(
+    holder: Holder, pod: Namespace
+) -> None:
+    with holder.client() as client:
+        client.open("pod", pod.fd).close()
+        vend_one(client, Family.V4, SocketKind.OUTBOUND)
+        assert rules(pod) == {Family.V4: 0, Family.V6: 0}
+        for _ in range(2):
+            vend_one(client, Family.V4, SocketKind.INBOUND)
+            assert rules(pod) == {Family.V4: 1, Family.V6: 0}
+        vend_one(client, Family.V6, SocketKind.INBOUND)
+        assert rules(pod) == {Family.V4: 1, Family.V6: 1}
+        client.close_pod("pod")
+    assert rules(pod) == {Family.V4: 0, Family.V6: 0}
+
+
+def test_rules_that_are_there_already_stay_alone(holder: Holder, pod: Namespace) -> None:
+    """As earlier releases made them, at enrolment."""
+
+    def add() -> None:
+        with IPRoute() as ip:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                ip.rule("add", family=family, fwmark=MARK, table=TABLE, priority=PRIORITY)
+
+    pod.run(add)
+    with holder.client() as client:
+        client.open("pod", pod.fd).close()
+        for family in Family:
+            vend_one(client, family, SocketKind.INBOUND)
+        assert rules(pod) == {Family.V4: 1, Family.V6: 1}
+        client.close_pod("pod")
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from multiprocessing.connection import Connection
 
-from kubernetes_asyncio.client import Configuration
-
 from agent.node.memory import give_back_memory
 from bench.scale_node import ScaleNode, open_node
+from mesh.sources.kubernetes.access import ApiAccess
 from mesh.sources.kubernetes.source import KubernetesSource, open_kubernetes
 from mesh.sources.objects import ObjectSet
 from tests.support.kube_api import KubeApiServer
@@ -54,11 +53,10 @@ def main() -> None:
 
 async def _measure(server: Connection, pods: int) -> None:
     port = await asyncio.to_thread(server.recv)
-    configuration = Configuration()
-    configuration.host = f"http://127.0.0.1:{port}"
+    access = ApiAccess(server=f"http://127.0.0.1:{port}")
     begin = time.perf_counter()
     async with (
-        open_kubernetes(configuration, node="node-0") as source,
+        open_kubernetes(access, node="node-0") as source,
         aclosing(source.watch()) as changes,
     ):
         objects = await anext(changes)

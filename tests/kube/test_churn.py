@@ -49,7 +49,7 @@ def test_after_two_hundred_pods_moved_about_the_mesh_is_what_the_cluster_is() ->
         async with (
             asyncio.timeout(TIMEOUT_S),
             server.running(),
-            open_kubernetes(server.configuration, node="n0", settings=settings) as source,
+            open_kubernetes(server.access, node="n0", settings=settings) as source,
             aclosing(source.watch()) as changes,
         ):
             reducer = Reducer()

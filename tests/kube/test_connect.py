@@ -8,6 +8,7 @@ import ssl
 import stat
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,14 @@ from kubernetes_asyncio.config import ConfigException
 
 from mesh.errors import ConfigError
 from mesh.identity.profiles import new_root
+from mesh.identity.roots import SigningRoot
 from mesh.identity.server_tls import SERVER_NAME, issue_server_pem
-from mesh.sources.kubernetes.config import REFRESH_S, load_configuration, refresher
+from mesh.sources.kubernetes.access import TOKEN_REFRESH_S, ApiAccess, access_of_pod
+from mesh.sources.kubernetes.config import load_configuration
 from mesh.sources.kubernetes.errors import KubeError
+from mesh.sources.kubernetes.kubeconfig import REFRESH_S, refresher
 from mesh.sources.kubernetes.transport import KubeApi
-from tests.support.kube_api import KubeApiServer
+from tests.support.kube_api import KubeApiServer, bearer
 from tests.unit.mesh.identity.builders import random_bytes
 
 NAMESPACES = "/api/v1/namespaces"
@@ -43,8 +47,8 @@ def kubeconfig(path: Path, cluster: Mapping[str, object], user: Mapping[str, obj
     return file
 
 
-async def get(configuration: Configuration, path: str = NAMESPACES) -> bytes:
-    async with KubeApi(configuration) as api:
+async def get(access: ApiAccess, path: str = NAMESPACES) -> bytes:
+    async with KubeApi(access) as api:
         return await api.request("GET", path)
 
 
@@ -89,10 +93,7 @@ def test_a_certificate_that_is_not_under_the_root_of_the_cluster_is_refused(
 ) -> None:
     root = new_root("cluster", time.time(), random_bytes, 86400.0)
     stranger = new_root("stranger", time.time(), random_bytes, 86400.0)
-    pem = tmp_path / "server.pem"
-    pem.write_bytes(issue_server_pem(root, now=time.time(), random_bytes=random_bytes))
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(pem)
+    tls = _server_tls(tmp_path, root)
 
     async def run() -> None:
         server = KubeApiServer()
@@ -164,18 +165,56 @@ def test_a_plugin_that_fails_leaves_the_credentials_as_they_are() -> None:
     asyncio.run(run())
 
 
-def test_a_token_file_that_is_empty_for_a_moment_is_a_failed_request() -> None:
-    def vanish(_: Configuration) -> None:
-        raise ConfigException("Token file exists but empty.")
+def _server_tls(directory: Path, root: SigningRoot) -> ssl.SSLContext:
+    pem = directory / "server.pem"
+    pem.write_bytes(issue_server_pem(root, now=time.time(), random_bytes=random_bytes))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pem)
+    return tls
+
+
+def test_a_pod_uses_its_account_and_sees_that_the_token_was_renewed(tmp_path: Path) -> None:
+    now_s = [100.0]
+    token = tmp_path / "token"
+    token.write_text("first\n")
 
     async def run() -> None:
-        async with KubeApiServer().running() as server:
-            configuration = server.configuration
-            configuration.refresh_api_key_hook = vanish
-            with pytest.raises(KubeError, match="Token file exists but empty"):
-                await get(configuration)
+        server = KubeApiServer(token="second")
+        root = new_root("cluster", time.time(), random_bytes, 86400.0)
+        (tmp_path / "ca.crt").write_bytes(root.roots_pem)
+        async with server.running(_server_tls(tmp_path, root), host="::1"):
+            environment = {
+                "KUBERNETES_SERVICE_HOST": "::1",
+                "KUBERNETES_SERVICE_PORT": str(server.port),
+            }
+            found = access_of_pod(environment, lambda: now_s[0], tmp_path)
+            access = replace(found, server_name=SERVER_NAME)
+            with pytest.raises(KubeError, match="HTTP 401"):
+                await get(access)
+            token.write_text("second")
+            now_s[0] += TOKEN_REFRESH_S
+            assert json.loads(await get(access))["kind"] == "NamespaceList"
+            token.write_text("")
+            now_s[0] += TOKEN_REFRESH_S
+            with pytest.raises(KubeError, match="token is empty"):
+                await get(access)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"), [("token", "token cannot be read"), ("ca.crt", "ca.crt: No such file")]
+)
+def test_an_account_that_lacks_something_is_no_account(
+    tmp_path: Path, missing: str, says: str
+) -> None:
+    root = new_root("cluster", time.time(), random_bytes, 86400.0)
+    (tmp_path / "ca.crt").write_bytes(root.roots_pem)
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / missing).unlink()
+    environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    with pytest.raises(ConfigError, match=says):
+        access_of_pod(environment, time.monotonic, tmp_path)
 
 
 def test_a_redirect_does_not_get_the_token() -> None:
@@ -192,11 +231,11 @@ def test_a_redirect_does_not_get_the_token() -> None:
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
-            configuration = Configuration()
-            configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            configuration.api_key["BearerToken"] = "Bearer secret"
+            access = ApiAccess(
+                server=f"http://127.0.0.1:{runner.addresses[0][1]}", authorization=bearer("secret")
+            )
             with pytest.raises(KubeError, match="HTTP 302"):
-                await get(configuration)
+                await get(access)
         finally:
             await runner.cleanup()
 

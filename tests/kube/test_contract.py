@@ -12,11 +12,11 @@ from contextlib import aclosing, asynccontextmanager
 
 import msgspec
 import pytest
-from kubernetes_asyncio.client import Configuration
 
 from controller.kubernetes.client import APPLY, KubeClient, Manifest, metadata_of, path_of
 from controller.kubernetes.election import Clocks, LeaderElection
 from controller.lease import LeaseTiming
+from mesh.sources.kubernetes.access import ApiAccess
 from mesh.sources.kubernetes.errors import KubeError
 from mesh.sources.kubernetes.resources import Resource, collection_path
 from mesh.sources.kubernetes.source import open_kubernetes
@@ -50,8 +50,8 @@ def kind(
 class Api:
     """A server with a namespace of our own."""
 
-    def __init__(self, configuration: Configuration, api: KubeApi, namespace: str) -> None:
-        self.configuration = configuration
+    def __init__(self, access: ApiAccess, api: KubeApi, namespace: str) -> None:
+        self.access = access
         self.api = api
         self.client = KubeClient(api)
         self.namespace = namespace
@@ -75,26 +75,26 @@ class Api:
 
 
 @asynccontextmanager
-async def server(kind: RealServer | None) -> AsyncIterator[Configuration]:
+async def server(kind: RealServer | None) -> AsyncIterator[ApiAccess]:
     if kind is not None:
-        yield kind.configuration()
+        yield kind.access()
         return
     made = KubeApiServer()
     async with made.running():
-        yield made.configuration
+        yield made.access
 
 
 def play(kind: RealServer | None, script: Callable[[Api], Awaitable[None]]) -> None:
     async def run() -> None:
         async with (
             asyncio.timeout(TIMEOUT_S),
-            server(kind) as configuration,
-            KubeApi(configuration) as api,
+            server(kind) as access,
+            KubeApi(access) as api,
         ):
             name = f"contract-{uuid.uuid4().hex[:8]}"
             body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
             await api.request("POST", "/api/v1/namespaces", body=msgspec.json.encode(body))
-            await script(Api(configuration, api, name))
+            await script(Api(access, api, name))
 
     asyncio.run(run())
 
@@ -236,7 +236,7 @@ def test_a_source_follows_what_happens(kind: RealServer | None) -> None:
         for number in range(5):
             await on.client.create(service(f"s{number}"))
         async with (
-            open_kubernetes(on.configuration, resources=resources, settings=settings) as source,
+            open_kubernetes(on.access, resources=resources, settings=settings) as source,
             aclosing(source.watch()) as changes,
         ):
             wanted = {f"s{number}" for number in range(5)}

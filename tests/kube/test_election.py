@@ -47,8 +47,8 @@ def play(script: Callable[[KubeApiServer, Replica, Replica], Awaitable[None]]) -
         async with (
             asyncio.timeout(TIMEOUT_S),
             server.running(),
-            KubeApi(server.configuration) as one,
-            KubeApi(server.configuration) as two,
+            KubeApi(server.access) as one,
+            KubeApi(server.access) as two,
         ):
             # Clocks that are five minutes apart change nothing.
             await script(server, Replica(one, "one"), Replica(two, "two", skew_s=-300.0))

@@ -120,9 +120,9 @@ def play(
         async with asyncio.timeout(TIMEOUT_S), server.running():
             await server.apply(CLASS, NAMESPACE, *manifests)
             async with (
-                KubeApi(server.configuration) as api,
+                KubeApi(server.access) as api,
                 open_kubernetes(
-                    server.configuration,
+                    server.access,
                     resources=CONTROLLER_RESOURCES,
                     settings=WatchSettings(first_backoff_s=0.01, missing_s=0.05),
                 ) as source,

@@ -40,7 +40,7 @@ def test_a_pod_has_its_namespace_as_long_as_its_sandbox_lives() -> None:
             async with (
                 asyncio.timeout(20),
                 server.running(),
-                open_kubernetes(server.configuration, node="one") as source,
+                open_kubernetes(server.access, node="one") as source,
                 asyncio.TaskGroup() as group,
             ):
                 objects = NodeObjects(source, finder, Sandboxes(), look_s=0.05)

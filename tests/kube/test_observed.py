@@ -43,7 +43,7 @@ def test_a_pod_shows_what_became_of_it_and_nothing_once_it_left() -> None:
         async with (
             asyncio.timeout(TIMEOUT_S),
             server.running(),
-            KubeApi(server.configuration) as api,
+            KubeApi(server.access) as api,
             asyncio.TaskGroup() as group,
         ):
             await server.apply(workload("web", "one", "10.0.0.1"))
@@ -77,7 +77,7 @@ def test_an_api_server_that_is_away_is_asked_again_and_a_pod_that_is_gone_is_not
         async with (
             asyncio.timeout(TIMEOUT_S),
             server.running(),
-            KubeApi(server.configuration) as api,
+            KubeApi(server.access) as api,
             asyncio.TaskGroup() as group,
         ):
             server.faults.failures.append((503, 0.0))

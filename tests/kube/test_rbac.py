@@ -71,7 +71,7 @@ def test_an_agent_may_do_what_it_does_and_nothing_else() -> None:
         for resource in RESOURCES:
             if resource.name not in server.store.collections:
                 server.store.serve(resource.name, resource.kind, *resource.api_versions)
-        async with server.running(), open_kubernetes(server.configuration) as source:
+        async with server.running(), open_kubernetes(server.access) as source:
             async with asyncio.timeout(10):
                 await anext(source.watch())
                 await server.wait_watched(len(RESOURCES))

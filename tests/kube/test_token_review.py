@@ -85,7 +85,7 @@ def play(
         server.reviews[TOKEN] = status or review()
         if pod is not None:
             server.store.create("pods", pod)
-        async with server.running(), KubeApi(server.configuration) as api:
+        async with server.running(), KubeApi(server.access) as api:
             await script(server, TokenReviewAuthenticator(api, ACCOUNT, now=clock), clock)
 
     asyncio.run(run())
@@ -171,14 +171,14 @@ def test_a_node_gets_certificates_of_what_runs_on_it_and_no_others(tmp_path: Pat
         server.reviews[TOKEN] = review()
         labels = {"meshnode.io/dataplane": "enabled"}
         shop = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
-        async with server.running(), KubeApi(server.configuration) as api:
+        async with server.running(), KubeApi(server.access) as api:
             await server.apply(
                 {**shop, "metadata": {"name": "shop", "labels": labels}},
                 agent_pod(),
                 workload("here", "one", "10.0.0.1"),
                 workload("there", "two", "10.0.0.2"),
             )
-            async with open_kubernetes(server.configuration) as source:
+            async with open_kubernetes(server.access) as source:
                 snapshot = reduce(await anext(source.watch()), None)
             host = CaHost(
                 StateDir(path),

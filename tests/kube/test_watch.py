@@ -67,7 +67,7 @@ async def stage(
     async with (
         server.running(),
         open_kubernetes(
-            server.configuration, node="one", resources=resources, settings=settings
+            server.access, node="one", resources=resources, settings=settings
         ) as source,
     ):
         made = Stage(server, source)

@@ -1,7 +1,7 @@
 """An API server in this process: real HTTP, honest list and watch, faults on demand.
 
 Use `KubeApiServer` as an async context manager and put objects in through `server.apply(...)`;
-`server.configuration` is what a client connects with.
+`server.access` is what a client connects with.
 """
 
 from __future__ import annotations
@@ -9,18 +9,27 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from aiohttp import web
-from kubernetes_asyncio.client import Configuration
 
+from mesh.sources.kubernetes.access import ApiAccess
 from tests.support.kube_kinds import CORE, GATEWAY_API, ISTIO, OURS
 from tests.support.kube_paths import Target, parse_path
 from tests.support.kube_store import KubeStore, Name, Object, StatusError, merge_patch, metadata
 from tests.support.port_forward import Listeners, forward_port
+
+
+def bearer(token: str) -> Callable[[], Awaitable[str]]:
+    """Credentials that stay as they are; none where the token is empty."""
+
+    async def header() -> str:
+        return f"Bearer {token}" if token else ""
+
+    return header
 
 
 @dataclass(slots=True)
@@ -71,13 +80,10 @@ class KubeApiServer:
         self._watches: set[asyncio.Task[object]] = set()
 
     @property
-    def configuration(self) -> Configuration:
+    def access(self) -> ApiAccess:
         """How to connect."""
-        made = Configuration()
-        made.host = f"http://127.0.0.1:{self.port}"
-        if self._token:
-            made.api_key["BearerToken"] = f"Bearer {self._token}"
-        return made
+        server = f"http://127.0.0.1:{self.port}"
+        return ApiAccess(server=server, authorization=bearer(self._token))
 
     @asynccontextmanager
     async def running(

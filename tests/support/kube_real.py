@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Protocol
 
 import yaml
-from kubernetes_asyncio.client import Configuration
 
+from mesh.sources.kubernetes.access import ApiAccess
+from tests.support.kube_api import bearer
 from tests.support.processes import free_port
 
 READY_S = 120.0
@@ -63,13 +64,12 @@ class RealServer:
             argv, input=stdin, capture_output=True, text=True, timeout=120, check=False
         )
 
-    def configuration(self, token: str = TOKEN) -> Configuration:
+    def access(self, token: str = TOKEN) -> ApiAccess:
         """For a client of the controller's or the agent's kind."""
-        made = Configuration()
-        made.host = self.url
-        made.verify_ssl = False
-        made.api_key["BearerToken"] = f"Bearer {token}"
-        return made
+        tls = ssl.create_default_context()
+        tls.check_hostname = False
+        tls.verify_mode = ssl.CERT_NONE
+        return ApiAccess(server=self.url, authorization=bearer(token), tls=tls)
 
     def kubeconfig_of(self, token: str) -> Path:
         """A kubeconfig of whoever has that token."""

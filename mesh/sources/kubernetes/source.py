@@ -10,8 +10,7 @@ from contextlib import asynccontextmanager
 from itertools import chain
 from time import monotonic
 
-from kubernetes_asyncio.client import Configuration
-
+from mesh.sources.kubernetes.access import ApiAccess
 from mesh.sources.kubernetes.resources import RESOURCES, Resource
 from mesh.sources.kubernetes.share import Sharer
 from mesh.sources.kubernetes.store import KindStore
@@ -129,7 +128,7 @@ class KubernetesSource:
 
 @asynccontextmanager
 async def open_kubernetes(
-    configuration: Configuration,
+    access: ApiAccess,
     *,
     node: str = "",
     resources: Sequence[Resource] = RESOURCES,
@@ -140,7 +139,7 @@ async def open_kubernetes(
     An error that is no failure of the API server cancels the block and is raised out of it.
     """
     failure: Exception | None = None
-    async with KubeApi(configuration) as api, asyncio.TaskGroup() as group:
+    async with KubeApi(access) as api, asyncio.TaskGroup() as group:
         source = KubernetesSource(api, node=node, resources=resources, settings=settings)
         running = group.create_task(source.run())
         try:

@@ -1,7 +1,6 @@
 """Requests to one API server, with errors as `KubeError`.
 
-Configuration, TLS and connection pool are kubernetes-asyncio's; its generated models are not used,
-because they decode every field of every object.
+Bodies are bytes: whoever asks decodes the fields it needs, where a generated client decodes all.
 """
 
 from __future__ import annotations
@@ -14,15 +13,17 @@ from types import TracebackType
 
 import aiohttp
 import msgspec
-from kubernetes_asyncio.client import ApiClient, Configuration
-from kubernetes_asyncio.config import ConfigException
 
+from mesh.errors import ConfigError
+from mesh.sources.kubernetes.access import ApiAccess
 from mesh.sources.kubernetes.errors import KubeError
 
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
 MAX_LINE_BYTES = 32 * 1024 * 1024
 """An event holds one object; etcd takes 1.5 MiB, JSON of bytes may be four times that."""
+READ_BUFFER_BYTES = 2 * 1024 * 1024
+"""Larger than most events: a list of thousands of pods is read in few steps."""
 MAX_ERROR_BYTES = 64 * 1024
 WEBSOCKET_CLOSE_S = 1.0
 JSON = "application/json"
@@ -47,13 +48,18 @@ class _Status(msgspec.Struct, frozen=True):
 class KubeApi:
     """One API server. An async context manager: what it opens, it closes."""
 
-    def __init__(self, configuration: Configuration, *, user_agent: str = "meshnode") -> None:
-        self._configuration = configuration
+    def __init__(self, access: ApiAccess, *, user_agent: str = "meshnode") -> None:
+        self._access = access
         self._user_agent = user_agent
-        self._client: ApiClient
+        self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> KubeApi:
-        self._client = ApiClient(self._configuration)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._access.tls or True),
+            # Proxies of the environment.
+            trust_env=True,
+            read_bufsize=READ_BUFFER_BYTES,
+        )
         return self
 
     async def __aexit__(
@@ -62,7 +68,7 @@ class KubeApi:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        await self._client.close()
+        await self._session.close()
 
     async def request(
         self,
@@ -109,18 +115,16 @@ class KubeApi:
         self, path: str, query: Mapping[str, str], protocol: str
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """Open a WebSocket that speaks `protocol`. Raises `KubeError`."""
-        rest = self._client.rest_client
-        session: aiohttp.ClientSession = rest.pool_manager
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                socket = await session.ws_connect(
-                    f"{self._configuration.host}{path}",
+                socket = await self._session.ws_connect(
+                    f"{self._access.server}{path}",
                     params=query,
                     # The container runtime's server knows of no media type, and refuses any.
                     headers={**await self._headers(""), "Accept": "*/*"},
                     protocols=(protocol,),
-                    proxy=rest.proxy,
-                    server_hostname=rest.server_hostname,
+                    proxy=self._access.proxy,
+                    server_hostname=self._access.server_name,
                     timeout=aiohttp.ClientWSTimeout(ws_close=WEBSOCKET_CLOSE_S),
                     max_msg_size=0,
                 )
@@ -129,7 +133,7 @@ class KubeApi:
         except aiohttp.WSServerHandshakeError as error:
             text = f"GET {path}: HTTP {error.status} instead of a WebSocket"
             raise KubeError(text, status=error.status) from error
-        except (aiohttp.ClientError, ConfigException, OSError) as error:
+        except (aiohttp.ClientError, ConfigError, OSError) as error:
             raise KubeError(f"GET {path}: {str(error) or type(error).__name__}") from error
         async with socket:
             if socket.protocol != protocol:
@@ -146,18 +150,16 @@ class KubeApi:
         body: bytes | None,
         content_type: str,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        rest = self._client.rest_client
-        session: aiohttp.ClientSession = rest.pool_manager
         try:
-            async with session.request(
+            async with self._session.request(
                 method,
-                f"{self._configuration.host}{path}",
+                f"{self._access.server}{path}",
                 params=query,
                 data=body,
                 headers=await self._headers(content_type if body is not None else ""),
                 timeout=limits,
-                proxy=rest.proxy,
-                server_hostname=rest.server_hostname,
+                proxy=self._access.proxy,
+                server_hostname=self._access.server_name,
                 # A redirect would carry the token to wherever it points.
                 allow_redirects=False,
             ) as response:
@@ -166,7 +168,7 @@ class KubeApi:
                 yield response
         except TimeoutError as error:
             raise KubeError(f"{method} {path}: no answer in time") from error
-        except (aiohttp.ClientError, ConfigException, OSError) as error:
+        except (aiohttp.ClientError, ConfigError, OSError) as error:
             text = str(error) or type(error).__name__
             raise KubeError(f"{method} {path}: {text}") from error
 
@@ -174,11 +176,9 @@ class KubeApi:
         headers = {"Accept": JSON, "User-Agent": self._user_agent}
         if content_type:
             headers["Content-Type"] = content_type
-        bearer = await self._configuration.get_api_key_with_prefix("BearerToken")
-        if bearer:
-            headers["Authorization"] = str(bearer)
-        elif self._configuration.username:
-            headers["Authorization"] = str(self._configuration.get_basic_auth_token())
+        authorization = await self._access.authorization()
+        if authorization:
+            headers["Authorization"] = authorization
         return headers
 
 

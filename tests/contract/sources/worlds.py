@@ -80,7 +80,7 @@ class KubeWorld:
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[Watching]:
         async with (
-            open_kubernetes(self._server.configuration) as source,
+            open_kubernetes(self._server.access) as source,
             aclosing(source.watch()) as changes,
         ):
             yield Watching(changes)

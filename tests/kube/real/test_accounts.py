@@ -162,14 +162,14 @@ def test_the_controller_makes_and_removes_waypoints(cluster: Cluster, tmp_path: 
 @pytest.mark.usefixtures("shop")
 def test_an_agent_reads_the_mesh_and_marks_pods(cluster: Cluster) -> None:
     token = cluster.token(SYSTEM, "meshnode-agent", "agent-x")
-    configuration = cluster.server.configuration(token)
+    access = cluster.server.access(token)
 
     async def run() -> None:
         async with (
             asyncio.timeout(TIMEOUT_S),
-            open_kubernetes(configuration) as source,
+            open_kubernetes(access) as source,
             aclosing(source.watch()) as changes,
-            KubeApi(configuration) as api,
+            KubeApi(access) as api,
         ):
             found = await anext(changes)
             while not {"here", "there"} <= {one.name for one in found.objects}:

@@ -50,7 +50,7 @@ async def installed(server: KubeApiServer, values: Given) -> None:
 def test_what_was_just_installed_shows_no_difference() -> None:
     async def run() -> str:
         server = KubeApiServer()
-        async with server.running(), KubeApi(server.configuration) as api:
+        async with server.running(), KubeApi(server.access) as api:
             await installed(server, Given())
             # The server adds what nobody wrote.
             agents = dict(manifests(Given())[-1])
@@ -63,7 +63,7 @@ def test_what_was_just_installed_shows_no_difference() -> None:
 def test_an_upgrade_shows_what_changes_and_what_is_left_over() -> None:
     async def run() -> str:
         server = KubeApiServer()
-        async with server.running(), KubeApi(server.configuration) as api:
+        async with server.running(), KubeApi(server.access) as api:
             await installed(server, Given())
             live = await find_ours(api, NAMESPACE)
             values = recorded_values(live, "here")
@@ -123,7 +123,7 @@ def agent_pod() -> Mapping[str, object]:
 
 async def removal(*, with_kinds: bool, healthy: bool = True) -> tuple[list[str], set[str]]:
     server = KubeApiServer()
-    async with server.running(), KubeApi(server.configuration) as api:
+    async with server.running(), KubeApi(server.access) as api:
         await installed(server, Given())
         await server.apply(agent_pod(), waypoint(), roots("shop"), roots("other"))
         kubelets = _Kubelets(server, healthy=healthy)

@@ -101,7 +101,7 @@ def test_a_cluster_is_asked_for_all_of_it() -> None:
         server = KubeApiServer()
         kind = ("networkpolicies.networking.k8s.io", "NetworkPolicy", "networking.k8s.io/v1")
         server.store.serve(*kind)
-        async with server.running(), KubeApi(server.configuration) as api:
+        async with server.running(), KubeApi(server.access) as api:
             await server.apply(
                 {
                     "apiVersion": "v1",

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 
 from agent.capture import pins, syscalls
-from agent.capture.links import link_target
+from agent.capture.links import link_target, target_of
 from agent.paths import NodePaths
 from mesh.errors import KernelError
 
@@ -21,6 +21,7 @@ class PinGuard:
 
     def __init__(self, paths: NodePaths) -> None:
         self._paths = paths
+        self._reader = syscalls.LinkReader()
         self._links = str(pins.links_dir(paths))
         self._directories = (str(pins.maps_dir(paths)), str(pins.progs_dir(paths)), self._links)
         # Descriptors by directory and name: no paths are built for hundreds of pins a second.
@@ -55,7 +56,7 @@ class PinGuard:
     def has_lost(self, names: Iterable[str]) -> bool:
         """Whether one of these links is held and attached to nothing any more. Cheap."""
         held = self._held[self._links]
-        return any(link_target(held[name]) == 0 for name in names if name in held)
+        return any(not self._target(held[name]) for name in names if name in held)
 
     def close(self) -> None:
         """Let go of everything; the pins stay. Idempotent."""
@@ -65,8 +66,11 @@ class PinGuard:
 
     def _drop_detached(self) -> None:
         held = self._held[self._links]
-        for name in [name for name, fd in held.items() if link_target(fd) == 0]:
+        for name in [name for name, fd in held.items() if not self._target(fd)]:
             os.close(held.pop(name))
+
+    def _target(self, fd: int) -> int:
+        return target_of(self._reader.read(fd))
 
 
 def _names(directory: str) -> set[str]:

@@ -98,7 +98,11 @@ def detach(path: Path) -> bool:
 
 def link_target(link_fd: int) -> int:
     """Cgroup id or namespace inode that a link is attached to; 0 if that is gone."""
-    info = syscalls.link_info(link_fd)
+    return target_of(syscalls.link_info(link_fd))
+
+
+def target_of(info: syscalls.LinkInfo) -> int:
+    """Cgroup id or namespace inode that a link was attached to when `info` was read, or 0."""
     # A namespace's inode has 32 bits, and its attach type follows in the upper half.
     is_netns = info.type == syscalls.LINK_TYPE_NETNS
     return int(info.target & 0xFFFFFFFF if is_netns else info.target)

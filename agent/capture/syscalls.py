@@ -35,6 +35,7 @@ LINK_TYPE_NETNS = 5
 ROOT_HINT = "Run it as root (CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN)."
 
 Buffer = ctypes.Array[ctypes.c_char]
+_DESCRIPTOR_AND_LENGTH = struct.Struct("=II")
 
 
 def bpf_call(command: int, attr: Buffer) -> int:
@@ -248,6 +249,22 @@ def link_info(fd: int) -> LinkInfo:
     info = LinkInfo()
     _fill_info(fd, info, "link")
     return info
+
+
+class LinkReader:
+    """Reads one link after another into buffers made once: for hundreds of links a second."""
+
+    def __init__(self) -> None:
+        self.info = LinkInfo()
+        self._attr = new_attr("IIQ", 0, 0, ctypes.addressof(self.info))
+
+    def read(self, fd: int) -> LinkInfo:
+        """The same object each time. Raises `KernelError`."""
+        # The kernel writes the length that it filled back into the attribute.
+        _DESCRIPTOR_AND_LENGTH.pack_into(self._attr, 0, fd, ctypes.sizeof(self.info))
+        if bpf_call(INFO_BY_FD, self._attr) < 0:
+            raise KernelError("link", ctypes.get_errno())
+        return self.info
 
 
 def memlock_bytes(fd: int) -> int:

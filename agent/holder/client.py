@@ -6,6 +6,7 @@ Every socket handed out is a copy that the caller owns; it is non-blocking.
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -93,6 +94,15 @@ class HolderClient:
     def close(self) -> None:
         """End the channel; the pods stay open. Idempotent."""
         self._channel.close()
+
+    def has_ended(self) -> bool:
+        """Whether the holder is gone or closed the channel. Asks it nothing: it may also hang."""
+        if self._channel.fileno() < 0:
+            return True
+        look = select.poll()
+        # Nobody talks unasked on this channel: what can be read is its end.
+        look.register(self._channel, select.POLLIN)
+        return bool(look.poll(0))
 
     def ping(self) -> int:
         """Process id of the holder. Raises `HolderError` if it speaks another protocol."""

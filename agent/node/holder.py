@@ -21,6 +21,9 @@ from mesh.model.workload import WorkloadUid
 
 log = logging.getLogger(__name__)
 
+ASKED_EVERY = 10
+"""Of so many looks at the holder one asks whether it answers, the others whether it is there."""
+
 
 class HolderKeeper:
     """The node's side of the holder. Calls block briefly, on a thread, one at a time."""
@@ -32,11 +35,15 @@ class HolderKeeper:
         self._turn = asyncio.Lock()
         self._pods: dict[WorkloadUid, tuple[str, PodSockets]] = {}
         self._revivals = 0
+        self._looks = 0
         self.pid = 0
 
     async def ensure(self) -> bool:
         """Make sure a holder runs and has every open pod. True if another one runs than before."""
         async with self._turn:
+            self._looks += 1
+            if self._looks % ASKED_EVERY and self._client and not self._client.has_ended():
+                return False
             return await asyncio.to_thread(self._ensure)
 
     async def open(self, uid: WorkloadUid, netns: str) -> PodSockets:
@@ -97,6 +104,8 @@ class HolderKeeper:
     def _ensure(self) -> bool:
         pid = ensure_holder(self._paths, cgroup=self._cgroup)
         if pid == self.pid:
+            if self._client is not None and self._client.has_ended():
+                self._disconnect()
             return False
         first, self.pid = self.pid == 0, pid
         self._disconnect()

@@ -29,8 +29,8 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_FILES = 10_000
 DEBOUNCE_MS = 100
 """Longest wait for a burst of changes to end; an editor's save is over in a few."""
-STEP_MS = 50
-RESCAN_MS = 1000
+STEP_MS = 100
+RESCAN_MS = 2000
 """Signatures are compared this often even without an event: covers what happened between the
 first read and the watch, and a directory that was moved away and came back."""
 

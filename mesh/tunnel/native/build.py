@@ -2,8 +2,8 @@
 
 setuptools uses `ffibuilder` (setup.py). Needs a C compiler, Python's headers, OpenSSL 3 and
 libnghttp2 1.43 or later (Debian: build-essential, python3-dev, libssl-dev, libnghttp2-dev).
-`--sanitize` builds with AddressSanitizer and UndefinedBehaviorSanitizer: a process that loads such
-a module needs LD_PRELOAD of libasan.
+`--sanitize` builds with sanitizers: a process that loads such a module needs LD_PRELOAD of their
+runtime (`scripts/sanitize`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ SOURCES = (
     "guards.c",
     "headers.c",
     "http2.c",
+    "http2_received.c",
+    "http2_sent.c",
     "lane_calls.c",
     "lanes.c",
     "near.c",
@@ -35,8 +37,12 @@ SOURCES = (
     "stream.c",
     "tls.c",
     "tunnel.c",
+    "tunnel_time.c",
 )
-SANITIZE = ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1")
+SANITIZE = {
+    "address": ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"),
+    "thread": ("-fsanitize=thread", "-g", "-O1"),
+}
 
 
 def declarations(header: str) -> str:
@@ -47,10 +53,10 @@ def declarations(header: str) -> str:
     return match.group(1)
 
 
-def make_builder(*, sanitize: bool = False) -> FFI:
+def make_builder(*, sanitize: str | None = None) -> FFI:
     builder = FFI()
     builder.cdef(declarations((SOURCE / "native.h").read_text()))
-    flags = SANITIZE if sanitize else ("-O2",)
+    flags = SANITIZE[sanitize] if sanitize else ("-O2",)
     builder.set_source(
         MODULE,
         '#include "native.h"',
@@ -58,12 +64,12 @@ def make_builder(*, sanitize: bool = False) -> FFI:
         include_dirs=[str(SOURCE)],
         libraries=["nghttp2", "ssl", "crypto"],
         extra_compile_args=["-Wall", "-Wextra", "-fstack-protector-strong", "-pthread", *flags],
-        extra_link_args=["-pthread", *(SANITIZE[:1] if sanitize else ())],
+        extra_link_args=["-pthread", *flags[:1]],
     )
     return builder
 
 
-def build_in_place(*, sanitize: bool = False) -> str:
+def build_in_place(*, sanitize: str | None = None) -> str:
     """Compile next to the sources. Returns the path of the module."""
     with contextlib.chdir(Path(__file__).parents[3]):
         return str(make_builder(sanitize=sanitize).compile(tmpdir=".", verbose=False))
@@ -71,7 +77,7 @@ def build_in_place(*, sanitize: bool = False) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sanitize", action="store_true")
+    parser.add_argument("--sanitize", choices=SANITIZE)
     print(build_in_place(sanitize=parser.parse_args().sanitize))
 
 

@@ -10,13 +10,13 @@
 #define MT_INTERNAL_H
 
 #include "native.h"
+#include "bytes.h"
 
 #include <nghttp2/nghttp2.h>
 #include <openssl/ssl.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <sys/types.h>
-#include <sys/uio.h>
 
 /* 1.60 renamed what returns ssize_t; the old names can be compiled out. */
 #if NGHTTP2_VERSION_NUM >= 0x013c00
@@ -53,65 +53,6 @@ typedef nghttp2_data_provider mt_provider;
 #define TURN_BYTES (512u * 1024u)
 #define BATCH_PIECES 32
 #define DETAIL_SIZE 256
-
-/* ---- lists: intrusive, circular, with a head ---------------------------------------------- */
-
-typedef struct mt_link {
-    struct mt_link *next, *prev;
-} mt_link;
-
-static inline void list_init(mt_link *l)
-{
-    l->next = l->prev = l;
-}
-
-static inline bool list_empty(const mt_link *l)
-{
-    return l->next == l;
-}
-
-static inline void list_append(mt_link *head, mt_link *l)
-{
-    l->prev = head->prev;
-    l->next = head;
-    l->prev->next = l;
-    head->prev = l;
-}
-
-/* Also right for a link that is in no list, as long as it was initialised. */
-static inline void list_remove(mt_link *l)
-{
-    l->prev->next = l->next;
-    l->next->prev = l->prev;
-    list_init(l);
-}
-
-#define CONTAINER(link, type, member) \
-    ((type *)(void *)((char *)(link) - offsetof(type, member)))
-
-/* ---- bytes -------------------------------------------------------------------------------- */
-
-typedef struct mt_piece mt_piece;
-
-/* First in, first out; holds no memory while empty. */
-typedef struct {
-    mt_piece *first, *last;
-    size_t size;
-} mt_queue;
-
-int queue_push(mt_queue *q, const uint8_t *data, size_t len);
-int queue_pieces(const mt_queue *q, struct iovec *iov, int max);
-void queue_pop(mt_queue *q, size_t count);
-void queue_clear(mt_queue *q);
-
-typedef struct {
-    char *p;
-    size_t len, cap;
-} mt_buf;
-
-/* `len` more bytes at the end, or NULL. */
-char *buf_grow(mt_buf *b, size_t len);
-void buf_free(mt_buf *b);
 
 /* ---- sockets ------------------------------------------------------------------------------ */
 
@@ -329,7 +270,15 @@ ssize_t tls_read(mt_tunnel *t, uint8_t *buffer, size_t size, int *reason, char *
 ssize_t tls_write(mt_tunnel *t, const uint8_t *data, size_t len);
 void tls_shutdown(mt_tunnel *t);
 
-/* ---- tunnel.c ----------------------------------------------------------------------------- */
+/* ---- tunnel.c, tunnel_time.c ---------------------------------------------------------------- */
+
+#define TRIM_S 1.0 /* of silence, after which a tunnel's buffers are given back */
+
+static inline void tunnel_timer(mt_tunnel *t, double *timer, double at)
+{
+    *timer = at;
+    engine_timer(t->engine, at);
+}
 
 void tunnel_start(mt_engine *e, mt_tunnel *t, int fd);
 void tunnel_run(mt_tunnel *t);
@@ -343,7 +292,7 @@ void tunnel_drain_for(mt_tunnel *t, int reason, const char *detail);
 void tunnel_forget(mt_tunnel *t, mt_stream *st);
 void tunnel_free_parts(mt_tunnel *t);
 
-/* ---- http2.c ------------------------------------------------------------------------------ */
+/* ---- http2.c, http2_sent.c ---------------------------------------------------------------- */
 
 int http2_prepare(mt_engine *e);
 /* Of every stream; `user` is the tunnel. */

@@ -18,7 +18,7 @@ define need_root
 	@[ "$$(id -u)" -eq 0 ] || { echo "needs root: run \`sudo make $@\`" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo test test-slow soak test-unit test-netns conformance sanitize check docs reference man fmt lint types layers c-check bench bench-quick bench-waypoint bench-scale test-kernels cluster-binaries cluster-images cluster cluster-down test-kube e2e clean
+.PHONY: help setup demo test test-slow soak test-unit test-netns conformance sanitize sanitize-threads check docs reference man fmt lint types layers c-check bench bench-quick bench-waypoint bench-scale test-kernels cluster-binaries cluster-images cluster cluster-down test-kube e2e clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,8 +54,13 @@ test-netns: $(READY) ## real kernel, real sockets, own namespaces
 conformance: $(READY) ## the Gateway API's cases with real bytes; writes docs/conformance.md
 	$(PY) -m tests.contract.conformance
 
-sanitize: $(READY) ## the native engines under AddressSanitizer and UBSan
+sanitize: $(READY) ## all native modules under AddressSanitizer and UBSan, minutes
+	$(need_root)
 	@VENV=$(abspath $(VENV)) scripts/sanitize $(PYTEST_ARGS)
+
+sanitize-threads: $(READY) ## what threads share in native modules, under ThreadSanitizer
+	$(need_root)
+	@VENV=$(abspath $(VENV)) scripts/sanitize --threads $(PYTEST_ARGS)
 
 check: lint types layers c-check docs ## what CI gates on besides the tests; under two minutes
 

@@ -20,7 +20,10 @@ SOURCES = (
     *("answers.c", "framing.c", "heads.c", "known.c", "lane.c", "lane_sessions.c", "payload.c"),
     *("received.c", "rendered.c", "sending.c", "session.c", "streams.c", "tally.c"),
 )
-SANITIZE = ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1")
+SANITIZE = {
+    "address": ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"),
+    "thread": ("-fsanitize=thread", "-g", "-O1"),
+}
 
 
 def declarations(header: str) -> str:
@@ -31,9 +34,9 @@ def declarations(header: str) -> str:
     return match.group(1)
 
 
-def make_builder(*, sanitize: bool = False) -> FFI:
+def make_builder(*, sanitize: str | None = None) -> FFI:
     builder = FFI()
-    flags = SANITIZE if sanitize else ("-O2",)
+    flags = SANITIZE[sanitize] if sanitize else ("-O2",)
     builder.cdef(declarations((SOURCE / "shim.h").read_text()))
     builder.set_source(
         MODULE,
@@ -49,12 +52,12 @@ def make_builder(*, sanitize: bool = False) -> FFI:
             "-fstack-protector-strong",
             *flags,
         ],
-        extra_link_args=list(SANITIZE[:1]) if sanitize else [],
+        extra_link_args=list(flags[:1]),
     )
     return builder
 
 
-def build_in_place(*, sanitize: bool = False) -> str:
+def build_in_place(*, sanitize: str | None = None) -> str:
     """Compile next to the sources. Returns the path of the module."""
     with contextlib.chdir(Path(__file__).parents[2]):
         return str(make_builder(sanitize=sanitize).compile(tmpdir=".", verbose=False))
@@ -62,7 +65,7 @@ def build_in_place(*, sanitize: bool = False) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sanitize", action="store_true")
+    parser.add_argument("--sanitize", choices=SANITIZE)
     print(build_in_place(sanitize=parser.parse_args().sanitize))
 
 

@@ -1,8 +1,8 @@
 """Build the lane: `python -m waypoint.lane.build` builds it in place.
 
 setuptools uses `ffibuilder` (setup.py). Needs a C compiler and Python's headers. `--sanitize`
-builds with AddressSanitizer and UndefinedBehaviorSanitizer: a process that loads such a module
-needs LD_PRELOAD of libasan.
+builds with sanitizers: a process that loads such a module needs LD_PRELOAD of their runtime
+(`scripts/sanitize`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from cffi import FFI
 SOURCE = Path("waypoint/lane")
 MODULE = "waypoint.lane._lane"
 SOURCES = ("client.c", "line.c", "loop.c", "record.c", "render.c", "scan.c", "server.c", "table.c")
-SANITIZE = ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1")
+SANITIZE = {
+    "address": ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"),
+    "thread": ("-fsanitize=thread", "-g", "-O1"),
+}
 CALLBACKS = """
 extern "Python" struct lane_caller *py_caller(void *, uint64_t);
 extern "Python" struct lane_entry *py_decide(
@@ -43,10 +46,10 @@ def declarations(header: str) -> str:
     return match.group(1)
 
 
-def make_builder(*, sanitize: bool = False) -> FFI:
+def make_builder(*, sanitize: str | None = None) -> FFI:
     builder = FFI()
     builder.cdef(declarations((SOURCE / "lane.h").read_text()) + CALLBACKS)
-    flags = SANITIZE if sanitize else ("-O2",)
+    flags = SANITIZE[sanitize] if sanitize else ("-O2",)
     builder.set_source(
         MODULE,
         '#include "lane.h"',
@@ -59,12 +62,12 @@ def make_builder(*, sanitize: bool = False) -> FFI:
             "-fstack-protector-strong",
             *flags,
         ],
-        extra_link_args=list(SANITIZE[:1]) if sanitize else [],
+        extra_link_args=list(flags[:1]),
     )
     return builder
 
 
-def build_in_place(*, sanitize: bool = False) -> str:
+def build_in_place(*, sanitize: str | None = None) -> str:
     """Compile next to the sources. Returns the path of the module."""
     with contextlib.chdir(Path(__file__).parents[2]):
         return str(make_builder(sanitize=sanitize).compile(tmpdir=".", verbose=False))
@@ -72,7 +75,7 @@ def build_in_place(*, sanitize: bool = False) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sanitize", action="store_true")
+    parser.add_argument("--sanitize", choices=SANITIZE)
     print(build_in_place(sanitize=parser.parse_args().sanitize))
 
 

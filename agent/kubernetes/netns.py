@@ -4,7 +4,8 @@ The kubelet gives every pod a cgroup named after its uid; whatever the container
 processes of the pod are below it. The namespace of the oldest of them (the sandbox) is the pod's.
 
 A namespace that was found is held open and named by our own descriptor, never by the process it
-was found through: that process may end, and its number may come to mean another pod's.
+was found through: that process may end, and its number may come to mean another pod's. While it
+lives it is asked again: one that was only on its way into the pod was elsewhere before.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class NetnsFinder:
         for uid in [uid for uid in self._held if uid not in uids]:
             self._release(uid)
         for uid, held in list(self._held.items()):
-            if self._uid_of(held.process) != uid:
+            if self._uid_of(held.process) != uid or self._has_moved(held):
                 self._release(uid)
         missing = set(uids) - set(self._held)
         if missing:
@@ -92,6 +93,15 @@ class NetnsFinder:
 
     def _release(self, uid: str) -> None:
         os.close(self._held.pop(uid).fd)
+
+    def _has_moved(self, held: _Held) -> bool:
+        """Whether the process is in another namespace by now; one that cannot tell is not."""
+        try:
+            status = (self._proc / str(held.process.pid) / "ns" / "net").stat()
+        except OSError:
+            return False
+        known = os.fstat(held.fd)
+        return (status.st_dev, status.st_ino) != (known.st_dev, known.st_ino)
 
     def _search(self, uids: Collection[str]) -> None:
         found: dict[str, list[_Process]] = {}

@@ -44,9 +44,10 @@ class Canary:
     async def verify(self, netns_path: str, addresses: tuple[IPAddress, ...]) -> str:
         """Empty text if connections of the pod are captured in each family it has, else why not."""
         families = {address.version for address in addresses}
+        own = ",".join(map(str, addresses))
         for version, target in ((4, CANARY_V4), (6, CANARY_V6)):
             if version in families:
-                answer = await self._ask(f"{netns_path} {target} {CANARY_PORT}\n")
+                answer = await self._ask(f"{netns_path} {target} {CANARY_PORT} {own}\n")
                 if answer != "ok":
                     return answer
         return ""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.canary import ADDRESS_V4, probe
 from agent.kubernetes.netns import NetnsFinder
 
 HOST_NETNS = Path("/proc/self/ns/net")
@@ -60,3 +61,22 @@ def test_the_namespace_of_a_pod_is_found_and_outlives_its_process() -> None:
             )
             assert inside.stdout.count("\n") == 1
         assert finder.find({uid}) == {}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("own", ["192.0.2.7", "2001:db8::7"])
+def test_a_namespace_without_the_address_of_the_pod_is_not_believed(own: str) -> None:
+    """Whatever answers there: here nothing does, so that an address is all that is found."""
+    uid = str(uuid.uuid4())
+    with pod_process(uid) as pid:
+        path = f"/proc/{pid}/ns/net"
+
+        def ip(*command: str) -> None:
+            subprocess.run(["nsenter", f"--net={path}", "ip", *command], check=True)
+
+        ip("link", "set", "lo", "up")
+        answer = probe(path, ADDRESS_V4, 1, [own])
+        assert answer == f"the namespace that was found has no address {own}"
+        ip("addr", "add", own, "dev", "lo")
+        answer = probe(path, ADDRESS_V4, 1, ["198.51.100.1", own])
+        assert answer.startswith("a connection from inside the pod was not captured")

@@ -3,8 +3,9 @@
     python -I -S launch.py PARENT_PID CGROUP NETNS_PATH PROGRAM ARG...
 
 The order matters: cgroup hooks look at where a socket is created, so the program must be in its
-cgroup before it starts. Only the network namespace is entered: `ip netns exec` would also hide
-bpffs and the cgroup tree behind a fresh /sys. The program dies with its parent.
+cgroup before it starts; and an agent takes the namespace of whoever is in a pod's cgroup for the
+pod's, so it must be the right one by then. Only the network namespace is entered: `ip netns exec`
+would also hide bpffs and the cgroup tree behind a fresh /sys. The program dies with its parent.
 """
 
 import ctypes
@@ -24,12 +25,12 @@ def main() -> None:
     libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != int(parent):
         sys.exit("the lab is gone")  # it died before the line above took effect
-    with open(os.path.join(cgroup, "cgroup.procs"), "w") as procs:
-        procs.write("0")
     fd = os.open(netns, os.O_RDONLY)
     if libc.setns(fd, CLONE_NEWNET) != 0:
         sys.exit(f"{netns}: {os.strerror(ctypes.get_errno())}")
     os.close(fd)
+    with open(os.path.join(cgroup, "cgroup.procs"), "w") as procs:
+        procs.write("0")
     try:
         os.execvp(argv[0], argv)
     except OSError as error:

@@ -136,6 +136,17 @@ def test_a_sandbox_made_anew_is_found(proc: Proc, finder: NetnsFinder) -> None:
     assert opened(finder) == proc.inode("second") != first
 
 
+def test_a_process_that_was_on_its_way_into_the_pod_is_followed(
+    proc: Proc, finder: NetnsFinder
+) -> None:
+    proc.add(30, "elsewhere", f"/kubepods/pod{UID}/pause", started=100)
+    assert opened(finder) == proc.inode("elsewhere")
+    proc.add(30, "pod", f"/kubepods/pod{UID}/pause", started=100)
+    assert opened(finder) == proc.inode("pod")
+    (proc.root / "30" / "ns" / "net").unlink()
+    assert opened(finder) == proc.inode("pod")
+
+
 def test_pods_that_nobody_asks_for_are_let_go(proc: Proc, finder: NetnsFinder) -> None:
     proc.add(30, "pod", f"/kubepods/pod{UID}/pause", started=100)
     fd = int(os.path.basename(finder.find({UID})[UID]))

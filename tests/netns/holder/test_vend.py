@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from pyroute2 import IPRoute
 
 from agent.holder.client import HolderClient
 from agent.holder.codec import format_request
@@ -26,8 +25,8 @@ from agent.holder.protocol import (
     SocketKind,
     Vend,
 )
-from agent.holder.rules import MARK, PRIORITY, TABLE
 from agent.holder.wire import receive_packet, send_packet
+from agent.marked_packets import MARK, PRIORITY, TABLE
 from agent.netns import socket_netns_cookie
 from tests.lab import eventually
 from tests.netns.holder.scratch import Holder, Namespace
@@ -124,9 +123,9 @@ def test_rules_that_are_there_already_stay_alone(holder: Holder, pod: Namespace)
     """As earlier releases made them, at enrolment."""
 
     def add() -> None:
-        with IPRoute() as ip:
-            for family in (socket.AF_INET, socket.AF_INET6):
-                ip.rule("add", family=family, fwmark=MARK, table=TABLE, priority=PRIORITY)
+        rule = f"fwmark {MARK:#x} lookup {TABLE} priority {PRIORITY}"
+        for family in Family:
+            subprocess.check_call(["ip", f"-{family.value}", "rule", "add", *rule.split()])
 
     pod.run(add)
     with holder.client() as client:

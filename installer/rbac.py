@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from installer.parts import AGENT, CA_ROOT, CA_SECRET, CONTROLLER
 from installer.values import DEFAULT_NAMESPACE, Manifest
+from mesh.run_files import OPERATOR
 from mesh.sources.kubernetes.resources import RESOURCES
 
 NAMESPACE = DEFAULT_NAMESPACE
@@ -19,7 +20,8 @@ WAYPOINT = "meshnode-waypoint"
 VIEWER = "meshnode-viewer"
 """For people: `meshnode stat`, `tap`, `dashboard` and the like from elsewhere. Nobody is bound to
 it. Whoever may forward a port of a pod reaches all of its ports, so it is for RoleBindings in the
-namespace of the agents, and in those of waypoints."""
+namespace of the agents, and in those of waypoints. Whoever shall also change log levels from afar
+is bound to the Role OPERATOR too: its account has no rights, and no pod runs as it."""
 
 
 def manifests(namespace: str = NAMESPACE) -> list[Manifest]:
@@ -34,6 +36,8 @@ def manifests(namespace: str = NAMESPACE) -> list[Manifest]:
         _cluster_role(WAYPOINT, reading),
         _cluster_role(CONTROLLER, [*reading, *_controller_rules()]),
         _cluster_role(VIEWER, _viewer_rules()),
+        {**_account(OPERATOR, namespace), "automountServiceAccountToken": False},
+        {**_object("Role", OPERATOR, namespace), "rules": [_token_rule()]},
         _cluster_binding(AGENT, namespace),
         _cluster_binding(CONTROLLER, namespace),
         _waypoint_binding(),
@@ -63,6 +67,11 @@ def _viewer_rules() -> list[Manifest]:
         # Bound in Prometheus' namespace: history.
         _rule("", ["services/proxy"], ["get"]),
     ]
+
+
+def _token_rule() -> Manifest:
+    """Make a token of the operator's account, which is the proof that an agent asks for."""
+    return {**_rule("", ["serviceaccounts/token"], ["create"]), "resourceNames": [OPERATOR]}
 
 
 def _controller_rules() -> list[Manifest]:

@@ -13,6 +13,14 @@ WAYPOINTS = Path("/run/meshnode-waypoints")
 VIEW_PORT = 15019
 """On Kubernetes, the loopback port of agents and waypoints that answers questions and changes
 nothing; people reach it through the API server."""
+OPERATOR = "meshnode-operator"
+"""The service account whose tokens let somebody change an agent's log level from afar; also the
+name of the Role that lets a person make one."""
+
+
+def operator_audience(node: str) -> str:
+    """Whom such a token is for: one agent, so that no other can use it."""
+    return f"meshnode.io/agent/{node}"
 
 
 def waypoint_socket(name: str, pid: int, directory: Path = WAYPOINTS) -> Path:

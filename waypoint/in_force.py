@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+
+import msgspec
 
 from mesh.jwt.index import AuthenticationIndex
 from mesh.model.policy import AuthorizationPolicy
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import ServiceKey
 from mesh.policy.l7.engine import RequestIndex
-
-_HIDDEN = "[hidden]"
+from mesh.telemetry.hidden import hide_secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +65,14 @@ def _described(policy: AuthorizationPolicy) -> str:
 
 
 def config_dump(snapshot: MeshSnapshot, waypoint: str) -> Mapping[str, object]:
-    """The whole snapshot, and in front of it what is in force. Headers that authorizers are
-    always shown may be secrets, so that their values are left out."""
-    providers = tuple(
-        replace(item, extra_headers=tuple((name, _HIDDEN) for name, _ in item.extra_headers))
-        for item in snapshot.settings.providers
-    )
-    shown = replace(snapshot, settings=replace(snapshot.settings, providers=providers))
+    """The whole snapshot as plain values without secrets, and in front of it what is in force."""
     # By its fields: indexes may be cached beside them.
-    plain = {item.name: getattr(shown, item.name) for item in fields(shown)}
-    return {"in_force": in_force(snapshot, waypoint), **plain}
+    plain = {item.name: getattr(snapshot, item.name) for item in fields(snapshot)}
+    shown = {"waypoint": waypoint, "in_force": in_force(snapshot, waypoint), **plain}
+    found = msgspec.to_builtins(shown, str_keys=True, enc_hook=str, order="deterministic")
+    assert isinstance(found, dict)
+    # Addresses and names of workloads hold nothing secret, and there may be many thousands.
+    return {
+        name: value if name in ("workloads", "services") else hide_secrets(value)
+        for name, value in found.items()
+    }

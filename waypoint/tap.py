@@ -29,13 +29,12 @@ from mesh.errors import ConfigError
 from mesh.http1.message import Headers
 from mesh.model.connection import Party
 from mesh.model.request import RequestRecord
+from mesh.telemetry.hidden import SECRET_HEADERS
 
 MAX_PENDING = 500
 """Events of one tap in one turn of a worker's report, 0.25 s."""
 _MAX_VALUE = 1024
-_SECRET = frozenset(
-    (b"authorization", b"proxy-authorization", b"cookie", b"x-api-key", b"x-amz-security-token")
-)
+_SECRET = frozenset(name.encode() for name in SECRET_HEADERS)
 _REDACTED = "[redacted]"
 
 TapValue = str | int | float | dict[str, str]

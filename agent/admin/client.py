@@ -19,11 +19,13 @@ from agent.admin.view import (
     Certificates,
     Connections,
     ErrorBody,
+    KernelEntries,
     LogLevel,
     LogRequest,
     LogStatus,
     NodeStatus,
 )
+from agent.capture.views import KernelTable
 from agent.holder.wire import short_address
 from mesh.errors import ConfigError, MeshnodeError
 from mesh.telemetry.window_answer import Traffic
@@ -179,20 +181,29 @@ class AdminClient:
         """The log level."""
         return self._get("/v1/log", LogStatus)
 
-    def set_log(self, level: LogLevel) -> LogStatus:
-        """Change the log level."""
-        return self._post("/v1/log", LogRequest(level=level), LogStatus)
+    def set_log(self, level: LogLevel, token: str = "") -> LogStatus:
+        """Change the log level; from afar it takes an operator's token."""
+        return self._post("/v1/log", LogRequest(level=level), LogStatus, token)
+
+    def kernel_table(self, table: KernelTable) -> KernelEntries:
+        """One listing of the kernel's state, read by the agent."""
+        return self._get(f"/v1/bpf/tables/{table}", KernelEntries)
+
+    def waypoint_config(self) -> dict[str, object]:
+        """What a waypoint works with, and what it enforces on each service."""
+        return self._get("/config_dump", dict[str, object])
 
     def _get(self, address: str, kind: type[T]) -> T:
         return from_json(self._exchange("GET", address, None), kind)
 
-    def _post(self, address: str, body: object, kind: type[T]) -> T:
-        return from_json(self._exchange("POST", address, to_json(body)), kind)
+    def _post(self, address: str, body: object, kind: type[T], token: str = "") -> T:
+        return from_json(self._exchange("POST", address, to_json(body), token), kind)
 
-    def _exchange(self, method: str, address: str, body: str | None) -> bytes:
+    def _exchange(self, method: str, address: str, body: str | None, token: str = "") -> bytes:
         connection = _Connection(self._way, self._timeout_s)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         with self._failures(connection):
-            connection.request(method, address, body)
+            connection.request(method, address, body, headers)
             response = connection.getresponse()
             content = response.read()
         if response.status != 200:

@@ -1,9 +1,11 @@
-"""`config dump`: the snapshot a node works with, as JSON-ready values. Holds no key material."""
+"""`config dump`: the snapshot a node works with, as plain values without secrets."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agent.admin.codec import to_plain
 from agent.admin.view import SCHEMA_VERSION
 from mesh.model.authentication import RequestAuthentication
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication
@@ -12,6 +14,7 @@ from mesh.model.snapshot import MeshSettings, MeshSnapshot, Problem
 from mesh.model.traffic import TrafficPolicy
 from mesh.model.workload import Service, Workload
 from mesh.routing.problems import routing_problems
+from mesh.telemetry.hidden import hide_secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +35,20 @@ class ConfigDump:
     problems: tuple[Problem, ...]
 
 
-def config_dump(node: str, snapshot: MeshSnapshot) -> ConfigDump:
-    """Arrange a snapshot for people."""
+_HARMLESS = frozenset(("workloads", "services"))
+"""There may be many thousands, and nothing in them can be secret."""
+
+
+def config_dump(node: str, snapshot: MeshSnapshot) -> Mapping[str, object]:
+    """Arrange a snapshot for people, fields in order."""
+    plain = to_plain(_arranged(node, snapshot))
+    assert isinstance(plain, dict)
+    return {
+        name: value if name in _HARMLESS else hide_secrets(value) for name, value in plain.items()
+    }
+
+
+def _arranged(node: str, snapshot: MeshSnapshot) -> ConfigDump:
     return ConfigDump(
         node=node,
         revision=snapshot.revision,

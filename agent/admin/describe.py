@@ -9,12 +9,12 @@ from enum import StrEnum
 from agent.admin.matching import RouteRow, route_rows, suggest
 from agent.admin.view import PodStatus
 from mesh.errors import ConfigError
-from mesh.model.policy import AuthorizationPolicy, PolicyScope
+from mesh.model.policy import AuthorizationPolicy, PolicyKey, PolicyScope
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Service, ServiceKey, Workload
 from mesh.policy.engine import PolicyIndex
 from mesh.policy.l7.engine import RequestIndex
-from mesh.routing.policies import PolicyTable
+from mesh.routing.policies import PolicyTable, gateway_place, places_of
 
 SCHEMA_VERSION = 1
 
@@ -135,16 +135,26 @@ def _pod(snapshot: MeshSnapshot, pod: Workload, pods: Sequence[PodStatus]) -> De
             for port, (mode, by) in sorted(mtls.ports.items())
         ),
         policies=tuple(_node_policies(index, pod)),
+        settings=_settings_of_pod(snapshot, pod),
         members=tuple(sorted(service.key for service in services)),
         problems=tuple(_problems(snapshot, pod.namespace, pod.name)),
     )
 
 
+def _settings_of_pod(snapshot: MeshSnapshot, pod: Workload) -> tuple[tuple[str, PolicyKey], ...]:
+    """What TrafficPolicies say of its own address."""
+    places = ((pod.uid, ""), *gateway_place(pod.waypoint))
+    return PolicyTable.compile(snapshot).resolve(places).policy.sources if pod.waypoint else ()
+
+
 def _service(snapshot: MeshSnapshot, service: Service) -> Description:
     waypoint = service.waypoint or ""
     table = PolicyTable.compile(snapshot)
-    held = [table.of_service(service.key), *(table.of_service(service.key, p.name)
-            for p in service.ports)]  # fmt: skip
+    gateway = gateway_place(waypoint)
+    held = [
+        table.resolve((*places_of(service.key, name), *gateway)).policy
+        for name in ("", *(port.name for port in service.ports))
+    ]
     return Description(
         what=What.SERVICE,
         name=service.key,

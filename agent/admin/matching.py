@@ -17,6 +17,7 @@ from mesh.routing.message import RequestFacts, RequestHead
 from mesh.routing.path import PathRules, normalize_path
 from mesh.routing.rule import CompiledRule
 from mesh.routing.table import NoRoute, RouteTable
+from mesh.telemetry.hidden import HIDDEN, is_secret_header
 
 SCHEMA_VERSION = 1
 
@@ -200,7 +201,8 @@ def _grpc_text(match: GrpcMatch) -> str:
 
 
 def _value_text(match: ValueMatch) -> str:
-    return f"{match.name} {match.kind} {match.value}"
+    value = HIDDEN if is_secret_header(match.name) else match.value
+    return f"{match.name} {match.kind} {value}"
 
 
 def _port(service: Service, wanted: int) -> int:

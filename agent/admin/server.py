@@ -2,21 +2,25 @@
 
 * On the unix socket, for the command line: everything, because only root gets in (mode 0600 in a
   directory of mode 0700).
-* On TCP at loopback, where `--view` says so: every question, and nothing that changes anything. The
-  kernel tells whose the other end is: only root's processes get an answer, which a kubelet that
-  forwards a port is. So who may forward ports of the agent's pod may look, and nobody else.
+* On TCP at loopback, where `--view` says so: every question, and no change but of the log level, by
+  whoever the gate lets through. The kernel tells whose the other end is: only root's processes get
+  an answer, which a kubelet that forwards a port is. So who may forward ports of the agent's pod
+  may look, and nobody else; to change something takes a proof of its own.
 * On TCP, for Prometheus and probes: `/metrics` and `/healthz/...` only, nothing that changes
   anything and nothing secret.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -39,17 +43,35 @@ from agent.admin.view import (
     LogStatus,
     NodeView,
 )
+from agent.capture.views import KernelTable
 from agent.holder.wire import short_address
 from agent.listening import bind_tcp
 from mesh.errors import ConfigError, KernelError, MeshnodeError
 from mesh.model.address import SocketAddress, parse_ip
 from mesh.telemetry.window import WINDOW_S
 
+log = logging.getLogger(__name__)
+
 MAX_REQUEST_BYTES = 64 * 1024
+LOG_PATH = "/v1/log"
+QUESTIONS = frozenset(("/v1/authz", "/v1/routes"))
+"""Asked with POST, as they are long; they change nothing."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OwnerOf = Callable[[SocketAddress, SocketAddress], int | None]
 """The uid behind the socket with this local and this remote address."""
+
+
+class NotAllowed(MeshnodeError):
+    """Whoever asks may look, but not change this. Says why."""
+
+
+class Gate(Protocol):
+    """Decides who may change something from afar."""
+
+    async def check(self, token: str) -> None:
+        """Return if the bearer of `token` may. Raises `NotAllowed`."""
+        ...
 
 
 @asynccontextmanager
@@ -69,18 +91,19 @@ async def serve_admin(view: NodeView, path: Path) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def serve_view(
-    view: NodeView, address: SocketAddress | None, owner_of: OwnerOf
+    view: NodeView, address: SocketAddress | None, owner_of: OwnerOf, gate: Gate | None = None
 ) -> AsyncIterator[SocketAddress | None]:
     """Answer root's questions on a loopback address, if there is one, while the context is open.
 
-    `owner_of` tells who made the socket at the other end. Yields the address in use. Raises
-    `ConfigError` if it is taken.
+    `owner_of` tells who made the socket at the other end; without a gate nobody may change
+    anything. Yields the address in use. Raises `ConfigError` if it is taken.
     """
     if address is None:
         yield None
         return
     sock = _bind_tcp(address, "view", "--view")
-    app = admin_app(view, middlewares=[_only_root(owner_of)], may_change=False)
+    guards = [_only_root(owner_of), _only_through(gate)]
+    app = admin_app(view, middlewares=guards)
     try:
         async with _running(app, sock):
             yield SocketAddress(address.ip, sock.getsockname()[1])
@@ -104,10 +127,8 @@ async def serve_metrics(
         sock.close()
 
 
-def admin_app(
-    view: NodeView, *, middlewares: Sequence[Middleware] = (), may_change: bool = True
-) -> web.Application:
-    """The application behind the unix socket; without `may_change` it only answers questions."""
+def admin_app(view: NodeView, *, middlewares: Sequence[Middleware] = ()) -> web.Application:
+    """The application behind the unix socket; `middlewares` narrow it down."""
     routes = AdminRoutes(view)
     every: list[Middleware] = [_errors_as_json, *middlewares]
     app = web.Application(middlewares=every, client_max_size=MAX_REQUEST_BYTES)
@@ -119,11 +140,12 @@ def admin_app(
     app.router.add_post("/v1/routes", routes.routes)
     app.router.add_get("/v1/describe", routes.describe)
     app.router.add_get("/v1/bpf/diff", routes.bpf_diff)
+    app.router.add_get("/v1/bpf/tables/{table}", routes.table)
     app.router.add_get("/v1/traffic", routes.traffic)
     app.router.add_get("/v1/tap", routes.tap)
     app.router.add_get("/v1/bpf/monitor", routes.monitor)
-    app.router.add_get("/v1/log", routes.log)
-    app.router.add_post("/v1/log", routes.set_log if may_change else _refuse_change)
+    app.router.add_get(LOG_PATH, routes.log)
+    app.router.add_post(LOG_PATH, routes.set_log)
     return app
 
 
@@ -132,6 +154,7 @@ class AdminRoutes:
 
     def __init__(self, view: NodeView) -> None:
         self._view = view
+        self._one_table = asyncio.Lock()
 
     async def status(self, _request: web.Request) -> web.Response:
         """GET /v1/status"""
@@ -173,6 +196,16 @@ class AdminRoutes:
         """GET /v1/bpf/diff"""
         return _json(await self._view.bpf_diff())
 
+    async def table(self, request: web.Request) -> web.Response:
+        """GET /v1/bpf/tables/links"""
+        name = request.match_info["table"]
+        if name not in set(KernelTable):
+            raise ConfigError(f"there is no table {name!r}: use {', '.join(KernelTable)}")
+        # The largest take a second of a processor: whoever looks must not get several.
+        async with self._one_table:
+            found = await self._view.kernel_table(KernelTable(name))
+        return _json(found)
+
     async def traffic(self, request: web.Request) -> web.Response:
         """GET /v1/traffic?seconds=60&points=1&about=NAMESPACE/NAME"""
         seconds = _seconds(request.query.get("seconds", "60"))
@@ -196,6 +229,7 @@ class AdminRoutes:
         """POST /v1/log"""
         wanted = from_json(await request.read(), LogRequest)
         self._view.set_log_level(wanted.level)
+        log.warning("the log level is %s from now on, as was asked for", wanted.level)
         return await self.log(request)
 
 
@@ -240,9 +274,24 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return _error(error.status, code, f"{request.method} {request.path}: {error.reason}")
 
 
-async def _refuse_change(_request: web.Request) -> web.Response:
-    hint = "run the command on the node itself, or in the agent's pod"
-    return _error(403, "read_only", "from afar this agent only answers questions", hint)
+def _only_through(gate: Gate | None) -> Middleware:
+    """Let questions pass, and a change of the log level by whoever proves to be allowed to."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method == "GET" or request.path in QUESTIONS:
+            return await handler(request)
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        if gate is None or kind != "Bearer":
+            hint = "run the command on the node itself, or in the agent's pod"
+            return _error(403, "read_only", "from afar this agent only answers questions", hint)
+        try:
+            await gate.check(token)
+        except NotAllowed as error:
+            return _error(403, "not_allowed", f"this agent refuses the change: {error}")
+        return await handler(request)
+
+    return guard
 
 
 def _only_root(owner_of: OwnerOf) -> Middleware:

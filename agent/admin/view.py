@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from agent.capture.views import KernelTable
 from mesh.model.connection import ConnectionRecord, Path, Reporter
 from mesh.model.snapshot import MeshSnapshot, Problem
 from mesh.telemetry.tap import Tap
@@ -220,6 +221,23 @@ class BpfDiff:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KernelEntries:
+    """One listing of the kernel's state (`agent.capture.views`).
+
+    Attributes:
+        entries: as plain values; ids of 64 bits are text.
+        workloads, services: names for the numbers in them.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    node: str
+    table: KernelTable
+    entries: tuple[Mapping[str, object], ...]
+    workloads: Mapping[int, str]
+    services: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlowEvent:
     """One event of the kernel programs: a direct connection that ended, or one refused.
 
@@ -292,6 +310,10 @@ class NodeView(Protocol):
 
     async def bpf_diff(self) -> BpfDiff:
         """Compare the kernel's maps with the snapshot. Raises `KernelError`."""
+        ...
+
+    async def kernel_table(self, table: KernelTable) -> KernelEntries:
+        """List one part of the kernel's state. Raises `KernelError`."""
         ...
 
     def set_log_level(self, level: LogLevel) -> None:

@@ -8,6 +8,27 @@ numbering (`agent.capture.inspect.saved_numbering`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+WIDE = ("netns_cookie", "socket_cookie", "id", "prog_id", "target")
+"""Kernel ids that JSON carries as text."""
+
+
+class KernelTable(StrEnum):
+    """One listing of the kernel's state."""
+
+    MAPS = "maps"
+    PROGS = "progs"
+    LINKS = "links"
+    ENROLLED = "enrolled"
+    ORIGDST = "origdst"
+    IDENTITY = "identity"
+    POLICY = "policy"
+    SERVICE = "service"
+    STATS = "stats"
+    FLOWS = "flows"
+    DROPS = "drops"
+    FSCK = "fsck"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

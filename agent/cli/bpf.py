@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import click
+import msgspec
 
-from agent.capture.views import DropView
+from agent.capture.views import (
+    DropView,
+    EnrolledView,
+    Finding,
+    FlowView,
+    IdentityView,
+    KernelTable,
+    LinkView,
+    MapView,
+    OrigDstView,
+    PolicyView,
+    ProgView,
+    ServiceView,
+    StatsView,
+)
 from agent.cli import kernel_tables
 from agent.cli.exits import Exit
 from agent.cli.kernel_tables import Layout, Names, format_entries, plain_entries
-from agent.cli.reach_options import reach_options
-from agent.cli.shared import Command, Output, answer, node_option, output_option, paths_of
-from agent.paths import SCHEMA_VERSION, NodePaths
+from agent.cli.observers import one_agent
+from agent.cli.reach_options import CONTEXT, KUBECONFIG, chosen_cluster, reach_options
+from agent.cli.shared import Command, Output, answer, output_option, paths_of
+from agent.paths import BPF_ROOT, SCHEMA_VERSION, NodePaths
 
 View = TypeVar("View")
 
@@ -22,9 +39,10 @@ View = TypeVar("View")
 def bpf() -> None:
     """Look into the kernel's maps, programs and links.
 
-    Reads the pins under /sys/fs/bpf/meshnode/NODE, so it works without a running agent; only
-    `diff` asks the agent. Nothing is changed. Needs root. Ends with 2 if nothing is pinned, 4 if
-    what is pinned belongs to another version.
+    On a node it reads the pins under /sys/fs/bpf/meshnode/NODE: it works without a running agent
+    (only `diff` and `monitor` ask it) and needs root. Elsewhere it asks an agent of the cluster,
+    choose one with --node NAME, which reads them. Nothing is changed. Ends with 2 if nothing is
+    pinned, 4 if what is pinned belongs to another version.
     """
 
 
@@ -37,132 +55,108 @@ def numeric_option(command: Command) -> Command:
 
 
 @bpf.command()
-@node_option
+@reach_options
 @output_option()
 def maps(node: str | None, output: Output) -> None:
     """List maps with their fill; above 80 % is marked.
 
-    Like `bpftool map show pinned /sys/fs/bpf/meshnode/NODE/v1/maps/NAME`.
+    Like `bpftool map show pinned /sys/fs/bpf/meshnode/NODE/v2/maps/NAME`.
     """
-    from agent.capture import inspect
-
-    _show(node, output, inspect.maps, kernel_tables.MAPS)
+    _show(node, output, KernelTable.MAPS, MapView, kernel_tables.MAPS)
 
 
 @bpf.command()
-@node_option
+@reach_options
 @output_option()
 def progs(node: str | None, output: Output) -> None:
     """List programs; run counts need `sysctl kernel.bpf_stats_enabled=1`.
 
-    Like `bpftool prog show pinned /sys/fs/bpf/meshnode/NODE/v1/progs/NAME`.
+    Like `bpftool prog show pinned /sys/fs/bpf/meshnode/NODE/v2/progs/NAME`.
     """
-    from agent.capture import inspect
-
-    _show(node, output, inspect.progs, kernel_tables.PROGS)
+    _show(node, output, KernelTable.PROGS, ProgView, kernel_tables.PROGS)
 
 
 @bpf.command()
-@node_option
+@reach_options
 @output_option()
 def links(node: str | None, output: Output) -> None:
     """List links: what is attached where. `defunct`: the target is gone.
 
-    Like `bpftool link show pinned /sys/fs/bpf/meshnode/NODE/v1/links/NAME`.
+    Like `bpftool link show pinned /sys/fs/bpf/meshnode/NODE/v2/links/NAME`.
     """
-    from agent.capture import inspect
-
-    _show(node, output, inspect.links, kernel_tables.LINKS)
+    _show(node, output, KernelTable.LINKS, LinkView, kernel_tables.LINKS)
 
 
 @bpf.command()
-@node_option
+@reach_options
 @numeric_option
 @output_option()
 def enrolled(node: str | None, numeric: bool, output: Output) -> None:
     """List captured network namespaces with their exclusions (map mn_enrolled)."""
-    from agent.capture import inspect
-
-    _show(node, output, inspect.enrolled, kernel_tables.ENROLLED, numeric)
+    _show(node, output, KernelTable.ENROLLED, EnrolledView, kernel_tables.ENROLLED, numeric)
 
 
 @bpf.command()
-@node_option
+@reach_options
 @output_option()
 def origdst(node: str | None, output: Output) -> None:
     """List captured connections that ztunnel has not asked about yet (map mn_orig_dst)."""
-    from agent.capture import inspect
-
-    _show(node, output, inspect.origdst, kernel_tables.ORIG_DST)
+    _show(node, output, KernelTable.ORIGDST, OrigDstView, kernel_tables.ORIG_DST)
 
 
 @bpf.command()
-@node_option
+@reach_options
 @numeric_option
 @output_option()
 def identity(node: str | None, numeric: bool, output: Output) -> None:
     """List the addresses the kernel knows and whose they are (map mn_workload)."""
-    from agent.capture import inspect
-
-    _show(node, output, inspect.identity, kernel_tables.IDENTITY, numeric)
+    _show(node, output, KernelTable.IDENTITY, IdentityView, kernel_tables.IDENTITY, numeric)
 
 
 @bpf.command()
-@node_option
+@reach_options
 @output_option()
 def policy(node: str | None, output: Output) -> None:
     """List verdicts between classes of workloads of this node (map mn_verdict)."""
-    from agent.capture import inspect
-
-    _show(node, output, inspect.policy, kernel_tables.POLICY)
+    _show(node, output, KernelTable.POLICY, PolicyView, kernel_tables.POLICY)
 
 
 @bpf.command()
-@node_option
+@reach_options
 @numeric_option
 @output_option()
 def service(node: str | None, numeric: bool, output: Output) -> None:
     """List virtual addresses with their backends (maps mn_service, mn_backend)."""
-    from agent.capture import inspect
-
-    _show(node, output, inspect.service, kernel_tables.SERVICES, numeric)
+    _show(node, output, KernelTable.SERVICE, ServiceView, kernel_tables.SERVICES, numeric)
 
 
 @bpf.command()
-@node_option
+@reach_options
 @numeric_option
 @output_option()
 def stats(node: str | None, numeric: bool, output: Output) -> None:
     """Sum up direct connections by source, destination and port (map mn_stats)."""
-    from agent.capture import inspect
-
-    _show(node, output, inspect.stats, kernel_tables.STATS, numeric)
+    _show(node, output, KernelTable.STATS, StatsView, kernel_tables.STATS, numeric)
 
 
 @bpf.command()
-@node_option
+@reach_options
 @numeric_option
 @output_option()
 def flows(node: str | None, numeric: bool, output: Output) -> None:
     """List open direct connections, oldest first (map mn_flow)."""
-    from agent.capture import inspect
-
-    _show(node, output, inspect.flows, kernel_tables.FLOWS, numeric)
+    _show(node, output, KernelTable.FLOWS, FlowView, kernel_tables.FLOWS, numeric)
 
 
 @bpf.command()
-@node_option
+@reach_options
 @click.option("-a", "--all", "everything", is_flag=True, help="Also what was let through.")
 @output_option()
 def drops(node: str | None, everything: bool, output: Output) -> None:
     """Count refusals by reason (map mn_reason)."""
-    from agent.capture import inspect
-
-    def read(name: str) -> Sequence[DropView]:
-        found = inspect.drops(name)
-        return [one for one in found if one.count and (everything or one.refusal)]
-
-    _show(node, output, read, kernel_tables.DROPS)
+    listing = read_listing(node, KernelTable.DROPS, DropView)
+    some = [one for one in listing.entries if one.count and (everything or one.refusal)]
+    _print(replace(listing, entries=some), output, kernel_tables.DROPS)
 
 
 @bpf.command()
@@ -174,7 +168,6 @@ def diff(context: click.Context, node: str | None, output: Output) -> None:
 
     Ends with 5 if they differ. A difference that stays for more than a second is a defect.
     """
-    from agent.cli.observers import one_agent
     from agent.cli.table import columns, counted, table
 
     found = one_agent(node).bpf_diff()
@@ -187,7 +180,7 @@ def diff(context: click.Context, node: str | None, output: Output) -> None:
 
 
 @bpf.command()
-@node_option
+@reach_options
 @output_option()
 @click.pass_context
 def fsck(context: click.Context, node: str | None, output: Output) -> None:
@@ -196,31 +189,77 @@ def fsck(context: click.Context, node: str | None, output: Output) -> None:
     Entries of namespaces that are gone, links without a target, dangling backends, maps of another
     version. Ends with 1 if anything is found.
     """
-    from agent.capture.fsck import fsck as find_faults
-
-    if _show(node, output, find_faults, kernel_tables.FINDINGS):
+    if _show(node, output, KernelTable.FSCK, Finding, kernel_tables.FINDINGS):
         context.exit(Exit.NEGATIVE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing(Generic[View]):
+    """Entries of one node and the names for their numbers."""
+
+    node: str
+    entries: Sequence[View]
+    workloads: Mapping[int, str]
+    services: Mapping[int, str]
 
 
 def _show(
     node: str | None,
     output: Output,
-    read: Callable[[str], Sequence[View]],
+    kernel_table: KernelTable,
+    kind: type[View],
     layout: Layout[View],
     numeric: bool = False,
 ) -> int:
-    """Print what `read` finds; returns the number of entries."""
-    paths = paths_of(node)
-    require_pins(paths)
-    entries = read(paths.node)
-    names = _names(paths, numeric)
+    """Print one table; returns the number of entries."""
+    listing = read_listing(node, kernel_table, kind)
+    _print(listing, output, layout, numeric)
+    return len(listing.entries)
+
+
+def _print(
+    listing: Listing[View], output: Output, layout: Layout[View], numeric: bool = False
+) -> None:
+    names = Names(workloads=listing.workloads, services=listing.services, numeric=numeric)
     body = {
         "schema_version": SCHEMA_VERSION,
-        "node": paths.node,
-        "entries": plain_entries(layout, entries, names),
+        "node": listing.node,
+        "entries": plain_entries(layout, listing.entries, names),
     }
-    answer(output, body, lambda: format_entries(layout, entries, names))
-    return len(entries)
+    answer(output, body, lambda: format_entries(layout, listing.entries, names))
+
+
+def read_listing(node: str | None, kernel_table: KernelTable, kind: type[View]) -> Listing[View]:
+    """From the pins of this machine, else from an agent of the cluster that was chosen."""
+    asked = click.get_current_context().meta
+    is_named = asked.get(KUBECONFIG) or asked.get(CONTEXT)
+    here = not is_named and _has_pins()
+    if here or chosen_cluster(click.get_current_context()) is None:
+        return _from_pins(node, kernel_table, kind)
+    found = one_agent(node).kernel_table(kernel_table)
+    # Ids of 64 bits travel as text: not strict.
+    entries = msgspec.convert(found.entries, type=list[kind], strict=False)  # type: ignore[valid-type]
+    return Listing(
+        node=found.node, entries=entries, workloads=found.workloads, services=found.services
+    )
+
+
+def _has_pins() -> bool:
+    """Whether a node of this machine left something in the kernel, as far as we may see."""
+    try:
+        return any(BPF_ROOT.iterdir())
+    except OSError:
+        return False
+
+
+def _from_pins(node: str | None, kernel_table: KernelTable, kind: type[View]) -> Listing[View]:
+    from agent.capture.tables import names_of, read_table
+
+    paths = paths_of(node)
+    require_pins(paths)
+    entries = [one for one in read_table(paths.node, kernel_table) if isinstance(one, kind)]
+    workloads, services = names_of(paths.node)
+    return Listing(node=paths.node, entries=entries, workloads=workloads, services=services)
 
 
 def require_pins(paths: NodePaths) -> None:
@@ -235,13 +274,3 @@ def require_pins(paths: NodePaths) -> None:
             f"node {paths.node} has pins of schema {', '.join(others)}, not v{SCHEMA_VERSION}"
         )
     raise NotRunning(f"nothing is pinned for node {paths.node}")
-
-
-def _names(paths: NodePaths, numeric: bool) -> Names:
-    from agent.capture import inspect
-
-    numbering = inspect.saved_numbering(paths.node)
-    services = {
-        number: f"{key.service}:{key.port}" for number, key in numbering.service_names().items()
-    }
-    return Names(workloads=numbering.workload_names(), services=services, numeric=numeric)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 from agent.cli.main import meshnode_version
-from agent.cli.observers import agents
+from agent.cli.observers import Observer, local_observers, observers
 from agent.cli.progress import progress
 from agent.cli.reach_options import chosen_cluster, reach_arguments, reach_options
 from agent.cli.shared import Output, answer, output_option
@@ -34,10 +34,6 @@ _ANSWERED: Mapping[str, Sequence[str]] = {
     "certs": ("certs",),
     "connections": ("connections",),
     "bpf-diff": ("bpf", "diff"),
-}
-"""Of every node, wherever it is."""
-_LOOKED_UP: Mapping[str, Sequence[str]] = {
-    "check": ("check",),
     "bpf-maps": ("bpf", "maps"),
     "bpf-progs": ("bpf", "progs"),
     "bpf-links": ("bpf", "links"),
@@ -45,6 +41,8 @@ _LOOKED_UP: Mapping[str, Sequence[str]] = {
     "bpf-drops": ("bpf", "drops", "-a"),
     "bpf-fsck": ("bpf", "fsck"),
 }
+"""Of every node, wherever it is."""
+_LOOKED_UP: Mapping[str, Sequence[str]] = {"check": ("check",)}
 """Of nodes on this machine."""
 _MESH: Mapping[str, Sequence[str]] = {
     "edges": ("edges", "--since", "15m"),
@@ -78,10 +76,10 @@ class BugReport:
 def bug_report(context: click.Context, file: str | None, node: str | None, output: Output) -> None:
     """Pack what helps to find a fault: state, configuration, kernel tables, the last minutes.
 
-    Of every node on this machine or in a cluster, or of --node alone; kernel tables are read on the
-    node's own machine only. Keys are never read; tokens, key sets and credentials in configuration
-    are replaced. Names and addresses of your workloads are in it: look through it before you give
-    it away. The file is for its owner alone (mode 0600).
+    Of every node and waypoint on this machine or in a cluster, or of --node alone. Keys are never
+    read; tokens, key sets and credentials in configuration are replaced. Names and addresses of
+    your workloads are in it: look through it before you give it away. The file is for its owner
+    alone (mode 0600).
     """
     name = file or time.strftime("meshnode-report-%Y%m%d-%H%M%S.tar.gz")
     if Path(name).exists():
@@ -114,9 +112,11 @@ def _commands(context: click.Context, node: str | None) -> dict[str, list[str]]:
     if choice is None:
         for name in [node] if node else known_nodes():
             found |= _of_node(name, {**_ANSWERED, **_LOOKED_UP})
-        return found
-    for agent in agents(node):
+        return found | _of_waypoints(() if node else local_observers(None, None))
+    asked = observers(node)
+    for agent in (one for one in asked if one.is_node):
         found |= _of_node(agent.origin.removeprefix("node/"), _ANSWERED)
+    found |= _of_waypoints(asked)
     to = reach_arguments(choice)
     found = {path: [*words, *to] for path, words in found.items()}
     check = ["check", "--cluster", "--kubeconfig", str(choice.kubeconfig)]
@@ -127,6 +127,11 @@ def _of_node(node: str, commands: Mapping[str, Sequence[str]]) -> dict[str, list
     return {
         f"nodes/{node}/{name}.json": [*words, "--node", node] for name, words in commands.items()
     }
+
+
+def _of_waypoints(asked: Iterable[Observer]) -> dict[str, list[str]]:
+    names = [one.origin.removeprefix("waypoint/") for one in asked if not one.is_node]
+    return {f"waypoints/{name}/config.json": ["config", "dump", name] for name in names}
 
 
 def _answer_of(arguments: Sequence[str]) -> tuple[bytes, bool]:

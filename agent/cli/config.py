@@ -9,9 +9,8 @@ from enum import StrEnum
 
 import click
 
-from agent.admin.codec import to_plain
 from agent.cli.exits import Exit
-from agent.cli.observers import agents, ask, one_agent, tell_missing
+from agent.cli.observers import agents, ask, one_agent, one_waypoint, tell_missing
 from agent.cli.offline import load_snapshot, source_option
 from agent.cli.reach_options import reach_options
 from agent.cli.shared import JSON_MODE, Output, answer, output_option
@@ -57,15 +56,24 @@ def config() -> None:
 
 
 @config.command()
+@click.argument("of", default="")
 @reach_options
 @click.pass_context
-def dump(context: click.Context, node: str | None) -> None:
-    """Print the node's snapshot as JSON: settings, workloads, services, policies, problems.
+def dump(context: click.Context, of: str, node: str | None) -> None:
+    """Print as JSON what a node works with: settings, workloads, services, policies, problems.
 
-    It holds no key material.
+    OF is the node's name, or NAMESPACE/NAME of a waypoint, which also says what is in force on each
+    of its services. Keys and tokens are never in it, nor what routes and authorizers are given as
+    credentials: `[hidden]` stands in its place.
+
+    \b
+    meshnode config dump
+    meshnode config dump shop/gate
     """
     context.meta[JSON_MODE] = True
-    click.echo(json.dumps(one_agent(node).config(), indent=2))
+    of = of.removeprefix("node/").removeprefix("waypoint/")
+    found = one_waypoint(of).waypoint_config() if "/" in of else one_agent(of or node).config()
+    click.echo(json.dumps(found, indent=2))
 
 
 @config.command(name="diff")
@@ -117,9 +125,7 @@ def _of_node(name: str | None) -> tuple[str, Mapping[str, object]]:
 def _of_source(source: str) -> Mapping[str, object]:
     from agent.admin.config import config_dump
 
-    found = to_plain(config_dump(source, load_snapshot(source)))
-    assert isinstance(found, dict)
-    return found
+    return config_dump(source, load_snapshot(source))
 
 
 def compare(first: Mapping[str, object], second: Mapping[str, object]) -> list[ConfigDifference]:

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from agent.admin.codec import to_plain
 from agent.capture.views import (
+    WIDE,
     BackendView,
     Difference,
     DropView,
@@ -26,9 +27,6 @@ from agent.capture.views import (
 from agent.cli.table import age, columns, counted, size, table
 
 View = TypeVar("View")
-
-WIDE = ("netns_cookie", "socket_cookie", "id", "prog_id", "target")
-"""Kernel ids that JSON carries as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

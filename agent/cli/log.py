@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from agent.admin.view import LogLevel
-from agent.cli.observers import one_agent
-from agent.cli.reach_options import reach_options
+from agent.cli.observers import Observer, one_observer, open_reach
+from agent.cli.reach_options import chosen_cluster, reach_options
 from agent.cli.shared import Output, answer, output_option
 
 
@@ -19,7 +19,25 @@ from agent.cli.shared import Output, answer, output_option
 )
 @output_option()
 def log(node: str | None, level: str | None, output: Output) -> None:
-    """Show or change the log level of the running agent."""
-    client = one_agent(node)
-    found = client.log() if level is None else client.set_log(LogLevel(level))
+    """Show or change the log level of the running agent.
+
+    On the node it takes root. To change it from afar takes the Role meshnode-operator in the
+    agents' namespace, beside meshnode-viewer; the API server's audit log has who did.
+
+    \b
+    meshnode log --node n1
+    meshnode log --node n1 --level debug
+    """
+    one = one_observer(node)
+    client = one.client
+    found = client.set_log(LogLevel(level), _token(one)) if level else client.log()
     answer(output, found, lambda: f"{found.node}: {found.level}")
+
+
+def _token(one: Observer) -> str:
+    """What proves to the agent of a cluster that we may; nothing for the node we are on."""
+    context = click.get_current_context()
+    choice = chosen_cluster(context)
+    if choice is None:
+        return ""
+    return open_reach(context, choice).operator_token(one.origin.removeprefix("node/"))

@@ -139,13 +139,31 @@ def agent_finder(node: str | None) -> Callable[[], list[Observer]]:
 
 def one_agent(node: str | None) -> AdminClient:
     """The agent that was asked for, else the only one. Raises `ConfigError` if there are more."""
+    return one_observer(node).client
+
+
+def one_observer(node: str | None) -> Observer:
+    """The same with its origin."""
     context = click.get_current_context()
     if chosen_cluster(context) is None:
-        return admin(paths_of(node))
+        paths = paths_of(node)
+        return Observer(f"node/{paths.node}", admin(paths))
     found = agents(node)
     if len(found) > 1:
         names = "|".join(one.origin.removeprefix("node/") for one in found)
         raise ConfigError(f"the cluster has several agents: choose one with --node {names}")
+    return found[0]
+
+
+def one_waypoint(name: str) -> AdminClient:
+    """The waypoint NAMESPACE/NAME, or one of its pods, NAMESPACE/NAME/POD; all pods of a waypoint
+    work with the same objects. Raises `ConfigError` with the names that there are."""
+    there = [one for one in observers(None, name.partition("/")[0]) if not one.is_node]
+    wanted = f"waypoint/{name}"
+    found = [one for one in there if one.origin == wanted or one.origin.startswith(f"{wanted}/")]
+    if not found:
+        names = ", ".join(one.origin.removeprefix("waypoint/") for one in there) or "none"
+        raise ConfigError(f"there is no waypoint {name} that can be asked; there are: {names}")
     return found[0].client
 
 

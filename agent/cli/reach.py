@@ -24,10 +24,10 @@ import msgspec
 from agent.admin.client import NO_ANSWER, AdminClient, AgentForbidden, AgentNotRunning, AgentRefused
 from agent.cli.observers import Observer
 from agent.cli.reach_options import ClusterChoice
-from mesh.errors import MeshnodeError
+from mesh.errors import ConfigError, MeshnodeError
 from mesh.identity.directory import WAYPOINT_CLASS, WAYPOINT_CLASS_LABEL
 from mesh.model.workload import WAYPOINT_LABEL
-from mesh.run_files import VIEW_PORT
+from mesh.run_files import OPERATOR, VIEW_PORT, operator_audience
 from mesh.sources.kubernetes.config import load_configuration
 from mesh.sources.kubernetes.errors import KubeError
 from mesh.sources.kubernetes.port_forward import PodPort, forward
@@ -37,6 +37,8 @@ T = TypeVar("T")
 AGENT_LABEL = "app.kubernetes.io/name=meshnode-agent"
 LIST_TIMEOUT_S = 30.0
 SAID_TIMEOUT_S = 2.0
+TOKEN_LIFE_S = 600
+"""The shortest that the API server grants."""
 VIEWER = "meshnode-viewer"
 PODS = "/api/v1/pods"
 PROMETHEUS_LABELS = (
@@ -87,6 +89,14 @@ class _Service(msgspec.Struct):
 
 class _ServiceList(msgspec.Struct):
     items: list[_Service]
+
+
+class _TokenStatus(msgspec.Struct):
+    token: str
+
+
+class _TokenRequest(msgspec.Struct):
+    status: _TokenStatus
 
 
 class Reach:
@@ -146,6 +156,27 @@ class Reach:
         ours.carried = asyncio.run_coroutine_threadsafe(self._forward(to, far), self._loop)
         return ours
 
+    def operator_token(self, node: str) -> str:
+        """A token that lets its bearer change the log level of one node's agent, for ten minutes.
+
+        Raises `AgentForbidden` where the caller may not make one.
+        """
+        namespace = self._choice.namespace
+        account = f"/api/v1/namespaces/{quote(namespace, safe='')}/serviceaccounts/{OPERATOR}"
+        wanted = {"audiences": [operator_audience(node)], "expirationSeconds": TOKEN_LIFE_S}
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": wanted}
+        try:
+            made = self._wait(self._post(f"{account}/token", body), LIST_TIMEOUT_S)
+        except KubeError as error:
+            if error.status == HTTPStatus.FORBIDDEN:
+                hint = f"bind Role {OPERATOR} to yourself in namespace {namespace}"
+                raise AgentForbidden(f"you may not change agents from afar: {hint}") from error
+            if error.status == HTTPStatus.NOT_FOUND:
+                text = f"there is no service account {namespace}/{OPERATOR}"
+                raise ConfigError(f"{text}: apply the manifests of `meshnode install`") from error
+            raise
+        return msgspec.json.decode(made, type=_TokenRequest).status.token
+
     def find_prometheus(self) -> str | None:
         """`NAMESPACE/NAME:PORT` of the cluster's Prometheus; None if none is found or allowed."""
         for selector in PROMETHEUS_LABELS:
@@ -171,6 +202,11 @@ class Reach:
     async def _services(self, selector: str) -> list[_Service]:
         body = await self._get("/api/v1/services", {"labelSelector": selector})
         return msgspec.json.decode(body, type=_ServiceList).items
+
+    async def _post(self, path: str, body: object) -> bytes:
+        assert self._api is not None
+        content = msgspec.json.encode(body)
+        return await self._api.request("POST", path, body=content, timeout_s=LIST_TIMEOUT_S)
 
     async def _get(self, path: str, query: Mapping[str, str]) -> bytes:
         assert self._api is not None

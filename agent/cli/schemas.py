@@ -17,6 +17,7 @@ from agent.admin.matching import RoutesAnswer
 from agent.admin.question import AuthzAnswer
 from agent.admin.view import BpfDiff, Certificates, Connections, FlowEvent, LogStatus, NodeStatus
 from agent.capture.views import (
+    WIDE,
     DropView,
     EnrolledView,
     Finding,
@@ -35,7 +36,6 @@ from agent.cli.bug_report import BugReport
 from agent.cli.check import Report
 from agent.cli.config import ConfigDiff
 from agent.cli.enroll import Enrolled
-from agent.cli.kernel_tables import WIDE
 from agent.cli.nodes import Nodes
 from agent.cli.stat import EdgesAnswer, StatAnswer
 from agent.cli.waypoint import Waypoints

@@ -16,7 +16,7 @@ from typing import NoReturn, TextIO
 import uvloop
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from agent.admin.server import serve_admin, serve_metrics, serve_view
+from agent.admin.server import Gate, serve_admin, serve_metrics, serve_view
 from agent.admin.view import LogLevel
 from agent.capture.cgroup import agent_cgroup_path, make_agent_cgroup
 from agent.capture.flows import owner_of
@@ -54,9 +54,8 @@ def run_agent(options: AgentOptions) -> None:
     logging.basicConfig(
         level=str(options.log_level).upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
-    # They write several kilobytes for every netlink message, and a line for every file event.
-    for library in ("pyroute2", "watchfiles"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    # It writes a line for every file event.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     if open_sysctls():
         log.info("made /proc/sys writable for this container")
     paths = NodePaths(options.node)
@@ -138,7 +137,8 @@ async def _run(
     view = _view(node, store, changes.silence_s)
     NodeCollector(registry, view.readings)
     await stack.enter_async_context(serve_admin(view, paths.admin_socket))
-    await stack.enter_async_context(serve_view(view, options.view, owner_of))
+    gate = await _gate(options, stack)
+    await stack.enter_async_context(serve_view(view, options.view, owner_of, gate))
     await stack.enter_async_context(serve_metrics(view, registry, node.options.metrics))
     node.pods.want(node.snapshot.local_workloads(node.options.node))
     node.pods.recall(await node.holder.known_pods())
@@ -170,6 +170,17 @@ async def _run(
         await node.workers.drain(node.options.drain_timeout_s)
         for task in background:
             task.cancel()
+
+
+async def _gate(options: AgentOptions, stack: AsyncExitStack) -> Gate | None:
+    """Who may change the log level from afar; where nobody asks from afar, nobody."""
+    if options.view is None or not isinstance(options.source, KubernetesOption):
+        return None
+    from agent.kubernetes.operator import open_gate
+
+    return await open_gate(
+        options.source.kubeconfig, options.node, stack, now=time.monotonic, clock=time.time
+    )
 
 
 async def _observers(node: Node, stack: AsyncExitStack) -> Sequence[Coroutine[None, None, None]]:

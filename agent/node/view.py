@@ -18,6 +18,7 @@ from agent.admin.view import (
     DiffKind,
     FlowEvent,
     HolderStatus,
+    KernelEntries,
     LiveConnection,
     LogLevel,
     NodeStatus,
@@ -25,7 +26,9 @@ from agent.admin.view import (
     WorkerStatus,
 )
 from agent.capture import inspect
+from agent.capture.tables import names_of, plain_table
 from agent.capture.telemetry import read_reasons
+from agent.capture.views import KernelTable
 from agent.node.node import Node
 from bpf.layout import Reason
 from mesh.errors import KernelError
@@ -121,6 +124,9 @@ class View:
 
     async def bpf_diff(self) -> BpfDiff:
         return await asyncio.to_thread(self._diff)
+
+    async def kernel_table(self, table: KernelTable) -> KernelEntries:
+        return await asyncio.to_thread(self._table, table)
 
     # -- readings -------------------------------------------------------------------------------
 
@@ -238,6 +244,14 @@ class View:
             )
             for flow in self._direct.open_flows()
         ]
+
+    def _table(self, table: KernelTable) -> KernelEntries:
+        node = self._options.node
+        entries = plain_table(node, table)
+        workloads, services = names_of(node)
+        return KernelEntries(
+            node=node, table=table, entries=entries, workloads=workloads, services=services
+        )
 
     def _diff(self) -> BpfDiff:
         state = self._kernel.state()

@@ -19,12 +19,13 @@ from agent.admin.view import NodeStatus
 from agent.cli.nodes import Nodes
 from agent.cli.stat import EdgesAnswer, StatAnswer
 from installer.rbac import VIEWER
-from mesh.run_files import VIEW_PORT
+from mesh.run_files import OPERATOR, VIEW_PORT
 from mesh.telemetry.window_feed import RecentTraffic
 from tests.browser.world import edge, requests
+from tests.kube.accounts import open_gate_to, serve_accounts
 from tests.kube.test_people_commands import Cluster, running
 from tests.kube.test_rbac import allowed, permissions_of
-from tests.unit.agent.admin.fake import STATUS, FakeNode, running_view
+from tests.unit.agent.admin.fake import COOKIE, STATUS, FakeNode, running_view
 from tests.unit.agent.cli.invoke import error_of, meshnode
 from tests.unit.mesh.telemetry.records import BASE
 
@@ -83,7 +84,8 @@ class World:
 
     def serve(self, namespace: str, name: str, node: FakeNode) -> None:
         self.nodes[name] = node
-        port = self._stack.enter_context(running_view(node))
+        gate = open_gate_to(self.cluster.server, node.state.node)
+        port = self._stack.enter_context(running_view(node, gate=gate))
         self.cluster.server.forwarded[namespace, name] = {VIEW_PORT: port}
 
     def ask(self, *arguments: str, code: int = 0) -> str:
@@ -148,11 +150,44 @@ def test_questions_go_to_one_that_answers(world: World) -> None:
     assert world.run("bpf", "diff", "--node", "a").exit_code == 0
 
 
-def test_a_level_is_shown_and_not_changed(world: World) -> None:
-    assert world.run("log", "--node", "a").stdout == "n1: info\n".replace("n1", "a")
+def test_a_level_takes_more_than_the_right_to_look(world: World) -> None:
+    assert world.run("log", "--node", "a").stdout == "a: info\n"
+    serve_accounts(world.cluster.server, may_make=False)
     refused = world.run("log", "--node", "a", "--level", "debug")
-    assert (refused.exit_code, "only answers questions" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "bind Role meshnode-operator" in refused.stderr) == (3, True)
     assert world.nodes["agent-a"].state.log_level == "info"
+    serve_accounts(world.cluster.server)
+    done = world.run("log", "--node", "a", "--level", "debug")
+    assert (done.exit_code, done.stdout) == (0, "a: debug\n"), done.output
+    assert world.nodes["agent-a"].state.log_level == "debug"
+    permission = ("", "serviceaccounts/token", "create")
+    asked = [line for line in world.cluster.server.requests if " /api/" in line]
+    assert permission in permissions_of(asked)
+    assert permission in allowed("Role", OPERATOR)
+    assert permission not in allowed("ClusterRole", VIEWER)
+
+
+def test_an_installation_without_operators_says_so(world: World) -> None:
+    serve_accounts(world.cluster.server, has_account=False)
+    refused = world.run("log", "--node", "a", "--level", "debug")
+    assert refused.exit_code == 1
+    assert "apply the manifests of `meshnode install`" in refused.stderr, refused.output
+
+
+def test_tables_of_the_kernel_are_read_by_its_agent(world: World) -> None:
+    rows = world.run("bpf", "identity", "--node", "a").stdout.splitlines()
+    assert rows[1].split()[:3] == ["10.0.0.1", "shop/cart", COOKIE]
+    found = json.loads(world.ask("bpf", "identity", "--node", "b"))
+    assert (found["node"], found["entries"][0]["netns_cookie"]) == ("b", COOKIE)
+    refusals = json.loads(world.ask("bpf", "drops", "--node", "a"))
+    assert [one["reason"] for one in refusals["entries"]] == ["denied"]
+    several = world.run("bpf", "links")
+    assert (several.exit_code, "choose one with --node" in several.stderr) == (1, True)
+
+
+def test_what_a_waypoint_works_with_is_shown(world: World) -> None:
+    refused = world.run("config", "dump", "shop/other")
+    assert "there are: shop/gate/gate-1, shop/gate/gate-2" in refused.stderr, refused.output
 
 
 def test_a_tap_of_the_whole_cluster(world: World) -> None:

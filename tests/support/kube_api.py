@@ -70,6 +70,8 @@ class KubeApiServer:
         """Method and path with query of every request."""
         self.reviews: dict[str, Mapping[str, object]] = {}
         """Token -> TokenReview.status."""
+        self.extra: dict[tuple[str, str], Callable[[bytes], Object]] = {}
+        """Method and path -> what is answered to a body, or raised as `StatusError`."""
         self.forwarded: dict[Name, Listeners] = {}
         """Pod -> its ports that may be forwarded."""
         self.port = 0
@@ -187,6 +189,9 @@ class KubeApiServer:
             raise StatusError(401, "Unauthorized", "Unauthorized")
 
     async def _route(self, request: web.Request) -> web.StreamResponse:
+        extra = self.extra.get((request.method, request.path))
+        if extra is not None:
+            return _json(200, extra(await request.read()))
         target = parse_path(request.path)
         if target.collection == "tokenreviews.authentication.k8s.io":
             return await self._review(request)

@@ -157,6 +157,12 @@ TABLE = (
         next="start it with",
     ),
     Try(
+        words="config dump shop/gate",
+        says='"in_force"',
+        wrong="config dump shop/none",
+        next="there are: shop/gate",
+    ),
+    Try(
         words="config diff --source file:{objects} --node {node}",
         says="difference",
         ends=ANY,

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from agent.admin.server import OwnerOf, serve_admin, serve_view
+from agent.admin.server import Gate, OwnerOf, serve_admin, serve_view
 from agent.admin.view import (
     BpfDiff,
     CertificateState,
     CertificateStatus,
     FlowEvent,
     HolderStatus,
+    KernelEntries,
     LiveConnection,
     LogLevel,
     NodeStatus,
@@ -25,6 +26,7 @@ from agent.admin.view import (
     PodStatus,
     WorkerStatus,
 )
+from agent.capture.views import KernelTable
 from mesh.errors import MeshnodeError
 from mesh.model.address import SocketAddress, parse_ip
 from mesh.model.connection import ConnectionRecord, Reporter
@@ -161,6 +163,20 @@ STATUS = NodeStatus(
 )
 
 
+IDENTITY: dict[str, object] = {
+    "address": "10.0.0.1",
+    "workload": 7,
+    "netns_cookie": COOKIE,
+    "dst_class": 1,
+    "flags": ["enrolled"],
+}
+DROPS: tuple[dict[str, object], ...] = (
+    {"reason": "denied", "number": 1, "count": 3, "refusal": True},
+    {"reason": "allowed", "number": 2, "count": 9, "refusal": False},
+    {"reason": "no_listener", "number": 3, "count": 0, "refusal": True},
+)
+
+
 @dataclass
 class FakeNode:
     """Implements `agent.admin.view.NodeView` from plain values."""
@@ -205,6 +221,19 @@ class FakeNode:
             raise self.diff
         return self.diff
 
+    async def kernel_table(self, table: KernelTable) -> KernelEntries:
+        entries: dict[KernelTable, tuple[dict[str, object], ...]] = {
+            KernelTable.IDENTITY: (IDENTITY,),
+            KernelTable.DROPS: DROPS,
+        }
+        return KernelEntries(
+            node=self.state.node,
+            table=table,
+            entries=entries.get(table, ()),
+            workloads={7: "shop/cart"},
+            services={},
+        )
+
     def set_log_level(self, level: LogLevel) -> None:
         self.state = replace(self.state, log_level=level)
 
@@ -217,10 +246,12 @@ def running_admin(node: FakeNode, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def running_view(node: FakeNode, owner_of: OwnerOf = lambda _here, _there: 0) -> Iterator[int]:
+def running_view(
+    node: FakeNode, owner_of: OwnerOf = lambda _here, _there: 0, gate: Gate | None = None
+) -> Iterator[int]:
     """Serve the node's view for readers of uid 0, or of the uid given; yields the port."""
     address = SocketAddress(parse_ip("127.0.0.1"), 0)
-    with _in_thread(lambda: serve_view(node, address, owner_of)) as used:
+    with _in_thread(lambda: serve_view(node, address, owner_of, gate)) as used:
         assert used is not None
         yield used.port
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from controller.health import health_endpoint
 from controller.metrics import controller_registry
+from mesh.identity.arrivals import Arrivals
 from mesh.identity.ca import CaSettings
 from mesh.identity.directory import IdentityDirectory
 from mesh.identity.host import CaHost
@@ -53,6 +54,7 @@ async def run_controller(
     stop: asyncio.Event,
     on_ready: Callable[[ControllerPorts], None],
     authenticator: Authenticator | None = None,
+    arrivals: Arrivals | None = None,
 ) -> None:
     """Serve until `stop` is set or the task is cancelled; both leave nothing behind.
 
@@ -60,6 +62,7 @@ async def run_controller(
         directory: who runs where; `mesh.identity.directory.SnapshotDirectory` for a source.
         on_ready: called once when everything listens.
         authenticator: None for join tokens of the state directory.
+        arrivals: holds requests that come before what they are about.
 
     Raises `ConfigError` for a state directory or an address that cannot be used.
     """
@@ -71,22 +74,30 @@ async def run_controller(
         settings=settings.ca,
         limits=settings.limits,
         authenticator=authenticator,
+        arrivals=arrivals,
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(host.stop)
         ca_port = await host.start(settings.host, settings.port)
-        health_port = None
-        if settings.health_port is not None:
-            health_port = await stack.enter_async_context(
-                health_endpoint(
-                    settings.health_host,
-                    settings.health_port,
-                    lambda: host.problem,
-                    controller_registry(host),
-                )
-            )
+        health_port = await _serve_health(settings, host, stack)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(host.run())
             on_ready(ControllerPorts(ca=ca_port, health=health_port))
             await stop.wait()
             running.cancel()
+
+
+async def _serve_health(
+    settings: ControllerSettings, host: CaHost, stack: AsyncExitStack
+) -> int | None:
+    """The port it got; None where nobody wants it. `stack` closes it."""
+    if settings.health_port is None:
+        return None
+    return await stack.enter_async_context(
+        health_endpoint(
+            settings.health_host,
+            settings.health_port,
+            lambda: host.problem,
+            controller_registry(host),
+        )
+    )

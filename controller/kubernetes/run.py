@@ -25,6 +25,7 @@ from controller.lease import LeaseTiming
 from controller.run import ControllerPorts, ControllerSettings, run_controller
 from controller.waypoints.manifests import WaypointSettings
 from mesh.errors import ConfigError
+from mesh.identity.arrivals import PATIENCE_S, Arrivals
 from mesh.identity.directory import SnapshotDirectory
 from mesh.identity.state_dir import StateDir
 from mesh.sources.kubernetes.backoff import Backoff
@@ -51,6 +52,7 @@ class ClusterSettings:
         agents: the account whose tokens speak for their nodes.
         waypoints: None = run none.
         webhook_port: None = no admission webhook.
+        patience_s: how long a certificate for a pod that nobody has heard of is not refused.
     """
 
     kubeconfig: Path | None
@@ -61,6 +63,7 @@ class ClusterSettings:
     webhook_port: int | None = None
     lease: LeaseTiming = field(default_factory=LeaseTiming)
     retry_s: float = 5.0
+    patience_s: float = PATIENCE_S
 
 
 async def run_cluster_controller(
@@ -74,10 +77,10 @@ async def run_cluster_controller(
 
     Raises `ConfigError` for an API server that cannot be found, or keys that cannot be used.
     """
-    configuration = await load_configuration(cluster.kubeconfig)
+    access = await load_configuration(cluster.kubeconfig)
     async with (
-        KubeApi(configuration) as api,
-        open_kubernetes(configuration, resources=CONTROLLER_RESOURCES) as source,
+        KubeApi(access) as api,
+        open_kubernetes(access, resources=CONTROLLER_RESOURCES) as source,
     ):
         secret = CaSecret(KubeClient(api), cluster.namespace, settings.state_dir)
         mesh = await until_stopped(_begin(source, secret), stop)
@@ -86,27 +89,37 @@ async def run_cluster_controller(
         async with AsyncExitStack() as stack:
             state_dir = StateDir(settings.state_dir)
             admission = await _admission(cluster, mesh, state_dir, stack)
-            election = LeaderElection(
-                api,
-                namespace=cluster.namespace,
-                identity=cluster.identity,
-                clocks=Clocks(now=time.monotonic, wall=time.time, random=random.random),
-                work=lambda: lead(),
-                timing=cluster.lease,
-            )
+            election = _election(api, cluster, lambda: lead())
             client = KubeClient(api, may_write=election.may_write)
             lead = _leader(cluster, source, client, mesh, state_dir, admission)
             authenticator = TokenReviewAuthenticator(api, cluster.agents, now=time.monotonic)
+            directory = SnapshotDirectory(lambda: mesh.snapshot)
             async with _background(mesh, secret, election, admission):
                 await run_controller(
                     settings,
-                    directory=SnapshotDirectory(lambda: mesh.snapshot),
+                    directory=directory,
                     clock=time.time,
                     random_bytes=os.urandom,
                     stop=stop,
                     on_ready=on_ready,
                     authenticator=authenticator,
+                    arrivals=Arrivals(
+                        directory, lambda: mesh.changed, patience_s=cluster.patience_s
+                    ),
                 )
+
+
+def _election(
+    api: KubeApi, cluster: ClusterSettings, work: Callable[[], Coroutine[None, None, None]]
+) -> LeaderElection:
+    return LeaderElection(
+        api,
+        namespace=cluster.namespace,
+        identity=cluster.identity,
+        clocks=Clocks(now=time.monotonic, wall=time.time, random=random.random),
+        work=work,
+        timing=cluster.lease,
+    )
 
 
 async def _admission(

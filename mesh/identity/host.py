@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 from mesh.errors import ConfigError, IdentityError
+from mesh.identity.arrivals import Arrivals
 from mesh.identity.authority import StoredAuthority
 from mesh.identity.ca import CaSettings
 from mesh.identity.client import LocalCa
@@ -34,6 +35,7 @@ class CaHost:
     Args:
         clock: seconds since the epoch.
         authenticator: None for join tokens of the state directory.
+        arrivals: see `CaServer`.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class CaHost:
         settings: CaSettings | None = None,
         limits: ServerLimits | None = None,
         authenticator: Authenticator | None = None,
+        arrivals: Arrivals | None = None,
     ) -> None:
         """Take the lock and load everything; raise `ConfigError` if that cannot be."""
         self._state_dir = state_dir
@@ -69,6 +72,7 @@ class CaHost:
                 tls=self._tls,
                 server_root_pem=self._server_root.roots_pem,
                 limits=limits or ServerLimits(),
+                arrivals=arrivals,
             )
         except BaseException:
             self._held.close()

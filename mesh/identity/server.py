@@ -15,6 +15,7 @@ from aiohttp import web
 
 from mesh.errors import ConfigError, IdentityError
 from mesh.identity import wire
+from mesh.identity.arrivals import Arrivals
 from mesh.identity.authority import StoredAuthority
 from mesh.identity.csr import parse_csr
 from mesh.identity.errors import (
@@ -107,7 +108,11 @@ class _TooManyError(Exception):
 
 
 class CaServer:
-    """Serves one authority; `start` and `stop` once each."""
+    """Serves one authority; `start` and `stop` once each.
+
+    Args:
+        arrivals: None where nobody can know of a workload before the authority does.
+    """
 
     def __init__(
         self,
@@ -117,12 +122,14 @@ class CaServer:
         tls: ssl.SSLContext,
         server_root_pem: bytes,
         limits: ServerLimits,
+        arrivals: Arrivals | None = None,
     ) -> None:
         self._authority = authority
         self._authenticator = authenticator
         self._tls = tls
         self._server_root_pem = server_root_pem
         self._limits = limits
+        self._arrivals = arrivals
         self._rates = NodeRates(per_s=limits.per_s, burst=limits.burst)
         self._polling: Counter[str] = Counter()
         self._poll_timeouts: set[asyncio.Timeout] = set()
@@ -172,6 +179,8 @@ class CaServer:
         try:
             if not caller.may_have(identity):
                 raise RefusedError(f"the token of {caller.name} is not one for {identity}")
+            if self._arrivals is not None:
+                await self._arrivals.wait(identity, caller.node)
             issued = self._authority.sign(csr_pem, node=caller.node)
         except RefusedError as error:
             _log.warning("refused %s: %s", caller.name, error)

@@ -68,6 +68,7 @@ class Stage:
         self._group = group
         self.config = kubeconfig(tmp_path, {"server": f"http://127.0.0.1:{server.port}"}, {})
         self.replicas: list[Replica] = []
+        self.patience_s = 0.1
 
     def settings(
         self, name: str, webhook_port: int | None = None, waypoint_image: str = ""
@@ -82,6 +83,7 @@ class Stage:
             waypoints=waypoints if waypoint_image else None,
             lease=QUICK,
             retry_s=0.1,
+            patience_s=self.patience_s,
         )
 
     async def start(
@@ -180,6 +182,26 @@ def test_replicas_share_the_keys_and_both_sign(tmp_path: Path) -> None:
         assert await ask(two.path, two.port, "here", "own") == 403
         await on.until(lambda: bool(on.published()))
         assert on.holder in ("one", "two")
+
+    play(tmp_path, script)
+
+
+def test_a_certificate_that_is_asked_for_before_its_pod_is_seen_is_not_refused(
+    tmp_path: Path,
+) -> None:
+    """Of all who hear of a pod, its node is the first."""
+
+    async def script(on: Stage) -> None:
+        on.patience_s = TIMEOUT_S
+        one = await on.start("one")
+        async with asyncio.TaskGroup() as group:
+            early = group.create_task(ask(one.path, one.port, "late", TOKEN))
+            await asyncio.sleep(0.3)
+            await on.server.apply(workload("other", "one", "10.0.0.8"))
+            await asyncio.sleep(0.3)
+            assert not early.done()
+            await on.server.apply(workload("late", "one", "10.0.0.9"))
+            assert await early == 200
 
     play(tmp_path, script)
 

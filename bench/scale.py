@@ -205,29 +205,11 @@ def _service(number: int, pods: int) -> Mapping[str, Mapping[str, object]]:
 
 def _pod(number: int, *, version: int, release: str = "v1") -> Mapping[str, object]:
     """A pod as large as clusters have them: about 4 KB of JSON, most of it of no use to us."""
-    namespace, service = f"team-{number // PODS_PER_NAMESPACE}", number // PODS_PER_SERVICE
     address = _address(number)
-    manager = {"manager": "kubelet", "operation": "Update", "fieldsV1": {"f:status": _FIELDS}}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {
-            "name": f"app-{number}",
-            "namespace": namespace,
-            "uid": f"00000000-0000-4000-8000-{number:012d}",
-            "resourceVersion": str(version) if version else "",
-            "creationTimestamp": "2026-01-01T00:00:00Z",
-            "labels": {
-                "app": f"svc-{service}",
-                "app.kubernetes.io/version": release,
-                "pod-template-hash": f"{service:08x}",
-            },
-            "annotations": {"kubernetes.io/psp": "restricted", "checksum/config": "c" * 64},
-            "ownerReferences": [
-                {"kind": "ReplicaSet", "name": f"svc-{service}-{service:08x}", "controller": True}
-            ],
-            "managedFields": [manager],
-        },
+        "metadata": _pod_metadata(number, version, release),
         "spec": {
             "nodeName": f"node-{number // PODS_PER_NODE}",
             "serviceAccountName": "app",
@@ -250,6 +232,28 @@ def _pod(number: int, *, version: int, release: str = "v1") -> Mapping[str, obje
                 for kind in ("Initialized", "Ready", "ContainersReady", "PodScheduled")
             ],
         },
+    }
+
+
+def _pod_metadata(number: int, version: int, release: str) -> Mapping[str, object]:
+    service = number // PODS_PER_SERVICE
+    manager = {"manager": "kubelet", "operation": "Update", "fieldsV1": {"f:status": _FIELDS}}
+    return {
+        "name": f"app-{number}",
+        "namespace": f"team-{number // PODS_PER_NAMESPACE}",
+        "uid": f"00000000-0000-4000-8000-{number:012d}",
+        "resourceVersion": str(version) if version else "",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "labels": {
+            "app": f"svc-{service}",
+            "app.kubernetes.io/version": release,
+            "pod-template-hash": f"{service:08x}",
+        },
+        "annotations": {"kubernetes.io/psp": "restricted", "checksum/config": "c" * 64},
+        "ownerReferences": [
+            {"kind": "ReplicaSet", "name": f"svc-{service}-{service:08x}", "controller": True}
+        ],
+        "managedFields": [manager],
     }
 
 

@@ -87,52 +87,54 @@ def serve(port: int) -> None:
 
 
 def proxy(port: int, upstream: int) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        limits = ProxyLimits()
-        service = Service(
-            key=ServiceKey("shop/web"),
-            name="web",
-            namespace="shop",
-            hostname="web.shop",
-            addresses=(),
-            ports=(ServicePort(port=80),),
-            endpoints=(Endpoint(address=parse_ip(HOST), workload=None, ports={80: upstream}),),
+    uvloop.run(_proxy(port, _service(upstream)))
+
+
+async def _proxy(port: int, service: Service) -> None:
+    loop = asyncio.get_running_loop()
+    limits = ProxyLimits()
+    snapshot = MeshSnapshot(revision=1, services={service.key: service})
+    seen: list[RequestRecord] = []
+
+    def record(item: RequestRecord) -> None:
+        seen[:] = [item]
+
+    async with asyncio.TaskGroup() as tasks:
+
+        def spawn(work: Coroutine[None, None, None]) -> None:
+            tasks.create_task(work)
+
+        flushes = FlushQueue(loop)
+        pool = Pool(loop, TcpConnector(loop), limits, spawn, flushes)
+        router = ServiceRouter(Endpoints(snapshot))
+        path = Proxy(loop, limits=limits, pool=pool, router=router, record=record, random=Random(1))
+        origin = _origin(service)
+        server = await loop.create_server(
+            lambda: Http1Server(loop, path, origin, limits, lambda _: None, flushes), HOST, port
         )
-        snapshot = MeshSnapshot(revision=1, services={service.key: service})
-        seen: list[RequestRecord] = []
+        await server.serve_forever()
 
-        def record(item: RequestRecord) -> None:
-            seen[:] = [item]
 
-        async with asyncio.TaskGroup() as tasks:
+def _service(upstream: int) -> Service:
+    return Service(
+        key=ServiceKey("shop/web"),
+        name="web",
+        namespace="shop",
+        hostname="web.shop",
+        addresses=(),
+        ports=(ServicePort(port=80),),
+        endpoints=(Endpoint(address=parse_ip(HOST), workload=None, ports={80: upstream}),),
+    )
 
-            def spawn(work: Coroutine[None, None, None]) -> None:
-                tasks.create_task(work)
 
-            flushes = FlushQueue(loop)
-            pool = Pool(loop, TcpConnector(loop), limits, spawn, flushes)
-            path = Proxy(
-                loop,
-                limits=limits,
-                pool=pool,
-                router=ServiceRouter(Endpoints(snapshot)),
-                record=record,
-                random=Random(1),
-            )
-            origin = Origin(
-                principal=SpiffeId(trust_domain="t", namespace="shop", service_account="c"),
-                client=SocketAddress(parse_ip(HOST), 0),
-                dialled=SocketAddress(parse_ip("10.96.0.1"), 80),
-                service=service,
-                workload=None,
-            )
-            server = await loop.create_server(
-                lambda: Http1Server(loop, path, origin, limits, lambda _: None, flushes), HOST, port
-            )
-            await server.serve_forever()
-
-    uvloop.run(main())
+def _origin(service: Service) -> Origin:
+    return Origin(
+        principal=SpiffeId(trust_domain="t", namespace="shop", service_account="c"),
+        client=SocketAddress(parse_ip(HOST), 0),
+        dialled=SocketAddress(parse_ip("10.96.0.1"), 80),
+        service=service,
+        workload=None,
+    )
 
 
 def envoy_config(port: int, upstream: int) -> str:

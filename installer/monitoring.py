@@ -20,29 +20,7 @@ def monitors(values: Values) -> list[Manifest]:
             "spec": {
                 "jobLabel": "app.kubernetes.io/name",
                 "selector": {"matchLabels": labels_of(AGENT)},
-                "podMetricsEndpoints": [
-                    {
-                        # The port is on purpose no `containerPort`: with the node's network it
-                        # would keep the agents of an upgrade from standing side by side.
-                        "relabelings": [
-                            {
-                                "sourceLabels": ["__meta_kubernetes_pod_host_ip"],
-                                "targetLabel": "__address__",
-                                "replacement": values.text("$1:{agent.metricsPort}"),
-                            },
-                            {
-                                "sourceLabels": ["__meta_kubernetes_pod_host_ip"],
-                                "regex": "(.*:.*)",
-                                "targetLabel": "__address__",
-                                "replacement": values.text("[$1]:{agent.metricsPort}"),
-                            },
-                            {
-                                "sourceLabels": ["__meta_kubernetes_pod_node_name"],
-                                "targetLabel": "node",
-                            },
-                        ]
-                    }
-                ],
+                "podMetricsEndpoints": [{"relabelings": _by_address_of_the_node(values)}],
             },
         },
         {
@@ -61,6 +39,26 @@ def monitors(values: Values) -> list[Manifest]:
                 "podMetricsEndpoints": [{"port": "admin", "path": "/metrics"}],
             },
         },
+    ]
+
+
+def _by_address_of_the_node(values: Values) -> list[Manifest]:
+    """The port is on purpose no `containerPort`: with the node's network it would keep the agents
+    of an upgrade from standing side by side."""
+    host = "__meta_kubernetes_pod_host_ip"
+    return [
+        {
+            "sourceLabels": [host],
+            "targetLabel": "__address__",
+            "replacement": values.text("$1:{agent.metricsPort}"),
+        },
+        {
+            "sourceLabels": [host],
+            "regex": "(.*:.*)",
+            "targetLabel": "__address__",
+            "replacement": values.text("[$1]:{agent.metricsPort}"),
+        },
+        {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"},
     ]
 
 

@@ -88,21 +88,8 @@ class Node:
         self.direct = DirectConnections(kernel, lambda: self.snapshot)
         self.canary = Canary(kernel.pods_cgroup, options.node)
         self.pods = LocalPods(holder, kernel, self.canary, self._apply_kernel)
-        uid, gid = worker_ids()
-        self.workers = WorkerSupervisor(
-            WorkerOptions(
-                paths=paths,
-                count=options.workers,
-                cgroup=agent_cgroup_path(paths),
-                uid=uid,
-                gid=gid,
-                log_level=str(options.log_level),
-                drain_timeout_s=options.drain_timeout_s,
-                expired_grace_s=options.expired_grace_s,
-            ),
-            holder.worker_channel,
-            self._records,
-        )
+        workers = _worker_options(options, paths)
+        self.workers = WorkerSupervisor(workers, holder.worker_channel, self._records)
         self.tap.on_close = self.workers.set_watched
         self._store: CertificateStore | None = None
 
@@ -239,6 +226,20 @@ class Node:
             self._records.direct(record, counted)
         for tally in self.direct.tallies(all_of_them=every_entry):
             self._records.direct_tally(tally)
+
+
+def _worker_options(options: AgentOptions, paths: NodePaths) -> WorkerOptions:
+    uid, gid = worker_ids()
+    return WorkerOptions(
+        paths=paths,
+        count=options.workers,
+        cgroup=agent_cgroup_path(paths),
+        uid=uid,
+        gid=gid,
+        log_level=str(options.log_level),
+        drain_timeout_s=options.drain_timeout_s,
+        expired_grace_s=options.expired_grace_s,
+    )
 
 
 def _with_probes_of(snapshot: MeshSnapshot, node: Iterable[IPAddress]) -> MeshSnapshot:

@@ -47,27 +47,37 @@ def network_suite(plan: Plan, cores: Cores, tools: Path, agents: AgentSettings) 
     return Suite(name="network", scenarios=scenarios, build=build, setup_s=9.0)
 
 
-def _scenarios(lent: Lent[Stand], plan: Plan) -> list[Scenario]:
-    found: list[Scenario] = []
+class _Scenarios:
+    """Collects scenarios of those peers that take part."""
+
+    def __init__(self, lent: Lent[Stand], plan: Plan) -> None:
+        self._lent = lent
+        self._plan = plan
+        self.found: list[Scenario] = []
 
     def add(
+        self,
         name: str,
         peers: Sequence[Peer],
         round_s: float,
         measure: Measure,
-        rounds: int = plan.rounds,
+        rounds: int | None = None,
     ) -> None:
-        present = [peer for peer in peers if takes_part(peer, plan, name)]
-        found.append(
+        """`rounds`: None = as many as the plan has."""
+        self.found.append(
             Scenario(
                 name=name,
-                peers=present,
-                rounds=rounds,
-                measure=lambda peer: measure(lent.now, peer),
+                peers=[peer for peer in peers if takes_part(peer, self._plan, name)],
+                rounds=self._plan.rounds if rounds is None else rounds,
+                measure=lambda peer: measure(self._lent.now, peer),
                 round_s=round_s,
             )
         )
 
+
+def _scenarios(lent: Lent[Stand], plan: Plan) -> list[Scenario]:
+    scenarios = _Scenarios(lent, plan)
+    add = scenarios.add
     near = (Route.NEAR, NEAR_PEERS, plan.near_rtt_bytes, plan.near_streams)
     far = (Route.FAR, FAR_PEERS, plan.rtt_bytes, plan.streams)
     for route, peers, sizes, stream_counts in (near, far):
@@ -88,7 +98,7 @@ def _scenarios(lent: Lent[Stand], plan: Plan) -> list[Scenario]:
         rounds = plan.idle_rounds if count == min(plan.idle) else 1
         held_s = 1.8 + count / 1500
         add(f"{Route.FAR}/idle/{count}", idle_peers(count, files), held_s, _idle(count), rounds)
-    return found
+    return scenarios.found
 
 
 def takes_part(peer: Peer, plan: Plan, scenario: str) -> bool:

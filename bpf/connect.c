@@ -14,6 +14,7 @@
 #include "config.h"
 #include "pacing.h"
 #include "telemetry.h"
+#include "verdict.h"
 
 enum mn_step {
 	MN_LEAVE_ALONE = 0,
@@ -34,6 +35,7 @@ struct mn_conn {
 	__u32 service_flags;
 	__u32 dst_workload;
 	__u32 dst_class;
+	__u32 has_storage;
 };
 
 MN_INLINE int mn_pass(__u32 reason)
@@ -195,32 +197,20 @@ MN_INLINE int mn_passthrough(struct bpf_sock_addr *ctx, const struct mn_conn *co
 	return MN_REWRITE;
 }
 
-/* Both ends on this node: the verdict of policy, looked up by the classes of both workloads. */
-MN_INLINE __u32 mn_local_verdict(const struct mn_conn *conn, const struct mn_pod *pod,
-				 const struct mn_workload *to, __u32 *policy_reason)
+/* Whether the later hooks need what connect() decided of a direct connection. Where they do not, they
+ * ask again: making and freeing the storage costs more than all the look-ups together. They do where
+ * the address was rewritten, where an exclusion may have been the reason that nothing was decided,
+ * and where there is storage already. */
+MN_INLINE int mn_must_remember(struct bpf_sock_addr *ctx, const struct mn_conn *conn,
+			       const struct mn_pod *pod)
 {
-	struct mn_verdict_key key = {
-		.src_class = pod->src_class,
-		.dst_class = to->dst_class,
-		.port = conn->port,
-	};
-	const struct mn_verdict_value *value;
-	__u64 cookie = to->netns_cookie;
-
-	if (!cookie || !key.src_class || !key.dst_class || to->flags & MN_WORKLOAD_WAYPOINT)
-		return MN_VERDICT_PROXY;
-	/* Only what demands grants at this moment may be reached directly. */
-	if (!bpf_map_lookup_elem(MAP(mn_enrolled), &cookie))
-		return MN_VERDICT_PROXY;
-	value = bpf_map_lookup_elem(MAP(mn_verdict), &key);
-	if (!value) {
-		key.port = 0;
-		value = bpf_map_lookup_elem(MAP(mn_verdict), &key);
-	}
-	if (!value)
-		return MN_VERDICT_PROXY;
-	*policy_reason = value->policy_reason;
-	return value->verdict;
+#if MN_HAVE_MPTCP
+	if (mn_to_mptcp(ctx->sk))
+		return 1;
+#else
+	(void)ctx;
+#endif
+	return conn->is_service || conn->has_storage || pod->flags;
 }
 
 MN_INLINE int mn_to_workload(struct bpf_sock_addr *ctx, struct mn_conn *conn,
@@ -240,12 +230,12 @@ MN_INLINE int mn_to_workload(struct bpf_sock_addr *ctx, struct mn_conn *conn,
 	if (!(to->flags & MN_WORKLOAD_ENROLLED))
 		return mn_passthrough(ctx, conn, pod, MN_R_PASS_OUTSIDE);
 	if (!(config->flags & MN_CONFIG_ENCRYPT))
-		verdict = mn_local_verdict(conn, pod, to, &policy_reason);
+		verdict = mn_local_verdict(pod, to, conn->port, &policy_reason);
 	if (verdict == MN_VERDICT_DENY)
 		return mn_deny(conn, pod, MN_R_DENY_POLICY, policy_reason);
 	if (verdict != MN_VERDICT_ALLOW)
 		return mn_capture(ctx, conn, pod, config);
-	if (!mn_remember(ctx, conn, pod, MN_PATH_DIRECT))
+	if (mn_must_remember(ctx, conn, pod) && !mn_remember(ctx, conn, pod, MN_PATH_DIRECT))
 		return mn_deny(conn, pod, MN_R_DENY_STORAGE, 0);
 	mn_count(conn->is_service ? MN_R_DIRECT_SERVICE : MN_R_DIRECT);
 	return conn->is_service ? MN_REWRITE : MN_LEAVE_ALONE;
@@ -260,6 +250,7 @@ MN_INLINE int mn_decide_pod(struct bpf_sock_addr *ctx, struct mn_conn *conn,
 
 	/* The socket may have failed to connect before, to somewhere else. */
 	if (stale) {
+		conn->has_storage = 1;
 		stale->path = MN_PATH_NONE;
 		stale->flags = 0;
 	}

@@ -17,6 +17,8 @@
 #define MN_LPM_COOKIE_BITS 64
 /* SO_MARK of sockets that ztunnel opens towards the application of a pod. */
 #define MN_ZTUNNEL_MARK 0x539
+/* SO_MARK of sockets with which ztunnel dials away from a pod. */
+#define MN_OUTBOUND_MARK 0x53a
 
 /* An address of either family; IPv4 as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2). */
 struct mn_addr {
@@ -282,8 +284,14 @@ struct mn_flow {
 	__u32 dst_workload;
 	__u32 src_class;
 	__u32 dst_class;
-	__u32 cut; /* user space is about to end it */
-	__u32 pad;
+	__u32 cut;  /* user space is about to end it */
+	__u32 seen; /* enum mn_seen; of connections without socket storage */
+};
+
+/* Above MN_SEEN_SHIFT: the low bits of bytes_received when our FIN was acknowledged. */
+enum mn_seen {
+	MN_SEEN_ESTABLISHED = 1,
+	MN_SEEN_SHIFT = 1,
 };
 
 /* vip: what was dialled, where that was a service; else zero. */

@@ -198,7 +198,7 @@ class Flow(ctypes.Structure):
         ("src_class", _u32),
         ("dst_class", _u32),
         ("cut", _u32),
-        ("pad", _u32),
+        ("seen", _u32),
     ]
 
 

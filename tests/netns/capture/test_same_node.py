@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from agent.netns import call_in_netns
 from bpf.layout import PathKind, Reason
 from mesh.model.kernel import KernelPolicy, KernelVerdict
 from mesh.model.snapshot import MeshSettings, SameNode
+from mesh.model.workload import Exclusions
 from tests.netns.capture.world import (
     Node,
     PodNs,
@@ -122,6 +124,89 @@ def test_allowed_pair_talks_directly(pair: tuple[Node, PodNs, PodNs], family: st
     assert isinstance(closed, ClosedConnection)
     assert (closed.path, closed.bytes_sent, closed.bytes_received) == (PathKind.DIRECT, 1000, 1003)
     assert closed.src.ip in (src.v4, src.v6)
+
+
+@pytest.mark.parametrize("first", ["client", "half", "server"])
+def test_bytes_are_counted_whoever_ends_it(pair: tuple[Node, PodNs, PodNs], first: str) -> None:
+    node, src, dst = pair
+    apply(pair, verdicts((src, dst, 0, ALLOW)))
+    traffic = TrafficReader(node.maps["mn_stats"])
+    traffic.read()
+    code = f"""
+        s = dial({str(dst.v4)!r}, 8082 if {first!r} == "server" else 8080)
+        if {first!r} != "server": s.sendall(b"x" * 1000)
+        if {first!r} == "half": s.shutdown(socket.SHUT_WR)
+        got = b""
+        while {first!r} != "client" or len(got) < 1003:
+            data = s.recv(65536)
+            if not data: break
+            got += data
+        s.close(); print(len(got))"""
+    with dst.listen(str(dst.v4), 8082) as greeter:
+        thread = threading.Thread(target=_greet_and_leave, args=(greeter, first == "server"))
+        thread.start()
+        received = int(run_in(src, node.pods_cgroup, code))
+        thread.join()
+    eventually(lambda: not list_flows(node.maps))
+    ((_, delta),) = traffic.read().items()
+    assert (delta.opened, delta.closed, delta.failed) == (1, 1, 0)
+    assert (delta.bytes_sent, delta.bytes_received) == (0 if first == "server" else 1000, received)
+
+
+def _greet_and_leave(listener: socket.socket, wanted: bool) -> None:
+    """A server that ends the connection first."""
+    if wanted:
+        listener.settimeout(20)
+        with listener.accept()[0] as peer:
+            peer.sendall(b"bye")
+
+
+def test_socket_dials_again(pair: tuple[Node, PodNs, PodNs]) -> None:
+    """What an earlier connect() of the socket left behind decides nothing."""
+    node, src, dst = pair
+    policy = verdicts((src, dst, 0, ALLOW), (src, dst, 9998, PROXY))
+    apply(pair, policy)
+    traffic = TrafficReader(node.maps["mn_stats"])
+    traffic.read()
+    before = reason_counts(node)
+    code = f"""
+        s = socket.socket()
+        for port in (9997, 9998, 9997):
+            try: s.connect(({str(dst.v4)!r}, port))
+            except ConnectionRefusedError: print(port)
+        s.connect(({str(dst.v4)!r}, 8080)); assert s.recv(3) == b"app"; s.close()"""
+    assert run_in(src, node.pods_cgroup, code).split() == ["9997", "9998", "9997"]
+    eventually(lambda: not list_flows(node.maps))
+    after = reason_counts(node)
+    assert after["granted"] == before["granted"] + 3
+    assert after["captured"] == before["captured"] + 1
+    told = {(key.path, key.port): delta for key, delta in traffic.read().items()}
+    assert {at: (delta.closed, delta.failed) for at, delta in told.items()} == {
+        (PathKind.DIRECT, 8080): (1, 0),
+        (PathKind.DIRECT, 9997): (0, 2),
+    }
+
+
+def test_excluded_connection_has_no_grant(pair: tuple[Node, PodNs, PodNs]) -> None:
+    """Nothing is decided about it, so policy lets it in no sooner than plaintext from anywhere."""
+    node, src, dst = pair
+    excluding = replace(workload(src), exclusions=Exclusions(outbound_ports=frozenset({8080})))
+    node.apply(excluding, workload(dst), policy=verdicts((src, dst, 0, ALLOW)))
+    node.enrol(src)
+    before = reason_counts(node)
+    run_in(src, node.pods_cgroup, f"print(errno_of({str(dst.v4)!r}, 8080))")
+    talk = TALK.format(dst=str(dst.v4), port=8081)
+    second = Echo(dst, str(dst.v4), 8081)
+    try:
+        assert run_in(src, node.pods_cgroup, talk) == str(dst.v4)
+    finally:
+        second.close()
+        node.apply(workload(src), workload(dst))
+        node.enrol(src)
+    after = reason_counts(node)
+    assert after["pass_excluded_port"] == before["pass_excluded_port"] + 1
+    assert after["granted"] == before["granted"] + 1
+    assert after["in_ztunnel"] == before["in_ztunnel"] + 1
 
 
 def test_denied_pair_is_refused_with_a_reason(pair: tuple[Node, PodNs, PodNs]) -> None:

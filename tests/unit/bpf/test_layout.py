@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import bpf
+from agent.holder.sockets import OUTBOUND_MARK
 from bpf import layout
 
 SOURCES = Path(bpf.__file__).parent
@@ -34,6 +35,7 @@ def expectations() -> dict[str, int]:
         "MN_SOURCE_HASH_BYTES": layout.SOURCE_HASH_BYTES,
         "MN_LPM_COOKIE_BITS": layout.LPM_COOKIE_BITS,
         "MN_ZTUNNEL_MARK": layout.ZTUNNEL_MARK,
+        "MN_OUTBOUND_MARK": OUTBOUND_MARK,
         "MN_R_COUNT": len(layout.Reason),
     }
     for name, mirror in layout.STRUCTS.items():

@@ -52,7 +52,12 @@ _RULES: Mapping[str, Sequence[tuple[str, str]]] = {
         ),
     ),
     "RequestAuthentication": (_ONE_SCOPE,),
-    "TrafficPolicy": (("size(self.targetRefs) > 0", "a policy needs a target"),),
+    "TrafficPolicy": (
+        (
+            "has(self.selector) != (has(self.targetRefs) && size(self.targetRefs) > 0)",
+            "a policy needs a target or a selector, not both",
+        ),
+    ),
     "Workload": (("size(self.addresses) > 0", "a workload needs an address"),),
 }
 _SHORT: Mapping[str, Sequence[str]] = {

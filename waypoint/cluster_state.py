@@ -11,6 +11,7 @@ from mesh.telemetry import names
 from waypoint.fair import FairGate
 from waypoint.feed import ClusterState, LimitState, MemberState, RateState
 from waypoint.protection import Protection, Protections, Way
+from waypoint.request_gate import Limiters
 from waypoint.target import Target
 
 Series = tuple[str, tuple[str, ...]]
@@ -23,11 +24,12 @@ def describe(protections: Protections, now: float) -> list[ClusterState]:
 
 def _describe(way: Way, found: Protection, now: float) -> ClusterState:
     cluster = found.cluster
+    name = way.workload or way.service
     narrowest = way.places[0][0] if way.places else ""
     return ClusterState(
-        service=way.service,
+        service=name,
         port=way.port,
-        route=narrowest if narrowest != way.service else "",
+        route=narrowest if narrowest != name else "",
         algorithm=str(cluster.rules.load_balancing.algorithm),
         policies={part: str(key) for part, key in found.resolved.policy.sources},
         endpoints=[_member(cluster, target, now) for target in cluster.endpoints],
@@ -46,7 +48,8 @@ def _describe(way: Way, found: Protection, now: float) -> ClusterState:
                 passed=item.limiter.passed,
                 limited=item.limiter.limited,
             )
-            for item in (found.gate.limiters.items if found.gate else ())
+            for limiters in (found.gate and found.gate.limiters, found.connection_limits)
+            for item in (limiters.items if limiters else ())
         ],
     )
 
@@ -96,7 +99,7 @@ class PolicyCounters:
 def _sums(protections: Protections, fair: FairGate) -> Iterator[tuple[object, Series, int]]:
     yield fair, (names.UNFAIR.name, ()), fair.refused
     for way, found in protections.active():
-        cluster, service = found.cluster, str(way.service)
+        cluster, service = found.cluster, str(way.workload or way.service)
         breaker = cluster.breaker
         if cluster.detector is not None:
             yield cluster, (names.EJECTIONS.name, (service,)), cluster.detector.ejections
@@ -106,8 +109,15 @@ def _sums(protections: Protections, fair: FairGate) -> Iterator[tuple[object, Se
         made = breaker.accepted[Resource.RETRIES] - spent
         yield cluster, (names.RETRIES.name, (service, "made")), made
         yield cluster, (names.RETRIES.name, (service, "over_budget")), spent
-        for item in found.gate.limiters.items if found.gate else ():
-            limiter = item.limiter
-            beyond = "shadow" if limiter.limit.shadow else "limited"
-            yield limiter, (names.RATE_LIMITED.name, (item.name, "passed")), limiter.passed
-            yield limiter, (names.RATE_LIMITED.name, (item.name, beyond)), limiter.limited
+        yield from _limited(names.RATE_LIMITED, found.gate.limiters if found.gate else None)
+        yield from _limited(names.CONNECTIONS_LIMITED, found.connection_limits)
+
+
+def _limited(
+    metric: names.MetricSpec, limiters: Limiters | None
+) -> Iterator[tuple[object, Series, int]]:
+    for item in limiters.items if limiters else ():
+        limiter = item.limiter
+        beyond = "shadow" if limiter.limit.shadow else "limited"
+        yield limiter, (metric.name, (item.name, "passed")), limiter.passed
+        yield limiter, (metric.name, (item.name, beyond)), limiter.limited

@@ -12,11 +12,14 @@ from mesh.model.address import SocketAddress
 from mesh.model.connection import Party
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Service, ServiceKey, Workload
+from waypoint.contract import Origin
 from waypoint.locality import weight_of, zone_of
 from waypoint.party import party
 from waypoint.target import Group, Speaks, Target, TargetKey
 
 HBONE_PORT = 15008
+MAX_ADDRESSES = 10_000
+"""Workloads' ports that are remembered: which ones is the callers' choice."""
 _HTTP2_PROTOCOLS = frozenset(("kubernetes.io/h2c", "grpc", "http2", "h2c"))
 
 
@@ -30,6 +33,11 @@ def app_protocol(service: Service, port: int) -> str:
     return next((p.app_protocol.lower() for p in service.ports if p.port == port), "")
 
 
+def service_protocol(origin: Origin) -> str:
+    """The appProtocol of the service port that was dialled."""
+    return app_protocol(origin.service, origin.dialled.port) if origin.service else ""
+
+
 class Endpoints:
     """The groups of one snapshot, made on first use."""
 
@@ -37,6 +45,8 @@ class Endpoints:
         self.snapshot = snapshot
         self._groups: dict[tuple[ServiceKey, int, int], Group] = {}
         self._single: dict[SocketAddress, Group] = {}
+        self._protocols: dict[str, dict[SocketAddress, str]] = {}
+        """Of workloads' ports, by namespace."""
         self._targets: WeakValueDictionary[TargetKey, Target] = (
             previous._targets if previous else WeakValueDictionary()
         )
@@ -61,10 +71,30 @@ class Endpoints:
         """The one target that an address of a workload is."""
         group = self._single.get(address)
         if group is None:
+            if len(self._single) >= MAX_ADDRESSES:
+                self._single.clear()
             target = self._target(address, workload)
-            group = Group(name=str(address), targets=(target,), speaks=Speaks.HTTP1)
+            named = self.workload_protocol(workload, address)
+            version = speaks(named) if named else Speaks.AS_CLIENT
+            group = Group(name=str(address), targets=(target,), speaks=version)
             self._single[address] = group
         return group
+
+    def workload_protocol(self, workload: Workload, address: SocketAddress) -> str:
+        """The appProtocol of a workload's port: what a service says of it; empty if none does."""
+        known = self._protocols.get(workload.namespace)
+        if known is None:
+            services = self.snapshot.services.values()
+            known = self._protocols[workload.namespace] = {
+                SocketAddress(endpoint.address, endpoint.ports[port.port]): name
+                for service in services
+                if service.namespace == workload.namespace
+                for port in service.ports
+                if (name := port.app_protocol.lower())
+                for endpoint in service.endpoints
+                if port.port in endpoint.ports
+            }
+        return known.get(address, "")
 
     def targets(self) -> list[Target]:
         """Every target in use, for people."""

@@ -6,23 +6,23 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
 from mesh.errors import MeshnodeError
-from mesh.resilience.cluster import Refusal
 from mesh.tunnel.contract import TunnelEngine
 from waypoint.attach import attach
 from waypoint.client_hello import MAX_BYTES as HELLO_BYTES
 from waypoint.client_hello import server_name
 from waypoint.contract import Exchanges, Origin
-from waypoint.endpoints import app_protocol
+from waypoint.endpoints import service_protocol
 from waypoint.flush_queue import FlushQueue
 from waypoint.h1_server import Http1Server
 from waypoint.h2_lane import Http2Lane
 from waypoint.h2_server import Http2Server
 from waypoint.limits import ProxyLimits
 from waypoint.opaque import OpaqueConnections, unrecorded
-from waypoint.opaque_way import OpaqueWay
+from waypoint.opaque_way import OpaqueRefusal, OpaqueWay
 from waypoint.sniff import PREFACE, SNIFF_BYTES, Known, Spoken, classify, known_protocol
 from waypoint.target import Target
 
@@ -35,7 +35,7 @@ class OpaqueRoutes(Protocol):
     def wants_server_name(self, origin: Origin) -> bool:
         """Whether the name that a TLS client asks for decides."""
 
-    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | Refusal | None:
+    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | OpaqueRefusal | None:
         """An endpoint, or None if policy or routes leave none; a limit may refuse it."""
 
 
@@ -52,7 +52,11 @@ class Lane(Protocol):
 
 
 class Front:
-    """Serves connections of one worker."""
+    """Serves connections of one worker.
+
+    Args:
+        protocol: the appProtocol of what was dialled, empty if nothing says it.
+    """
 
     def __init__(
         self,
@@ -65,7 +69,9 @@ class Front:
         opener: SocketOpener,
         flushes: FlushQueue,
         relays: OpaqueConnections | None = None,
+        protocol: Callable[[Origin], str] = service_protocol,
     ) -> None:
+        self._protocol = protocol
         self._flushes = flushes
         self._relays = unrecorded() if relays is None else relays
         self._loop = loop
@@ -136,8 +142,7 @@ class Front:
             return
 
     async def _sniff(self, sock: socket.socket, origin: Origin) -> tuple[Spoken, bytes]:
-        name = app_protocol(origin.service, origin.dialled.port) if origin.service else ""
-        known = known_protocol(name)
+        known = known_protocol(self._protocol(origin))
         if known is Known.OPAQUE:
             return Spoken.OPAQUE, b""
         limit = (
@@ -181,7 +186,7 @@ class Front:
         if not isinstance(way, OpaqueWay):
             log.info("%s: no endpoint for a connection of %s", origin.dialled, origin.client)
             sock.close()
-            self._relays.refused(origin, None, str(way or "no endpoint"), refusal=way)
+            self._relays.refused(origin, None, "no endpoint", refusal=way)
             return
         try:
             upstream = await self._dial_opaque(way, initial)

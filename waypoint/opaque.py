@@ -10,10 +10,9 @@ from typing import Protocol
 from mesh.model.connection import ConnectionRecord, Party, Path, Reporter, ResponseFlag
 from mesh.model.verdict import Verdict
 from mesh.policy.judge import NO_POLICY
-from mesh.resilience.cluster import Refusal
 from mesh.tunnel.contract import End, EndReason, Relay
 from waypoint.contract import Origin
-from waypoint.opaque_way import OpaqueWay
+from waypoint.opaque_way import OpaqueRefusal, OpaqueWay
 from waypoint.target import Target
 
 _FLAGS = {
@@ -112,13 +111,13 @@ class OpaqueConnections:
         origin: Origin,
         target: Target | None,
         detail: str,
-        refusal: Refusal | None = None,
+        refusal: OpaqueRefusal | None = None,
     ) -> None:
         """A connection was closed without having been relayed."""
         verdict = self._verdict(origin)
         flag = ResponseFlag.CONNECT if target is not None else ResponseFlag.NO_HEALTHY_UPSTREAM
-        if refusal is Refusal.OVERFLOW:
-            flag = ResponseFlag.UPSTREAM_OVERFLOW
+        if refusal is not None:
+            flag, detail = refusal.flag, refusal.detail
         self._sink.opened(origin, target.dst if target is not None else Party())
         self._sink.ended(
             _record(

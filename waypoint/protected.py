@@ -5,12 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from mesh.model.workload import Service, ServiceKey
+from mesh.model.address import SocketAddress
+from mesh.model.workload import Service, ServiceKey, Workload
 from mesh.routing.message import RequestHead, fold_headers
 from mesh.routing.policies import places_of
 from mesh.routing.rule import Backend, CompiledRule
 from mesh.routing.session import read_session
-from waypoint.protection import Protection, Protections, Way, service_places
+from waypoint.protection import (
+    MAX_WORKLOAD_WAYS,
+    Protection,
+    Protections,
+    Way,
+    gateway_of,
+    service_places,
+)
 from waypoint.target import Group
 
 _ServicePort = tuple[ServiceKey, int]
@@ -32,6 +40,7 @@ class Protected:
         self.knows_sessions = protections.knows_sessions
         self.now = protections.now
         self._of_service: dict[tuple[_ServicePort, int], Protection | None] = {}
+        self._of_workload: dict[SocketAddress, Protection | None] = {}
         self._of_rule: dict[tuple[int, _ServicePort, _ServicePort, int], Protection | None] = {}
 
     def of_service(self, service: ServiceKey, port: int, family: int, group: Group) -> (
@@ -42,10 +51,24 @@ class Protected:
             return None
         key = ((service, port), family)
         if key not in self._of_service:
-            places = service_places(self._services.get(service), port)
+            found = self._services.get(service)
+            places = (*service_places(found, port), *gateway_of(found))
             way = Way(places=places, service=service, port=port, family=family)
             self._of_service[key] = self._protections.find(way, group)
         return self._of_service[key]
+
+    def of_workload(
+        self, workload: Workload, address: SocketAddress, group: Group
+    ) -> Protection | None:
+        """What holds for requests to a workload's own address."""
+        if self._none:
+            return None
+        if address not in self._of_workload:
+            if len(self._of_workload) >= MAX_WORKLOAD_WAYS:  # ports are the callers' choice
+                self._of_workload.clear()
+            way = Way.to_workload(workload, address)
+            self._of_workload[address] = self._protections.find(way, group)
+        return self._of_workload[address]
 
     def preferred(
         self,
@@ -86,7 +109,8 @@ class Protected:
             own = places_of(rule.route, rule.source.name)
             backend = service_places(self._services.get(to[0]), to[1])
             parent = service_places(self._services.get(dialled[0]), dialled[1])
-            places = tuple(dict.fromkeys((*own, *backend, *parent)))
+            gateway = gateway_of(self._services.get(dialled[0]))
+            places = tuple(dict.fromkeys((*own, *backend, *parent, *gateway)))
             session = rule.source.session
             way = Way(
                 places=places,

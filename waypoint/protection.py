@@ -12,16 +12,24 @@ from random import Random
 from typing import TypeVar, cast
 from weakref import WeakValueDictionary
 
+from mesh.model.address import SocketAddress
 from mesh.model.routing import RouteKey, SessionPersistence
 from mesh.model.snapshot import MeshSnapshot
-from mesh.model.traffic import CircuitLimits, Hedging, LoadBalancing, RetryPolicy, Upgrades
-from mesh.model.workload import Service, ServiceKey
+from mesh.model.traffic import (
+    CircuitLimits,
+    Hedging,
+    LoadBalancing,
+    RateLimit,
+    RetryPolicy,
+    Upgrades,
+)
+from mesh.model.workload import Service, ServiceKey, Workload, WorkloadUid
 from mesh.resilience.bandwidth import Pacer
 from mesh.resilience.cluster import Cluster, ClusterRules, Seat
 from mesh.resilience.fault import FaultInjector
 from mesh.resilience.rate_limit import RateLimiter
 from mesh.resilience.sharing import Sharing
-from mesh.routing.policies import Place, PolicyTable, Resolved, places_of
+from mesh.routing.policies import Place, PolicyTable, Resolved, gateway_place, places_of
 from mesh.routing.session import session_name
 from waypoint.locality import distance, node_zone
 from waypoint.request_gate import Limiters, NamedLimiter, RequestGate
@@ -71,12 +79,14 @@ class Protection:
 
     Attributes:
         resolved: the policy it was made of.
+        connection_limits: rates of connections that are no HTTP.
         retry: None = the route's own word, or the default.
     """
 
     resolved: Resolved
     cluster: Cluster[Target]
     gate: RequestGate | None
+    connection_limits: Limiters | None
     paces: Paces | None
     hedging: Hedging | None
     retry: RetryPolicy | None
@@ -90,15 +100,21 @@ class Protection:
 
 State = TypeVar("State")
 _NO_ROUTE = RouteKey("")
+_NO_WORKLOAD = WorkloadUid("")
+MAX_WORKLOAD_WAYS = 256
+"""Ports are the callers' choice: beyond so many, those where nothing is under way are forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """Which requests: those to a service port, or those that a rule sends there.
+    """Which requests: those to a service port, those that a rule sends there, or those to a
+    workload's own address.
 
     Attributes:
         places: where policies may hold for them, the narrowest first.
+        service: that they go to; empty where `workload` is set.
         family: IP version of the endpoints.
+        workload: that was dialled, at `address`.
         route, rule: the rule, where there is one.
         own_session: what it says of sessions itself; that comes before any policy.
     """
@@ -110,9 +126,27 @@ class Way:
     route: RouteKey = _NO_ROUTE
     rule: int = 0
     own_session: SessionPersistence | None = None
+    workload: WorkloadUid = _NO_WORKLOAD
+    address: SocketAddress | None = None
+
+    @classmethod
+    def to_workload(cls, workload: Workload, address: SocketAddress) -> Way:
+        """Requests to a workload's own address."""
+        return cls(
+            places=((workload.uid, ""), *gateway_place(workload.waypoint)),
+            service=ServiceKey(""),
+            port=address.port,
+            family=address.ip.version,
+            workload=workload.uid,
+            address=address,
+        )
 
     def holds_in(self, snapshot: MeshSnapshot) -> bool:
         """Whether there are such requests in a snapshot."""
+        if self.workload:
+            workload = snapshot.workloads.get(self.workload)
+            # Which waypoint it has is one of the places.
+            return workload is not None and self.places[1:] == gateway_place(workload.waypoint)
         service = snapshot.services.get(self.service)
         if service is None or all(port.port != self.port for port in service.ports):
             return False
@@ -160,11 +194,22 @@ class Protections:
         Ask once per snapshot: the group's endpoints become those of the cluster.
         """
         if way not in self._known:
+            if way.workload:
+                self._make_room()
             self._known[way] = self._make(way)
         found = self._known[way]
         if found is not None:
             self._seat(found.cluster, group)
         return found
+
+    def _make_room(self) -> None:
+        ways = [way for way in self._known if way.workload]
+        if len(ways) < MAX_WORKLOAD_WAYS:
+            return
+        for way in ways:
+            found = self._known[way]
+            if found is None or not found.cluster.breaker.held:
+                del self._known[way]
 
     def tick(self) -> None:
         """Let time pass where no request does; call it about once a second."""
@@ -197,6 +242,9 @@ class Protections:
             resolved=resolved,
             cluster=self._cluster(way, resolved),
             gate=self._gate(resolved),
+            connection_limits=self._limiters(
+                resolved, "connection_rate_limits", policy.connection_rate_limits
+            ),
             paces=self._paces(resolved),
             hedging=policy.hedging,
             retry=policy.retry,
@@ -211,7 +259,7 @@ class Protections:
             limits=policy.limits or CircuitLimits(),
             retry_budget=policy.retry_budget,
         )
-        key = ("cluster", way.service, way.port, way.family, rules)
+        key = ("cluster", way.address or way.service, way.port, way.family, rules)
         sharing, workers = self._vantage.sharing, self._vantage.workers
         count_of = None if sharing is None else lambda name: sharing.count(f"{key} {name}")
 
@@ -224,27 +272,29 @@ class Protections:
         policy = resolved.policy
         if not policy.rate_limits and not policy.faults:
             return None
-        limiters = Limiters(())
-        if policy.rate_limits:
-            source = dict(policy.sources)["rate_limits"]
-            workers, sharing = self._vantage.workers, self._vantage.sharing
-            place = resolved.place("rate_limits")
-            made = tuple(
-                NamedLimiter(
-                    name=f"{source}/{limit.name or number}",
-                    limiter=RateLimiter(
-                        limit,
-                        workers=workers,
-                        sharing=sharing,
-                        name=f"rate {place} {source} {number} {limit}",
-                    ),
-                )
-                for number, limit in enumerate(policy.rate_limits)
-            )
-            key = ("limiters", place, source, policy.rate_limits)
-            limiters = self._shared(key, lambda: Limiters(made))
+        limiters = self._limiters(resolved, "rate_limits", policy.rate_limits)
         faults = FaultInjector(policy.faults) if policy.faults else None
-        return RequestGate(limiters, faults, self._random)
+        return RequestGate(limiters or Limiters(()), faults, self._random)
+
+    def _limiters(
+        self, resolved: Resolved, part: str, limits: tuple[RateLimit, ...]
+    ) -> Limiters | None:
+        if not limits:
+            return None
+        source, place = dict(resolved.policy.sources)[part], resolved.place(part)
+        made = tuple(
+            NamedLimiter(
+                name=f"{source}/{limit.name or number}",
+                limiter=RateLimiter(
+                    limit,
+                    workers=self._vantage.workers,
+                    sharing=self._vantage.sharing,
+                    name=f"{part} {place} {source} {number} {limit}",
+                ),
+            )
+            for number, limit in enumerate(limits)
+        )
+        return self._shared((part, place, source, limits), lambda: Limiters(made))
 
     def _paces(self, resolved: Resolved) -> Paces | None:
         wanted = resolved.policy.bandwidth
@@ -301,3 +351,8 @@ def service_places(service: Service | None, port: int) -> tuple[Place, ...]:
         return ()
     name = next((item.name for item in service.ports if item.port == port), "")
     return places_of(service.key, name)
+
+
+def gateway_of(service: Service | None) -> tuple[Place, ...]:
+    """Where policies for all that passes a service's waypoint hold."""
+    return gateway_place(service.waypoint) if service is not None else ()

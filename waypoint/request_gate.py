@@ -69,6 +69,17 @@ class Limiters:
     def __init__(self, items: tuple[NamedLimiter, ...]) -> None:
         self.items = items
 
+    def take(
+        self, principal: SpiffeId | None, headers: Mapping[str, str], now: float
+    ) -> tuple[NamedLimiter, RateDecision] | None:
+        """Take a token of every limit; the first without one refuses."""
+        identity = str(principal) if principal else None
+        for item in self.items:
+            decision = item.limiter.decide(identity, headers, now)
+            if not decision.allowed:
+                return item, decision
+        return None
+
 
 class RequestGate:
     """The limits and faults of one place."""
@@ -84,13 +95,11 @@ class RequestGate:
         self, principal: SpiffeId | None, headers: HeaderView, now: float
     ) -> RateLimited | None:
         """Take a token of every limit; the first without one refuses."""
-        for item in self.limiters.items:
-            identity = str(principal) if principal else None
-            decision = item.limiter.decide(identity, headers, now)
-            if not decision.allowed:
-                fields = _rate_fields(item.limiter, decision)
-                return RateLimited(limit=item.name, fields=fields)
-        return None
+        refused = self.limiters.take(principal, headers, now)
+        if refused is None:
+            return None
+        item, decision = refused
+        return RateLimited(limit=item.name, fields=_rate_fields(item.limiter, decision))
 
     def fault(self, headers: HeaderView) -> FaultDecision:
         """Draw the fault of a request."""

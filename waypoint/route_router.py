@@ -14,7 +14,6 @@ from mesh.http1.message import CONNECT, Headers, RequestHead
 from mesh.model.request import RequestFlag
 from mesh.model.routing import NO_FILTERS, RouteKind
 from mesh.model.workload import ServiceKey
-from mesh.resilience.cluster import Refusal
 from mesh.routing import message
 from mesh.routing.path import PathRules, normalize_path
 from mesh.routing.plan import Answer, AnswerReason, Preference, finish_response, make_plan
@@ -26,7 +25,7 @@ from waypoint.custom.answer import with_response_headers
 from waypoint.endpoints import Endpoints
 from waypoint.judgement import Judgement, Later
 from waypoint.lane.dependence import Dependence, of_rules
-from waypoint.opaque_way import OpaqueWay
+from waypoint.opaque_way import OpaqueRefusal, OpaqueWay
 from waypoint.plan import Forward, Reply, Wait
 from waypoint.protected import Protected
 from waypoint.protection import Protection
@@ -147,8 +146,11 @@ class RouteRouter:
     def _to_workload(self, origin: Origin) -> Forward | Reply:
         if origin.workload is None:
             return _no_cluster(str(origin.dialled))
-        group = self._endpoints.workload(origin.workload, origin.dialled)
-        return Forward(group=group, steady=True)
+        workload, address = origin.workload, origin.dialled
+        group = self._endpoints.workload(workload, address)
+        if self._protected is None:
+            return Forward(group=group, steady=True)
+        return _directly(group, self._protected.of_workload(workload, address, group))
 
     def _to_service(self, key: ServiceKey, port: int, family: int) -> Forward | Reply:
         group = self._endpoints.service(key, port, family)
@@ -156,17 +158,7 @@ class RouteRouter:
             return _no_cluster(f"{key}:{port}")
         if self._protected is None:
             return Forward(group=group, steady=True)
-        protection = self._protected.of_service(key, port, family, group)
-        if protection is None:
-            return Forward(group=group, steady=True)
-        policy = protection.retry
-        return Forward(
-            group=group,
-            try_timeout_s=policy.per_try_timeout_s if policy else None,
-            retry=rule_of(None, policy),
-            protection=protection,
-            steady=True,
-        )
+        return _directly(group, self._protected.of_service(key, port, family, group))
 
     def _routed(
         self, origin: Origin, head: RequestHead, target: tuple[str, str | None], caller: str | None
@@ -236,20 +228,21 @@ class RouteRouter:
         kind = self._table.kind(origin.service.key, origin.dialled.port, caller)
         return kind is RouteKind.TLS
 
-    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | Refusal | None:
+    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | OpaqueRefusal | None:
         """An endpoint for a connection that is no HTTP (TLSRoute, TCPRoute, or none)."""
         if self._authorizer is not None and not self._authorizer.admits_opaque(origin):
             return None
-        protection = None
+        group, protection = None, None
         if origin.service is None:
             plan = self._to_workload(origin)
-            group = plan.group if isinstance(plan, Forward) else None
+            if isinstance(plan, Forward):
+                group, protection = plan.group, plan.protection
         else:
             group, protection = self._opaque_group(origin, origin.service.key, server_name)
         if group is None:
             return None
         if protection is not None and self._protected is not None:
-            return OpaqueWay.under(protection, self._protected.now())
+            return OpaqueWay.under(protection, origin.principal, self._protected.now())
         target = choose(group.targets, self._random, None)
         return OpaqueWay(target) if target is not None else None
 
@@ -325,6 +318,20 @@ def _answer(plan: Answer) -> Reply:
         flag=_FLAG.get(plan.reason, RequestFlag.NONE),
         details=str(plan.reason),
         route=f"{match.rule.route}/{match.rule.index}" if match else "",
+    )
+
+
+def _directly(group: Group, protection: Protection | None) -> Forward:
+    """To a service or workload that no route rules."""
+    if protection is None:
+        return Forward(group=group, steady=True)
+    policy = protection.retry
+    return Forward(
+        group=group,
+        try_timeout_s=policy.per_try_timeout_s if policy else None,
+        retry=rule_of(None, policy),
+        protection=protection,
+        steady=True,
     )
 
 

@@ -14,15 +14,14 @@ from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
 from mesh.policy.l7.engine import RequestIndex
-from mesh.resilience.cluster import Refusal
 from mesh.routing.path import PathRules
 from mesh.routing.table import RouteTable
 from waypoint.authorize import Outside, PolicyAuthorizer
 from waypoint.contract import Origin
-from waypoint.endpoints import Endpoints
+from waypoint.endpoints import Endpoints, service_protocol
 from waypoint.lane.dependence import Dependence
 from waypoint.memo import PlanMemo
-from waypoint.opaque_way import OpaqueWay
+from waypoint.opaque_way import OpaqueRefusal, OpaqueWay
 from waypoint.plan import Forward, Reply, Wait
 from waypoint.protected import Protected
 from waypoint.protection import Protections, Vantage
@@ -115,10 +114,16 @@ class WorkerState:
         """What of a request its plan depends on; None: on more than can be said."""
         return self._router.depends(origin)
 
+    def app_protocol(self, origin: Origin) -> str:
+        """What is said of the port that was dialled; empty if nothing is."""
+        if origin.service is None and origin.workload is not None:
+            return self.endpoints.workload_protocol(origin.workload, origin.dialled)
+        return service_protocol(origin)
+
     def wants_server_name(self, origin: Origin) -> bool:
         return self._router.wants_server_name(origin)
 
-    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | Refusal | None:
+    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | OpaqueRefusal | None:
         return self._router.pick_opaque(origin, server_name)
 
 

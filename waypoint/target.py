@@ -22,6 +22,8 @@ class Speaks(Enum):
 
     HTTP1 = auto()
     HTTP2 = auto()
+    AS_CLIENT = auto()
+    """The one that the client chose: nothing says what a workload's own port takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

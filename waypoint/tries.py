@@ -110,7 +110,12 @@ class Tries:
         HTTP/2 has a form for."""
         if self._exchange.head.upgrade not in (b"", CONNECT, WEBSOCKET):
             return Speaks.HTTP1
-        return Speaks.HTTP2 if self._exchange.seen.is_grpc else self.plan.group.speaks
+        speaks = self.plan.group.speaks
+        if self._exchange.seen.is_grpc:
+            return Speaks.HTTP2
+        if speaks is Speaks.AS_CLIENT:
+            return Speaks.HTTP2 if self._exchange.protocol == "HTTP/2" else Speaks.HTTP1
+        return speaks
 
     # --- after a try ----------------------------------------------------------------------------
 

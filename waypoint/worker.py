@@ -128,6 +128,7 @@ class Worker:
             opener=self._upstream,
             flushes=flushes,
             relays=self._relays,
+            protocol=state.app_protocol,
         )
         self._lane = self._build_lane(limits, random) if is_built() else None
         self._h2_lane = None if self._is_traced() else self._build_h2_lane(limits, random)

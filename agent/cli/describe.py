@@ -72,6 +72,7 @@ def _pod(found: Description) -> Iterator[str]:
         yield f"  Port {port.port} is {port.mode}, by {port.decided_by}."
     yield f"  {_waypoint(found)}"
     yield from _policies(found)
+    yield from _settings(found, "its own address")
     services = ", ".join(found.members) or "no service"
     yield f"  It serves {services}."
     yield from _problems(found)
@@ -115,9 +116,14 @@ def _service(found: Description) -> Iterator[str]:
     if found.waypoint:
         yield from _policies(found)
         yield from _routes(found)
-    for part, policy in found.settings:
-        yield f"  {part.replace('_', ' ')} is set by TrafficPolicy {policy}."
+    yield from _settings(found)
     yield from _problems(found)
+
+
+def _settings(found: Description, where: str = "") -> Iterator[str]:
+    for part, policy in found.settings:
+        what = part.replace("_", " ") + (f" at {where}" if where else "")
+        yield f"  {what} is set by TrafficPolicy {policy}."
 
 
 def _routes(found: Description) -> Iterator[str]:

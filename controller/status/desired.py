@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from mesh.model.codes import Code
 from mesh.model.routing import GATEWAY_GROUP, ParentRef
 from mesh.model.snapshot import MeshSnapshot, Problem, Severity
+from mesh.model.traffic import TrafficPolicy
 from mesh.model.workload import ServiceKey
-from mesh.routing.policies import PolicyReason, PolicyTable
+from mesh.routing.policies import PolicyReason, PolicyTable, selects
 from mesh.routing.status import Condition, ParentStatus, route_statuses
 
 
@@ -112,8 +113,8 @@ def policy_status(snapshot: MeshSnapshot) -> dict[ObjectName, PolicyStatus]:
                 (False, str(refused[0].reason), "; ".join(one.message for one in refused)),
                 (False, "Invalid", "it is not accepted"),
             )
-        elif not _has_waypoint(snapshot, namespace, [one.target.name for one in statuses]):
-            message = "no target has a waypoint: it does nothing"
+        elif not _has_waypoint(snapshot, snapshot.traffic_policies[key]):
+            message = "nothing that it is about has a waypoint: it does nothing"
             found[ObjectName(kind="TrafficPolicy", namespace=namespace, name=name)] = _two(
                 (True, "Accepted", "it is in force"), (False, "NoWaypoint", message)
             )
@@ -129,10 +130,15 @@ def policy_status(snapshot: MeshSnapshot) -> dict[ObjectName, PolicyStatus]:
     return found
 
 
-def _has_waypoint(snapshot: MeshSnapshot, namespace: str, names: Iterable[str]) -> bool:
-    """Whether a target has one; of routes that is not asked here."""
-    services = [snapshot.services.get(ServiceKey(f"{namespace}/{name}")) for name in names]
-    known = [service for service in services if service is not None]
+def _has_waypoint(snapshot: MeshSnapshot, policy: TrafficPolicy) -> bool:
+    """Whether a target or a pod has one; of routes and Gateways that is not asked here."""
+    if policy.selector is not None:
+        pods = [pod for pod in snapshot.workloads.values() if selects(policy, pod)]
+        return not pods or any(pod.waypoint is not None for pod in pods)
+    if any(target.kind != "Service" for target in policy.targets):
+        return True
+    keys = [ServiceKey(f"{policy.namespace}/{target.name}") for target in policy.targets]
+    known = [snapshot.services[key] for key in keys if key in snapshot.services]
     return not known or any(service.waypoint is not None for service in known)
 
 

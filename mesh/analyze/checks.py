@@ -13,8 +13,9 @@ from mesh.model.codes import Code
 from mesh.model.policy import AuthorizationPolicy, PolicyAction, PolicyScope
 from mesh.model.routing import Route
 from mesh.model.snapshot import MeshSnapshot, Severity
+from mesh.model.traffic import TrafficPolicy
 from mesh.model.workload import ServiceKey
-from mesh.routing.policies import PolicyReason, PolicyTable
+from mesh.routing.policies import PolicyReason, PolicyTable, selects
 from mesh.routing.status import ParentStatus, route_statuses
 from mesh.sources.objects import ServiceObject
 
@@ -115,6 +116,21 @@ def traffic_policies(mesh: AnalyzedMesh) -> Iterator[Finding]:
                     message = f"Service {service.key} has no waypoint: the policy does nothing"
             if code is not None:
                 yield mesh.finding(code, "TrafficPolicy", policy.namespace, policy.name, message)
+        yield from _selecting(mesh, policy)
+
+
+def _selecting(mesh: AnalyzedMesh, policy: TrafficPolicy) -> Iterator[Finding]:
+    """A policy of pods none of which is behind a waypoint that takes what is sent to them."""
+    if policy.selector is None:
+        return
+    pods = [pod for pod in mesh.snapshot.workloads.values() if selects(policy, pod)]
+    if all(pod.waypoint is None for pod in pods):
+        message = (
+            f"none of {len(pods)} selected pods is behind a waypoint for workloads: "
+            "the policy does nothing"
+        )
+        code = Code.POLICY_WITHOUT_WAYPOINT
+        yield mesh.finding(code, "TrafficPolicy", policy.namespace, policy.name, message)
 
 
 def waypoints(mesh: AnalyzedMesh) -> Iterator[Finding]:

@@ -43,6 +43,7 @@ class ResponseFlag(StrEnum):
     UPSTREAM_OVERFLOW = "UO"
     STREAM_IDLE = "SI"
     DURATION_TIMEOUT = "DT"
+    RATE_LIMITED = "RL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,15 @@ data path's default, which never limits, delays or retries by surprise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from mesh.model.policy import PolicyKey
 from mesh.model.routing import SessionPersistence, ValueMatch
+
+GATEWAY_KIND = "Gateway"
+"""Kind of a target that is a waypoint."""
 
 
 class Algorithm(StrEnum):
@@ -120,6 +124,7 @@ class CircuitLimits:
     Attributes:
         max_pending: requests that wait for a connection.
         max_endpoint_connections: to one endpoint; likewise `max_endpoint_requests`.
+        max_caller_connections: that are no HTTP, of one verified caller.
     """
 
     max_connections: int | None = None
@@ -128,6 +133,7 @@ class CircuitLimits:
     max_retries: int | None = None
     max_endpoint_connections: int | None = None
     max_endpoint_requests: int | None = None
+    max_caller_connections: int | None = None
 
 
 class RetryOn(StrEnum):
@@ -193,7 +199,8 @@ class RateLimitKey(StrEnum):
 class RateLimit:
     """A token bucket per key: `requests` every `per_s`, at most `burst` at once.
 
-    `shadow` counts what would have been refused, and refuses nothing.
+    Also of connections that are no HTTP, which have no headers. `shadow` counts what would have
+    been refused, and refuses nothing.
     """
 
     requests: int
@@ -244,7 +251,8 @@ class Upgrades:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyTarget:
-    """spec.targetRefs[]: a Service (a port of it by `section_name`) or a route (a rule of it)."""
+    """spec.targetRefs[]: a Service (a port of it by `section_name`), a route (a rule of it), or the
+    Gateway of a waypoint: all that passes it."""
 
     group: str
     kind: str
@@ -254,12 +262,17 @@ class PolicyTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficPolicy:
-    """The object: targets in its own namespace, and the parts that are set."""
+    """The object: targets or workloads of its own namespace, and the parts that are set.
+
+    Attributes:
+        selector: labels of the workloads whose own addresses it is about; None with `targets`.
+    """
 
     key: PolicyKey
     namespace: str
     name: str
-    targets: tuple[PolicyTarget, ...]
+    targets: tuple[PolicyTarget, ...] = ()
+    selector: Mapping[str, str] | None = None
     load_balancing: LoadBalancing | None = None
     outlier_detection: OutlierDetection | None = None
     limits: CircuitLimits | None = None
@@ -267,6 +280,7 @@ class TrafficPolicy:
     retry_budget: RetryBudget | None = None
     hedging: Hedging | None = None
     rate_limits: tuple[RateLimit, ...] = ()
+    connection_rate_limits: tuple[RateLimit, ...] = ()
     faults: tuple[Fault, ...] = ()
     bandwidth: Bandwidth | None = None
     session: SessionPersistence | None = None

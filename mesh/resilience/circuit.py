@@ -7,7 +7,7 @@ from dataclasses import replace
 from enum import StrEnum
 
 from mesh.model.traffic import CircuitLimits
-from mesh.resilience.sharing import Count, CountOf, EndpointCounts
+from mesh.resilience.sharing import Count, CountOf, NamedCounts
 
 
 class Resource(StrEnum):
@@ -28,7 +28,9 @@ class CircuitBreaker:
         workers: processes that share the limits.
     """
 
-    __slots__ = ("_active", "_endpoints", "_most", "_shared", "accepted", "limits", "rejected")
+    __slots__ = (
+        "_active", "_callers", "_endpoints", "_most", "_shared", "accepted", "limits", "rejected",
+    )  # fmt: skip
 
     def __init__(
         self, limits: CircuitLimits, count_of: CountOf | None = None, workers: int = 1
@@ -41,12 +43,13 @@ class CircuitBreaker:
             if count is not None:
                 self._shared[resource] = count
         self._most = {item: (whole if item in self._shared else part)[item] for item in Resource}
-        self._endpoints: EndpointCounts | None = None
+        self._endpoints: NamedCounts | None = None
         most = limits.max_endpoint_connections
         if count_of is not None and most is not None:
-            self._endpoints = EndpointCounts(
+            self._endpoints = NamedCounts(
                 lambda name: count_of(f"endpoint connections {name}"), most, -(-most // workers)
             )
+        self._callers = _callers(limits.max_caller_connections, count_of, workers)
         self._active = dict.fromkeys(Resource, 0)
         self.accepted = dict.fromkeys(Resource, 0)
         self.rejected = dict.fromkeys(Resource, 0)
@@ -70,15 +73,15 @@ class CircuitBreaker:
         self.accepted[resource] += 1
         return True
 
-    def connect(self, endpoint_connections: int, endpoint: str = "") -> bool:
+    def connect(self, endpoint_connections: int, endpoint: str = "", *, waits: bool = True) -> bool:
         """Take a connection to an endpoint that has so many of ours; False where a limit is
         reached. `disconnect` gives it back.
 
-        The first one of an endpoint is always allowed: the requests that chose it could wait
-        for ever for a connection that others hold elsewhere.
+        The first one of an endpoint is always allowed to those who would wait otherwise: the
+        requests that chose it could wait for ever for a connection that others hold elsewhere.
         """
-        first = not endpoint_connections
-        if not self._enter(endpoint_connections, endpoint):
+        first = waits and not endpoint_connections
+        if not self._enter(endpoint_connections, endpoint, force=first):
             self.rejected[Resource.CONNECTIONS] += 1
             return False
         if first:
@@ -93,9 +96,9 @@ class CircuitBreaker:
             self._endpoints.leave(endpoint)
         return False
 
-    def _enter(self, connections: int, endpoint: str) -> bool:
+    def _enter(self, connections: int, endpoint: str, *, force: bool) -> bool:
         if self._endpoints is not None:
-            return self._endpoints.enter(endpoint, force=not connections)
+            return self._endpoints.enter(endpoint, force=force)
         most = self.limits.max_endpoint_connections
         return most is None or not connections or connections < most
 
@@ -104,6 +107,18 @@ class CircuitBreaker:
         self.release(Resource.CONNECTIONS)
         if self._endpoints is not None:
             self._endpoints.leave(endpoint)
+
+    def enter_caller(self, caller: str) -> bool:
+        """Take a connection of a caller; False where it has as many as it may have."""
+        if self._callers is None or self._callers.enter(caller):
+            return True
+        self.rejected[Resource.CONNECTIONS] += 1
+        return False
+
+    def leave_caller(self, caller: str) -> None:
+        """A connection of a caller has ended."""
+        if self._callers is not None:
+            self._callers.leave_for_good(caller)
 
     def keep(self, endpoints: Iterable[str]) -> None:
         """Forget all other endpoints."""
@@ -124,6 +139,11 @@ class CircuitBreaker:
         shared = self._shared.get(resource)
         return self._active[resource] if shared is None else shared.total()
 
+    @property
+    def held(self) -> int:
+        """Requests that this process has under way, whether they are limited or not."""
+        return self._active[Resource.REQUESTS]
+
     def most(self, resource: Resource) -> int | None:
         """How many there may be; None = no limit."""
         return self._most[resource]
@@ -132,6 +152,16 @@ class CircuitBreaker:
         """How many more there may be; None = no limit."""
         most = self._most[resource]
         return None if most is None else max(0, most - self.active(resource))
+
+
+def _callers(most: int | None, count_of: CountOf | None, workers: int) -> NamedCounts | None:
+    if most is None:
+        return None
+
+    def count(caller: str) -> Count | None:
+        return None if count_of is None else count_of(f"caller connections {caller}")
+
+    return NamedCounts(count, most, -(-most // workers))
 
 
 def _by_resource(limits: CircuitLimits) -> dict[Resource, int | None]:

@@ -18,7 +18,7 @@ from mesh.model.traffic import CircuitLimits, LoadBalancing, OutlierDetection, R
 from mesh.resilience.circuit import CircuitBreaker, Resource
 from mesh.resilience.outlier import Outcome, OutlierDetector
 from mesh.resilience.retry_budget import RetryBudgetMeter
-from mesh.resilience.sharing import CountOf, EndpointCounts
+from mesh.resilience.sharing import CountOf, NamedCounts
 
 Endpoint = TypeVar("Endpoint", bound=Loaded)
 
@@ -79,11 +79,11 @@ class Cluster(Generic[Endpoint]):
         )
         self.breaker = CircuitBreaker(rules.limits, count_of, workers)
         self._most_active = rules.limits.max_endpoint_requests
-        self._requests: EndpointCounts | None = None
+        self._requests: NamedCounts | None = None
         if self._most_active is not None:
             part = -(-self._most_active // workers)
             if count_of is not None:
-                self._requests = EndpointCounts(
+                self._requests = NamedCounts(
                     lambda name: count_of(f"endpoint requests {name}"), self._most_active, part
                 )
             self._most_active = part

@@ -71,13 +71,13 @@ class OwnCount:
         return self._total
 
 
-class EndpointCounts:
-    """One limit that holds for each endpoint of a service, over all processes.
+class NamedCounts:
+    """One limit that holds for each of several (endpoints, callers), over all processes.
 
-    An endpoint without a shared count is limited by this process alone, to its part.
+    What has no shared count is limited by this process alone, to its part.
 
     Args:
-        part: of the limit, for such endpoints.
+        part: of the limit, for such names.
     """
 
     __slots__ = ("_count_of", "_known", "_most", "_part")
@@ -88,9 +88,9 @@ class EndpointCounts:
         self._part = part
         self._known: dict[str, _Held] = {}
 
-    def enter(self, endpoint: str, *, force: bool = False) -> bool:
-        """Count one more at an endpoint; False where the limit is reached."""
-        held = self._held(endpoint)
+    def enter(self, name: str, *, force: bool = False) -> bool:
+        """Count one more; False where the limit is reached."""
+        held = self._held(name)
         count = held.count
         if count is None:
             if held.uses >= self._part and not force:
@@ -102,31 +102,37 @@ class EndpointCounts:
         held.uses += 1
         return True
 
-    def leave(self, endpoint: str) -> None:
+    def leave(self, name: str) -> None:
         """One that entered is gone."""
-        held = self._known[endpoint]
+        held = self._known[name]
         held.uses -= 1
         if held.count is not None:
             held.count.sub()
 
-    def is_full(self, endpoint: str) -> bool:
+    def leave_for_good(self, name: str) -> None:
+        """The same, where a name without anybody may never come again."""
+        self.leave(name)
+        if not self._known[name].uses:
+            del self._known[name]
+
+    def is_full(self, name: str) -> bool:
         """Whether one more would be refused now."""
-        held = self._held(endpoint)
+        held = self._held(name)
         if held.count is None:
             return held.uses >= self._part
         return held.count.total() >= self._most
 
-    def keep(self, endpoints: Iterable[str]) -> None:
+    def keep(self, names: Iterable[str]) -> None:
         """Forget all others, as far as nobody is there."""
-        wanted = set(endpoints)
+        wanted = set(names)
         for name, held in list(self._known.items()):
             if name not in wanted and not held.uses:
                 del self._known[name]
 
-    def _held(self, endpoint: str) -> _Held:
-        held = self._known.get(endpoint)
+    def _held(self, name: str) -> _Held:
+        held = self._known.get(name)
         if held is None:
-            held = self._known[endpoint] = _Held(self._count_of(endpoint))
+            held = self._known[name] = _Held(self._count_of(name))
         return held
 
 

@@ -1,12 +1,13 @@
 """Which TrafficPolicy holds where.
 
 Parts are settled one by one. On one target the older policy's part wins, and the newer policy is
-`Conflicted`. The narrower target wins over the wider: rule, route, service port, service.
+`Conflicted`. The narrower target wins over the wider: rule, route, service port, service, and at
+last the waypoint's Gateway. Selectors are about workloads dialled at their own addresses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -14,6 +15,7 @@ from mesh.model.policy import PolicyKey
 from mesh.model.routing import Route, RouteKey, SessionPersistence
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.traffic import (
+    GATEWAY_KIND,
     Bandwidth,
     CircuitLimits,
     Fault,
@@ -27,7 +29,7 @@ from mesh.model.traffic import (
     TrafficPolicy,
     Upgrades,
 )
-from mesh.model.workload import Service, ServiceKey
+from mesh.model.workload import Service, ServiceKey, Workload, WorkloadUid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class EffectivePolicy:
     retry_budget: RetryBudget | None = None
     hedging: Hedging | None = None
     rate_limits: tuple[RateLimit, ...] = ()
+    connection_rate_limits: tuple[RateLimit, ...] = ()
     faults: tuple[Fault, ...] = ()
     bandwidth: Bandwidth | None = None
     session: SessionPersistence | None = None
@@ -61,6 +64,7 @@ class EffectivePolicy:
             retry_budget=self.retry_budget or wider.retry_budget,
             hedging=self.hedging or wider.hedging,
             rate_limits=self.rate_limits or wider.rate_limits,
+            connection_rate_limits=self.connection_rate_limits or wider.connection_rate_limits,
             faults=self.faults or wider.faults,
             bandwidth=self.bandwidth or wider.bandwidth,
             session=self.session or wider.session,
@@ -78,6 +82,7 @@ def _parts(policy: TrafficPolicy) -> EffectivePolicy:
         retry_budget=policy.retry_budget,
         hedging=policy.hedging,
         rate_limits=policy.rate_limits,
+        connection_rate_limits=policy.connection_rate_limits,
         faults=policy.faults,
         bandwidth=policy.bandwidth,
         session=policy.session,
@@ -88,6 +93,7 @@ def _parts(policy: TrafficPolicy) -> EffectivePolicy:
 
 PARTS = (
     "bandwidth",
+    "connection_rate_limits",
     "faults",
     "hedging",
     "limits",
@@ -100,6 +106,7 @@ PARTS = (
     "upgrades",
 )
 _NOTHING = EffectivePolicy()
+_NOBODY: Mapping[WorkloadUid, Workload] = {}
 
 
 class PolicyReason(StrEnum):
@@ -120,7 +127,8 @@ class PolicyStatus:
 
 
 Place = tuple[str, str]
-"""Key of a service or route, and section (empty = the whole)."""
+"""Key of a service or route, uid of a workload, or `gateway_place`; and section (empty = the
+whole)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +148,11 @@ def places_of(key: str, section: str = "") -> tuple[Place, ...]:
     return ((key, section), (key, "")) if section else ((key, ""),)
 
 
+def gateway_place(waypoint: str | None) -> tuple[Place, ...]:
+    """All that passes a waypoint (`<namespace>/<name>`)."""
+    return ((f"{GATEWAY_KIND}/{waypoint}", ""),) if waypoint else ()
+
+
 @dataclass(slots=True)
 class _Held:
     policy: EffectivePolicy = _NOTHING
@@ -153,20 +166,27 @@ class PolicyTable:
         self,
         places: dict[Place, EffectivePolicy],
         statuses: dict[PolicyKey, tuple[PolicyStatus, ...]],
+        selectors: Sequence[TrafficPolicy] = (),
+        workloads: Mapping[WorkloadUid, Workload] = _NOBODY,
     ) -> None:
         self._places = places
         self.statuses = statuses
+        self._selectors = selectors
+        self._workloads = workloads
 
     @classmethod
     def compile(cls, snapshot: MeshSnapshot) -> PolicyTable:
         """Attach every policy to its targets."""
         held: dict[Place, _Held] = {}
         statuses: dict[PolicyKey, tuple[PolicyStatus, ...]] = {}
-        for policy in sorted(snapshot.traffic_policies.values(), key=_age):
+        policies = sorted(snapshot.traffic_policies.values(), key=_age)
+        for policy in policies:
             statuses[policy.key] = tuple(
                 _attach(policy, target, snapshot, held) for target in policy.targets
             )
-        return cls({place: item.policy for place, item in held.items()}, statuses)
+        places = {place: item.policy for place, item in held.items()}
+        selectors = [policy for policy in policies if policy.selector is not None]
+        return cls(places, statuses, selectors, snapshot.workloads)
 
     def of_service(self, service: ServiceKey, port_name: str = "") -> EffectivePolicy:
         """What holds for a service, at one of its ports."""
@@ -183,7 +203,7 @@ class PolicyTable:
         policy = _NOTHING
         at: dict[str, Place] = {}
         for place in places:
-            own = self._places.get(place)
+            own = self._places.get(place) or self.of_workload(WorkloadUid(place[0]))
             if own is not None:
                 policy = policy.over(own)
                 for part, _ in own.sources:
@@ -193,12 +213,32 @@ class PolicyTable:
     @property
     def is_empty(self) -> bool:
         """Whether no policy holds anywhere."""
-        return not self._places
+        return not self._places and not self._selectors
+
+    def of_workload(self, uid: WorkloadUid) -> EffectivePolicy | None:
+        """What selectors ask for at a workload's own address; None = nothing.
+
+        Looked for when somebody dials it: few of all workloads ever are dialled so.
+        """
+        workload = self._workloads.get(uid) if self._selectors else None
+        found: EffectivePolicy | None = None
+        if workload is not None:
+            for policy in self._selectors:
+                if selects(policy, workload):
+                    found = _parts(policy) if found is None else found.over(_parts(policy))
+        return found
 
     def _at(self, key: str, section: str) -> EffectivePolicy:
         whole = self._places.get((key, ""), _NOTHING)
         part = self._places.get((key, section)) if section else None
         return part.over(whole) if part else whole
+
+
+def selects(policy: TrafficPolicy, workload: Workload) -> bool:
+    """Whether a policy's selector takes a workload; one without labels takes the namespace."""
+    if policy.selector is None or policy.namespace != workload.namespace:
+        return False
+    return policy.selector.items() <= workload.labels.items()
 
 
 def _age(policy: TrafficPolicy) -> tuple[str, str, str]:
@@ -216,6 +256,9 @@ def _attach(
     if target.kind == "Service":
         key: str = ServiceKey(f"{policy.namespace}/{target.name}")
         sections = _port_names(snapshot.services.get(ServiceKey(key)))
+    elif target.kind == GATEWAY_KIND:
+        ((key, _),) = gateway_place(f"{policy.namespace}/{target.name}")
+        sections = ()  # whether there is such a Gateway, only the controller knows
     else:
         key = RouteKey(f"{target.kind}/{policy.namespace}/{target.name}")
         sections = _rule_names(snapshot.routes.get(RouteKey(key)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from mesh.errors import ConfigError
 from mesh.model.policy import PolicyKey
 from mesh.model.routing import GATEWAY_GROUP, RouteKind, ValueMatch, ValueMatchType
 from mesh.model.traffic import (
+    GATEWAY_KIND,
     Algorithm,
     Bandwidth,
     Fault,
@@ -45,12 +47,14 @@ from mesh.sources.traffic_protection import (
 from mesh.sources.traffic_schema import (
     AbortSpec,
     BandwidthSpec,
+    ConnectionRateLimitSpec,
     FaultSpec,
     HashSpec,
     LoadBalancingSpec,
     RateLimitSpec,
     TargetSpec,
     TrafficPolicyObject,
+    TrafficPolicySpec,
     UpgradesSpec,
 )
 
@@ -58,28 +62,35 @@ _MAX_TARGETS = _MAX_ITEMS = 16
 _MAX_RING = 8 << 20
 _MAX_TABLE = 5_000_011  # Envoy's largest Maglev table; a prime.
 _HASHED = (Algorithm.RING_HASH, Algorithm.MAGLEV)
+_TARGETS = frozenset(
+    {
+        ("", "Service"),
+        (GATEWAY_GROUP, GATEWAY_KIND),
+        *((GATEWAY_GROUP, str(kind)) for kind in RouteKind),
+    }
+)
 
 
 def traffic_policy(body: TrafficPolicyObject) -> TrafficPolicy:
     """Turn the object into the model's value; raise `FieldError`."""
     meta, spec = body.metadata, body.spec
     at: FieldPath = ("spec",)
-    for name, items in (("rateLimits", spec.rate_limits), ("faults", spec.faults)):
-        check_count(len(items), _MAX_ITEMS, (*at, name))
+    check_count(len(spec.faults), _MAX_ITEMS, (*at, "faults"))
     return TrafficPolicy(
         key=PolicyKey(f"{meta.namespace}/{meta.name}"),
         namespace=meta.namespace,
         name=meta.name,
-        targets=_targets(spec.target_refs, (*at, "targetRefs")),
+        targets=_targets(spec, at),
+        selector=dict(spec.selector.match_labels) if spec.selector else None,
         load_balancing=_balancing(spec.load_balancing, (*at, "loadBalancing")),
         outlier_detection=read_outliers(spec.outlier_detection, (*at, "outlierDetection")),
         limits=read_circuit_limits(spec.limits, (*at, "limits")),
         retry=read_retry_policy(spec.retry, (*at, "retry")),
         retry_budget=read_retry_budget(spec.retry_budget, (*at, "retryBudget")),
         hedging=read_hedging(spec.hedging, (*at, "hedging")),
-        rate_limits=tuple(
-            _rate_limit(item, (*at, "rateLimits", number))
-            for number, item in enumerate(spec.rate_limits)
+        rate_limits=_rate_limits(spec.rate_limits, (*at, "rateLimits")),
+        connection_rate_limits=_rate_limits(
+            spec.connection_rate_limits, (*at, "connectionRateLimits")
         ),
         faults=tuple(
             _fault(item, (*at, "faults", number)) for number, item in enumerate(spec.faults)
@@ -92,21 +103,30 @@ def traffic_policy(body: TrafficPolicyObject) -> TrafficPolicy:
     )
 
 
-def _targets(specs: tuple[TargetSpec, ...], at: FieldPath) -> tuple[PolicyTarget, ...]:
+def _targets(body: TrafficPolicySpec, base: FieldPath) -> tuple[PolicyTarget, ...]:
+    specs, at = body.target_refs, (*base, "targetRefs")
     check_count(len(specs), _MAX_TARGETS, at)
-    if not specs:
-        raise FieldError(at, "the policy needs a target", at_key=True)
-    routes = tuple((GATEWAY_GROUP, str(kind)) for kind in RouteKind)
-    for number, spec in enumerate(specs):
-        if (spec.group, spec.kind) not in (("", "Service"), *routes):
-            what = f"{spec.group}/{spec.kind}".strip("/")
-            message = f"{what!r} cannot be a target: want a Service, or a route of {GATEWAY_GROUP}"
-            raise FieldError((*at, number, "kind"), message)
-    return tuple(
-        PolicyTarget(
-            group=spec.group, kind=spec.kind, name=spec.name, section_name=spec.section_name
+    if specs and body.selector is not None:
+        message = "selector and targetRefs exclude each other"
+        raise FieldError((*base, "selector"), message, at_key=True)
+    if not specs and body.selector is None:
+        raise FieldError(at, "the policy needs a target, or a selector of pods", at_key=True)
+    return tuple(_target(spec, (*at, number)) for number, spec in enumerate(specs))
+
+
+def _target(spec: TargetSpec, at: FieldPath) -> PolicyTarget:
+    if (spec.group, spec.kind) not in _TARGETS:
+        what = f"{spec.group}/{spec.kind}".strip("/")
+        message = (
+            f"{what!r} cannot be a target: want a Service, or a Gateway or route of "
+            f"{GATEWAY_GROUP}; pods are chosen by spec.selector"
         )
-        for spec in specs
+        raise FieldError((*at, "kind"), message)
+    if spec.kind == GATEWAY_KIND and spec.section_name is not None:
+        message = "a policy holds for the whole Gateway: leave the field out"
+        raise FieldError((*at, "sectionName"), message)
+    return PolicyTarget(
+        group=spec.group, kind=spec.kind, name=spec.name, section_name=spec.section_name
     )
 
 
@@ -184,17 +204,30 @@ def _hash_key(spec: HashSpec, at: FieldPath) -> HashKey:
     )
 
 
-def _rate_limit(spec: RateLimitSpec, at: FieldPath) -> RateLimit:
-    if (spec.by is RateLimitKey.HEADER) != bool(spec.header):
-        raise FieldError((*at, "header"), "header goes with 'by: Header'", at_key=True)
-    requests = parse_between(spec.requests, 1, MAX_COUNT, (*at, "requests"))
+def _rate_limits(
+    specs: Sequence[RateLimitSpec | ConnectionRateLimitSpec], at: FieldPath
+) -> tuple[RateLimit, ...]:
+    check_count(len(specs), _MAX_ITEMS, at)
+    return tuple(_rate_limit(spec, (*at, number)) for number, spec in enumerate(specs))
+
+
+def _rate_limit(spec: RateLimitSpec | ConnectionRateLimitSpec, at: FieldPath) -> RateLimit:
+    if isinstance(spec, RateLimitSpec):
+        header, count, name = spec.header, spec.requests, "requests"
+        if (spec.by is RateLimitKey.HEADER) != bool(header):
+            raise FieldError((*at, "header"), "header goes with 'by: Header'", at_key=True)
+    else:
+        header, count, name = None, spec.connections, "connections"
+        if spec.by is RateLimitKey.HEADER:
+            raise FieldError((*at, "by"), "a connection that is no HTTP has no header")
+    requests = parse_between(count, 1, MAX_COUNT, (*at, name))
     burst = requests if spec.burst is None else spec.burst
     return RateLimit(
         requests=requests,
         per_s=parse_positive_duration(spec.per, (*at, "per")),
         burst=parse_between(burst, 1, MAX_COUNT, (*at, "burst")),
         key=spec.by,
-        header=parse_header_name(spec.header, (*at, "header")) if spec.header else "",
+        header=parse_header_name(header, (*at, "header")) if header else "",
         shadow=spec.shadow,
         name=spec.name,
     )

@@ -100,6 +100,7 @@ def read_circuit_limits(spec: LimitsSpec | None, at: FieldPath) -> CircuitLimits
         max_retries=limit(spec.max_retries, "maxRetries", 0),
         max_endpoint_connections=limit(spec.max_endpoint_connections, "maxEndpointConnections", 1),
         max_endpoint_requests=limit(spec.max_endpoint_requests, "maxEndpointRequests", 1),
+        max_caller_connections=limit(spec.max_caller_connections, "maxCallerConnections", 1),
     )
 
 

@@ -7,6 +7,7 @@ import msgspec
 from mesh.model.traffic import Algorithm, Locality, RateLimitKey, RetryOn
 from mesh.sources.gateway_schema import SessionSpec, ValueMatchSpec
 from mesh.sources.objects import Metadata, Strict
+from mesh.sources.security_schema import Selector
 
 
 class TargetSpec(Strict, frozen=True, kw_only=True):
@@ -108,6 +109,7 @@ class LimitsSpec(Strict, frozen=True, kw_only=True):
     max_retries: int | None = None
     max_endpoint_connections: int | None = None
     max_endpoint_requests: int | None = None
+    max_caller_connections: int | None = None
 
 
 class RetryBackoffSpec(Strict, frozen=True, kw_only=True):
@@ -155,6 +157,17 @@ class RateLimitSpec(Strict, frozen=True, kw_only=True):
     name: str = ""
 
 
+class ConnectionRateLimitSpec(Strict, frozen=True, kw_only=True):
+    """spec.connectionRateLimits[]."""
+
+    connections: int
+    per: str = "1s"
+    burst: int | None = None
+    by: RateLimitKey = RateLimitKey.TOTAL
+    shadow: bool = False
+    name: str = ""
+
+
 class DelaySpec(Strict, frozen=True, kw_only=True):
     """spec.faults[].delay."""
 
@@ -196,7 +209,8 @@ class UpgradesSpec(Strict, frozen=True, kw_only=True):
 class TrafficPolicySpec(Strict, frozen=True, kw_only=True):
     """TrafficPolicy.spec."""
 
-    target_refs: tuple[TargetSpec, ...]
+    target_refs: tuple[TargetSpec, ...] = ()
+    selector: Selector | None = None
     load_balancing: LoadBalancingSpec | None = None
     outlier_detection: OutlierSpec | None = None
     limits: LimitsSpec | None = None
@@ -204,6 +218,7 @@ class TrafficPolicySpec(Strict, frozen=True, kw_only=True):
     retry_budget: RetryBudgetSpec | None = None
     hedging: HedgingSpec | None = None
     rate_limits: tuple[RateLimitSpec, ...] = ()
+    connection_rate_limits: tuple[ConnectionRateLimitSpec, ...] = ()
     faults: tuple[FaultSpec, ...] = ()
     bandwidth: BandwidthSpec | None = None
     session_persistence: SessionSpec | None = None

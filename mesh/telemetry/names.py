@@ -187,6 +187,12 @@ RATE_LIMITED = _counter(
     "limit",
     "outcome",
 )
+CONNECTIONS_LIMITED = _counter(
+    "meshnode_waypoint_rate_limit_connections_total",
+    "Connections that are no HTTP, by rate limit. Outcomes: passed, limited, shadow.",
+    "limit",
+    "outcome",
+)
 UNFAIR = _counter(
     "meshnode_waypoint_fair_share_refusals_total",
     "Requests refused because their caller had its share of a busy worker.",
@@ -228,7 +234,9 @@ WAYPOINT_STATE = (
     WAYPOINT_WORKERS, WAYPOINT_RESTARTS, WAYPOINT_TUNNELS, WAYPOINT_ACTIVE, WAYPOINT_REVISION,
     WAYPOINT_LOG_DROPPED, ISSUER_KEYS, ISSUER_FAILURES, TRACE_SPANS,
 )  # fmt: skip
-WAYPOINT_COUNTERS = (AUTHORIZER, EJECTIONS, CIRCUIT_REFUSALS, RETRIES, RATE_LIMITED, UNFAIR)
+WAYPOINT_COUNTERS = (
+    AUTHORIZER, EJECTIONS, CIRCUIT_REFUSALS, RETRIES, RATE_LIMITED, CONNECTIONS_LIMITED, UNFAIR,
+)  # fmt: skip
 WAYPOINT_METRICS = (*WAYPOINT_STATE, *WAYPOINT_COUNTERS, REQUESTS_DENIED)
 
 CERTIFICATES = _counter(

@@ -23,7 +23,14 @@ from mesh.model.policy import (
 from mesh.model.provider import ExternalAuthorizer
 from mesh.model.request import RequestRecord
 from mesh.model.snapshot import MeshSettings, MeshSnapshot
-from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort
+from mesh.model.workload import (
+    Endpoint,
+    Service,
+    ServiceKey,
+    ServicePort,
+    Workload,
+    WorkloadUid,
+)
 from mesh.telemetry.request_log import LogMode
 from tests.contract.http1.laned import USE_H2_LANE
 from tests.contract.http1.stage import CALLER, OWN, Client, Handler, serving
@@ -44,6 +51,19 @@ from waypoint.state import WorkerState
 
 WAYPOINT = "shop/gate"
 PORT = 80
+VIP = SocketAddress(parse_ip("10.96.0.1"), PORT)
+POD = Workload(
+    uid=WorkloadUid("pod/shop/web-1"),
+    name="web-1",
+    namespace="shop",
+    service_account="web",
+    trust_domain="cluster.local",
+    node="node-a",
+    addresses=(parse_ip("127.0.0.1"),),
+    enrolled=False,  # no tunnel leads there
+    labels={"app": "web"},
+    waypoint=WAYPOINT,
+)
 TARGET = PolicyTarget(kind=TargetKind.SERVICE, namespace="shop", name="web")
 
 
@@ -125,6 +145,10 @@ class Script:
     limits: ProxyLimits = field(default_factory=ProxyLimits)
     snapshot: MeshSnapshot | None = None
     vantage: Vantage = field(default_factory=Vantage)
+    direct: bool = False
+    """The first server is a pod that is dialled at its own address."""
+    dialled: SocketAddress | None = None
+    """Where instead."""
 
     def build(self, ports: Iterable[int]) -> MeshSnapshot:
         targets = [loopback(port) for port in ports]
@@ -134,6 +158,7 @@ class Script:
             base,
             settings=MeshSettings(providers=tuple(self.providers)),
             services={item.key: item for item in (web, *self.services)},
+            workloads={POD.uid: POD} if self.direct else {},
             policies={item.key: item for item in self.policies},
             request_authentications={item.key: item for item in self.authentications},
         )
@@ -181,9 +206,9 @@ async def scene(*handlers: Handler, script: Script) -> AsyncIterator[Scene]:
         origin = Origin(
             principal=CALLER,
             client=SocketAddress(parse_ip("10.0.0.9"), 0),
-            dialled=SocketAddress(parse_ip("10.96.0.1"), PORT),
-            service=state.snapshot.services[ServiceKey("shop/web")],
-            workload=None,
+            dialled=script.dialled or (loopback(ports[0]) if script.direct else VIP),
+            service=None if script.direct else state.snapshot.services[ServiceKey("shop/web")],
+            workload=POD if script.direct else None,
             src=party(None, CALLER),
         )
         h2_lane = None

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import pytest
@@ -23,28 +23,32 @@ from mesh.model.traffic import (
     CircuitLimits,
     OutlierDetection,
     PolicyTarget,
+    RateLimit,
+    RateLimitKey,
     TrafficPolicy,
     Upgrades,
 )
 from mesh.model.verdict import Decision, RuleRef, Verdict
 from mesh.model.workload import ServiceKey
 from mesh.policy.judge import NO_POLICY
-from mesh.resilience.cluster import Refusal
+from mesh.resilience.circuit import Resource
 from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.request_log import LogMode, RequestLog
 from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import best_engine, engine_factory
 from tests.contract.http1.stage import CALLER, run, serving
 from tests.contract.waypoint.scene import PORT, Script, loopback, scene, service
+from waypoint.cluster_state import PolicyCounters, describe
 from waypoint.connect_tcp import TcpConnector
 from waypoint.connection_counts import count_connections
 from waypoint.contract import Origin
+from waypoint.fair import FairGate
 from waypoint.feed import Connections, Lines
 from waypoint.flush_queue import FlushQueue
 from waypoint.front import Front
 from waypoint.limits import ProxyLimits
 from waypoint.opaque import Clocks, OpaqueConnections
-from waypoint.opaque_way import OpaqueWay
+from waypoint.opaque_way import OpaqueRefusal, OpaqueWay
 from waypoint.party import party
 from waypoint.pool import Pool
 from waypoint.protection import Protection, Protections, Way
@@ -54,6 +58,7 @@ from waypoint.service_router import ServiceRouter
 from waypoint.target import Group, Speaks, Target, TargetKey
 from waypoint.upstream_tunnels import dial
 
+OTHER = replace(CALLER, service_account="other")
 DENIED = Verdict(
     allowed=False,
     decision=Decision.DENY_RULE,
@@ -78,14 +83,15 @@ class Ground:
     verdict: Verdict = NO_POLICY
     dead: bool = False
     protection: Protection | None = None
+    protections: Protections = field(init=False)
     opened: list[Party] = field(default_factory=list)
 
     def wants_server_name(self, origin: Origin) -> bool:
         return False
 
-    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | Refusal | None:
+    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | OpaqueRefusal | None:
         if self.protection is not None:
-            return OpaqueWay.under(self.protection, self.relays.clocks.now())
+            return OpaqueWay.under(self.protection, origin.principal, self.relays.clocks.now())
         if self.target is None or not self.verdict.allowed:
             return None
         return OpaqueWay(self.target)
@@ -95,12 +101,14 @@ class Ground:
             raise UpstreamError("nobody there")
         return await dial(asyncio.get_running_loop(), target.key.address)
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect(
+        self, caller: SpiffeId = CALLER
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         near, far = socket.socketpair()
         near.setblocking(False)
         far.setblocking(False)
         origin = Origin(
-            principal=CALLER,
+            principal=caller,
             client=SocketAddress(loopback(1).ip, 0),
             dialled=loopback(PORT),
             service=service("web", app_protocol="tcp"),
@@ -170,7 +178,7 @@ class Holder:
     def wants_server_name(self, origin: Origin) -> bool:
         return self._made[0].wants_server_name(origin)
 
-    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | Refusal | None:
+    def pick_opaque(self, origin: Origin, server_name: str) -> OpaqueWay | OpaqueRefusal | None:
         return self._made[0].pick_opaque(origin, server_name)
 
     async def open_socket(self, target: Target) -> socket.socket:
@@ -289,13 +297,15 @@ def test_lines_and_metrics_come_of_it() -> None:
 # --- under a TrafficPolicy ----------------------------------------------------------------------
 
 
-def protect(here: Ground, **parts: CircuitLimits | OutlierDetection | Upgrades) -> Protection:
+def protect(
+    here: Ground, **parts: CircuitLimits | OutlierDetection | Upgrades | tuple[RateLimit, ...]
+) -> Protection:
     """Put the connections of a ground under a policy of their service."""
     key, targets = PolicyKey("shop/p"), (PolicyTarget(group="", kind="Service", name="web"),)
     policy = TrafficPolicy(key=key, namespace="shop", name="p", targets=targets, **parts)  # type: ignore[arg-type]  # by name
     web = service("web", app_protocol="tcp")
     snapshot = MeshSnapshot(revision=1, services={web.key: web}, traffic_policies={key: policy})
-    protections = Protections(Random(1), here.relays.clocks.now)
+    here.protections = protections = Protections(Random(1), here.relays.clocks.now)
     protections.follow(snapshot)
     assert here.target is not None
     group = Group(name="web", targets=(here.target,), speaks=Speaks.HTTP1)
@@ -328,6 +338,101 @@ def test_connections_are_limited() -> None:
                 each.close()
             await here.ended(4)
             assert (here.target.active, here.target.connections) == (0, 0)
+
+    run(main())
+
+
+async def refused(here: Ground, caller: SpiffeId = CALLER) -> tuple[str, str]:
+    """Flag and detail of a connection that is closed without a byte."""
+    before = len(here.records)
+    reader, writer = await here.connect(caller)
+    assert await reader.read() == b""
+    writer.close()
+    (record,) = here.records[before:]
+    return record.flag, record.detail
+
+
+async def held(here: Ground, caller: SpiffeId = CALLER) -> asyncio.StreamWriter:
+    """A connection that was let through."""
+    reader, writer = await here.connect(caller)
+    assert await reader.readexactly(4) == b"220 "
+    return writer
+
+
+def test_no_first_connection_passes_over_the_limit_of_all() -> None:
+    """Who cannot wait for a connection has no claim to the first one of an endpoint."""
+
+    async def main() -> None:
+        async with ground() as here:
+            found = protect(here, limits=CircuitLimits(max_connections=1))
+            assert found.cluster.breaker.connect(5)  # to another endpoint
+            assert await refused(here) == ("UO", "overflow")
+            found.cluster.breaker.disconnect()
+            writer = await held(here)
+            writer.close()
+            await here.ended(2)
+
+    run(main())
+
+
+def test_a_caller_has_so_many_connections_open() -> None:
+    async def main() -> None:
+        async with ground() as here:
+            found = protect(here, limits=CircuitLimits(max_caller_connections=2))
+            writers = [await held(here), await held(here)]
+            assert await refused(here) == ("UO", "caller_overflow")
+            writers.append(await held(here, OTHER))
+            writers.pop(0).close()
+            await here.ended(2)
+            writers.append(await held(here))
+            assert await refused(here) == ("UO", "caller_overflow")
+            for writer in writers:
+                writer.close()
+            await here.ended(6)
+            assert found.cluster.breaker.rejected[Resource.CONNECTIONS] == 2
+            assert found.cluster.breaker.active(Resource.CONNECTIONS) == 0
+
+    run(main())
+
+
+def test_connections_come_at_a_rate() -> None:
+    async def main() -> None:
+        async with ground() as here:
+            total = RateLimit(requests=3, per_s=3600, burst=3, name="all")
+            each = RateLimit(
+                requests=2, per_s=3600, burst=2, key=RateLimitKey.IDENTITY, name="each"
+            )
+            protect(here, connection_rate_limits=(each, total))
+            writers = [await held(here), await held(here)]
+            assert await refused(here) == ("RL", "rate_limited[shop/p/each]")
+            writers.append(await held(here, OTHER))
+            assert await refused(here, OTHER) == ("RL", "rate_limited[shop/p/all]")
+            for writer in writers:
+                writer.close()
+            await here.ended(5)
+
+    run(main())
+
+
+def test_a_rate_in_shadow_counts_and_refuses_nothing() -> None:
+    async def main() -> None:
+        async with ground() as here:
+            limit = RateLimit(requests=1, per_s=3600, burst=1, shadow=True)
+            found = protect(here, connection_rate_limits=(limit,))
+            for writer in [await held(here), await held(here), await held(here)]:
+                writer.close()
+            await here.ended(3)
+            assert found.connection_limits is not None
+            (item,) = found.connection_limits.items
+            assert (item.limiter.passed, item.limiter.limited) == (1, 2)
+            counts: dict[tuple[str, tuple[str, ...]], int] = {}
+            counters = PolicyCounters(lambda n, labels, by: counts.update({(n, labels): by}))
+            counters.tell(here.protections, FairGate(1))
+            name = "meshnode_waypoint_rate_limit_connections_total"
+            assert counts[name, ("shop/p/0", "passed")] == 1
+            assert counts[name, ("shop/p/0", "shadow")] == 2
+            (state,) = describe(here.protections, 0.0)
+            assert [(rate.name, rate.limited) for rate in state.rate_limits] == [("shop/p/0", 2)]
 
     run(main())
 
@@ -401,7 +506,9 @@ def test_a_worker_finds_the_policy_of_a_connection() -> None:
             )
             first = here.state.pick_opaque(origin, "")
             assert isinstance(first, OpaqueWay)
-            assert here.state.pick_opaque(origin, "") is Refusal.OVERFLOW
+            refused = here.state.pick_opaque(origin, "")
+            assert isinstance(refused, OpaqueRefusal)
+            assert (refused.flag, refused.detail) == ("UO", "overflow")
             first.close(0.0)
             second = here.state.pick_opaque(origin, "")
             assert isinstance(second, OpaqueWay)

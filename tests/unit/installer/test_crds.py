@@ -73,7 +73,7 @@ def test_what_the_code_reads_the_schema_takes(manifest: dict[str, Json]) -> None
         ("AuthorizationPolicy", {"rules": [{"from": [{}]}]}, ".spec.rules[0].from[0].source"),
         ("PeerAuthentication", {"mtls": {"mode": "ON"}}, ".spec.mtls.mode"),
         ("Workload", {"addresses": "10.0.0.1"}, ".spec.addresses"),
-        ("TrafficPolicy", {}, ".spec.targetRefs"),
+        ("TrafficPolicy", {"retry": {"attempts": "x"}}, ".spec.retry.attempts"),
     ],
 )
 def test_what_the_schema_refuses_the_code_refuses(kind: str, spec: Json, fault: str) -> None:

@@ -61,6 +61,7 @@ metadata: {name: t, namespace: shop}
 spec: {targetRefs: [{group: "", kind: Service, name: TARGET}], retryBudget: {percent: 20}}
 ---
 """
+TARGETS = 'targetRefs: [{group: "", kind: Service, name: TARGET}]'
 
 
 def objects(text: str) -> ObjectSet:
@@ -92,6 +93,10 @@ def objects(text: str) -> ObjectSet:
         (MESH + POLICY.replace("SPEC", "{rule: []}"), ["MN0001 AuthorizationPolicy shop/p"]),
         (MESH + TRAFFIC.replace("TARGET", "nil"), ["MN0401 TrafficPolicy shop/t"]),
         (MESH + TRAFFIC.replace("TARGET", "api"), ["MN0403 TrafficPolicy shop/t"]),
+        (
+            MESH + TRAFFIC.replace(TARGETS, "selector: {matchLabels: {app: api}}"),
+            ["MN0403 TrafficPolicy shop/t"],
+        ),
         (MESH.replace("selector: {app: api}", "selector: {app: x}"), ["MN0108 Service shop/api"]),
         ("kind: [", ["MN0002 "]),
     ],

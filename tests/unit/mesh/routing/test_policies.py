@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mesh.model.policy import PolicyKey
 from mesh.model.routing import RouteKey
-from mesh.model.workload import ServiceKey
-from mesh.routing.policies import PolicyReason, PolicyTable
+from mesh.model.workload import ServiceKey, WorkloadUid
+from mesh.routing.policies import PolicyReason, PolicyTable, gateway_place
 from tests.unit.mesh.routing import build
 
 BASE = """\
@@ -83,6 +83,47 @@ def test_the_older_policy_wins_on_one_target() -> None:
     assert "hedging (shop/old)" in status.message
     (kept,) = table.statuses[PolicyKey("shop/old")]
     assert kept.reason is PolicyReason.ACCEPTED
+
+
+ON_GATE = "{group: gateway.networking.k8s.io, kind: Gateway, name: gate}"
+PODS = """\
+---
+apiVersion: meshnode.io/v1alpha1
+kind: Workload
+metadata: {name: db-0, namespace: shop, labels: {app: db}}
+spec: {node: a, addresses: [10.1.0.1]}
+"""
+
+
+def selecting(name: str, labels: str, parts: str, created: str) -> str:
+    """A policy of pods."""
+    made = policy(name, ON_SERVICE, parts, created)
+    return made.replace(f"targetRefs: [{ON_SERVICE}]", f"selector: {{matchLabels: {{{labels}}}}}")
+
+
+def test_pods_are_selected_and_the_gateway_is_the_widest_place() -> None:
+    years = [f"{year}-01-01T00:00:00Z" for year in (2020, 2021, 2022, 2023)]
+    table = compile_table(
+        PODS,
+        selecting("new", "app: db", f"{hedge(3)}\n  limits: {{maxRequests: 3}}", years[2]),
+        selecting("old", "", hedge(2), years[1]),
+        selecting("other", "app: web", hedge(1), years[0]),
+        policy("gate", ON_GATE, f"{hedge(4)}\n  bandwidth: {{request: 5}}", years[0]),
+    )
+    uid = WorkloadUid("workload/shop/db-0")
+    found = table.resolve(((uid, ""), *gateway_place("shop/gate"))).policy
+    assert dict(found.sources) == {
+        "hedging": "shop/old",
+        "limits": "shop/new",
+        "bandwidth": "shop/gate",
+    }
+    assert table.of_workload(WorkloadUid("workload/shop/none")) is None
+    service = table.resolve(((API, ""), *gateway_place("shop/gate"))).policy
+    assert dict(service.sources) == {"hedging": "shop/gate", "bandwidth": "shop/gate"}
+    assert table.resolve(((API, ""), *gateway_place(None))).policy.sources == ()
+    (accepted,) = table.statuses[PolicyKey("shop/gate")]
+    assert accepted.reason is PolicyReason.ACCEPTED
+    assert table.statuses[PolicyKey("shop/old")] == ()
 
 
 def test_targets_that_do_not_exist() -> None:

@@ -362,6 +362,19 @@ def test_the_defaults_of_balancing() -> None:
         ("retry: {on: [Never]}", "spec.retry.on[0]: invalid enum value 'Never'"),
         ("retry: {backoff: {base: 1s}}", "spec.retry.backoff.maximum: shorter than base"),
         ("hedging: {after: 0s}", "spec.hedging.after: the duration must be longer than zero"),
+        ("selector: {matchLabels: {a: b}}", "spec.selector: selector and targetRefs exclude each"),
+        (
+            "connectionRateLimits: [{connections: 0}]",
+            "spec.connectionRateLimits[0].connections: 0 is not between 1",
+        ),
+        (
+            "connectionRateLimits: [{connections: 1, by: Header}]",
+            "spec.connectionRateLimits[0].by: a connection that is no HTTP has no header",
+        ),
+        (
+            "limits: {maxCallerConnections: 0}",
+            "spec.limits.maxCallerConnections: 0 is not between 1",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_traffic_policy(spec: str, message: str) -> None:
@@ -374,6 +387,26 @@ def test_a_target_of_an_unknown_kind() -> None:
     text = POLICY.replace("kind: Service", "kind: Pod")
     (problem,) = read(text).problems
     assert problem.message.startswith("spec.targetRefs[0].kind: 'Pod' cannot be a target")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("", "spec.targetRefs: the policy needs a target, or a selector of pods"),
+        (
+            "{group: gateway.networking.k8s.io, kind: Gateway, name: g, sectionName: x}",
+            "spec.targetRefs[0].sectionName: a policy holds for the whole Gateway",
+        ),
+        ("{kind: Gateway, name: g}", "spec.targetRefs[0].kind: 'Gateway' cannot be a target"),
+    ],
+)
+def test_what_is_wrong_with_targets(target: str, message: str) -> None:
+    text = (
+        "apiVersion: meshnode.io/v1alpha1\nkind: TrafficPolicy\n"
+        f"metadata: {{name: p, namespace: shop}}\nspec: {{targetRefs: [{target}]}}\n"
+    )
+    (problem,) = read(text).problems
+    assert problem.message.startswith(message)
 
 
 def test_routes_and_policies_survive_the_wire() -> None:

@@ -30,6 +30,7 @@ from mesh.telemetry.request_log import FAILED_CALLS, LogMode
 from mesh.telemetry.requests import BUCKETS_MS, RequestGroup
 from mesh.telemetry.trace_context import TRACE_FIELDS, TraceStarter
 from waypoint.contract import Origin, RequestSink
+from waypoint.crowd import HTTP2_LANE
 from waypoint.exchange import Exchange
 from waypoint.forward_headers import IDENTITY_FIELDS, Seen, prepare_request
 from waypoint.h2_client import Http2Client
@@ -114,6 +115,7 @@ class Http2Lane:
             _rules(moves_contexts=traces is not None),
             BUCKETS_MS,
         )
+        self._native.join(proxy.crowd.cells, HTTP2_LANE)
         self._links: dict[int, Http2Link] = {}
         self._numbers: dict[Http2Link, int] = {}
         self._entries: dict[int, Entry] = {}

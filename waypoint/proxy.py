@@ -16,6 +16,7 @@ from mesh.model.request import RequestFlag, RequestRecord
 from mesh.telemetry.trace_context import Trace, TraceStarter
 from waypoint import retry
 from waypoint.contract import Downstream, Origin
+from waypoint.crowd import PYTHON, Crowd
 from waypoint.exchange import Exchange
 from waypoint.fair import FairGate
 from waypoint.forward_headers import CallerFields, caller_fields, prepare_request
@@ -24,7 +25,7 @@ from waypoint.mirror import Copies, Mirrors
 from waypoint.open_exchanges import OpenExchanges
 from waypoint.plan import Forward, Marks, Reply, Router, Wait
 from waypoint.pool import Pool
-from waypoint.target import Elsewhere, Target, choose
+from waypoint.target import Target, choose
 
 _NO_MARKS = Marks()
 Begun = TypeVar("Begun", bound=Exchange)
@@ -58,9 +59,7 @@ class Proxy:
         self.limits = limits
         self.pool = pool
         self.router = router
-        self._active = 0
-        self.elsewhere: Elsewhere | None = None
-        """Who else has requests under way that count towards what a worker takes."""
+        self.crowd = Crowd()
         self.mirrors = Mirrors(loop, pool, limits.mirror_copies)
         self.fair = FairGate(limits.worker_requests)
         self.under_way = OpenExchanges(now, time.time)
@@ -79,18 +78,16 @@ class Proxy:
     @property
     def active(self) -> int:
         """Requests under way here."""
-        return self._active
+        return self.crowd.cells[PYTHON]
 
     @active.setter
     def active(self, count: int) -> None:
-        self._active = count
-        if self.elsewhere is not None:
-            self.elsewhere.tell(count)
+        self.crowd.cells[PYTHON] = count
 
     @property
     def load(self) -> int:
         """Requests under way in this worker."""
-        return self._active + (self.elsewhere.active if self.elsewhere is not None else 0)
+        return self.crowd.size
 
     def begun(self, exchange: Begun) -> Begun:
         """Count an exchange as under way."""

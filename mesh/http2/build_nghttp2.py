@@ -17,8 +17,8 @@ from cffi import FFI
 SOURCE = Path("mesh/http2")
 MODULE = "mesh.http2._nghttp2"
 SOURCES = (
-    *("answers.c", "framing.c", "heads.c", "known.c", "lane.c", "lane_sessions.c", "payload.c"),
-    *("received.c", "rendered.c", "sending.c", "session.c", "streams.c", "tally.c"),
+    *("answers.c", "credit.c", "framing.c", "heads.c", "known.c", "lane.c", "lane_sessions.c"),
+    *("payload.c", "received.c", "rendered.c", "sending.c", "session.c", "streams.c", "tally.c"),
 )
 SANITIZE = {
     "address": ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"),

@@ -31,6 +31,9 @@ class SessionSettings:
     max_concurrent_streams: int
     extended_connect: bool = False
     """A server takes requests with `:protocol` (RFC 8441). The portable engine never says so."""
+    ahead_bytes: int = 0
+    """So much received DATA takes nothing of the connection's window before `consume()`: streams
+    that stand still don't stop the others. The portable engine lets it take always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +205,10 @@ class Http2Session(Protocol):
 
     def reset(self, stream: int, error_code: int) -> None:
         """Send RST_STREAM and drop what is queued. Nothing happens for an unknown stream."""
+
+    def stop(self, stream: int) -> None:
+        """Say RST_STREAM(NO_ERROR) once an answer that was sent to its end is in frames: the rest
+        of the request is not wanted (RFC 9113 §8.1). Nothing happens if it has come already."""
 
     def ping(self, payload: bytes) -> None:
         """Send a PING of eight bytes. PINGs of the peer are answered by the session."""

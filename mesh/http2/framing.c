@@ -101,6 +101,7 @@ int on_send_data(nghttp2_session *ng, nghttp2_frame *frame, const uint8_t *head,
             drop_chunk(s, st);
     }
     credit_idle_frames(s);
+    st->moved = 1;
     if (st->quiet) {
         lane_sent(s, st);
         return 0;
@@ -119,6 +120,11 @@ int on_frame_send(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
     (void)ng;
     if (frame->hd.type == NGHTTP2_RST_STREAM)
         s->cut |= past_bit(s, frame->hd.stream_id);
+    if (frame->hd.type <= NGHTTP2_HEADERS && frame->hd.flags & NGHTTP2_FLAG_END_STREAM &&
+        (st = find(s, frame->hd.stream_id))) {
+        st->over = 1;
+        stop_if_sent(s, st);
+    }
     if (!s->receiving)
         return 0;
     /* Nobody asked for these: nghttp2 answers a fault of the peer. */

@@ -84,13 +84,16 @@ typedef struct stream {
     size_t unconsumed; /* handed to Python, not given back by mn_consume() */
     size_t owed;       /* credit that the lane has not given back */
     size_t widened;    /* by mn_widen(), on top of the session's stream window */
+    double waits_since; /* as mn_stuck() saw it; 0: nothing waits to be sent, or it moves */
     uint32_t trailers_len, trailers_n;
     int32_t id;
     unsigned ready : 1, end : 1, end_sent : 1, answered : 1, announced : 1, resetting : 1,
         reset_told : 1,
         condemned : 1, /* nghttp2 is about to reset it: say nothing more of it */
         quiet : 1,     /* the lane's: its queue is nothing that Python waits for */
-        stop : 1;      /* the rest of the request is not wanted, once the answer is out */
+        over : 1,      /* a frame with END_STREAM has gone out */
+        stop : 1,      /* the rest of the request is not wanted, once the answer is out */
+        moved : 1;     /* payload became a frame since mn_stuck() looked */
 } stream;
 
 struct mn_session {
@@ -100,6 +103,7 @@ struct mn_session {
     stream ready; /* head of the ring */
     stream *all;
     stream *turn;
+    stream *opening; /* not to be freed when nghttp2 gives it up: open_stream() does it */
     const uint8_t *input;
     size_t quantum;
     size_t block_list_bytes; /* RFC 9113 §6.5.2: name + value + 32 for each field */
@@ -107,6 +111,9 @@ struct mn_session {
     const char *fatal;
     char reason[160];
     size_t stream_window;
+    /* Payload that is held somewhere on our side, and how much of it the connection's window
+     * has no credit for yet: none, as long as no more than `ahead` is held. */
+    size_t ahead, held, withheld;
     uint32_t fatal_code, max_header_list, max_streams, open;
     uint32_t continuations, bad_ends, idle_frames, pings;
     int32_t last_peer_stream;
@@ -153,6 +160,16 @@ int count_bad_end(mn_session *s);
 int count_idle_frame(mn_session *s);
 void credit_idle_frames(mn_session *s);
 int tell_reset(mn_session *s, stream *st, uint32_t code, int remote);
+/* Ask for no more of a request, if its answer is out. */
+void stop_if_sent(mn_session *s, stream *st);
+
+/* ---- credit.c ---------------------------------------------------------------------------- */
+
+/* Payload has come that is held until it is given back: its stream's window by give_back(), the
+ * connection's by either. */
+void hold(mn_session *s, size_t len);
+void give_back(mn_session *s, int32_t id, size_t len);
+void release(mn_session *s, size_t len);
 
 /* ---- received.c: callbacks --------------------------------------------------------------- */
 

@@ -15,13 +15,15 @@ void lane_credit(mn_session *s, stream *st)
         return;
     st->owed = 0;
     st->unconsumed -= n < st->unconsumed ? n : st->unconsumed;
-    nghttp2_session_consume(s->ng, st->id, n);
+    give_back(s, st->id, n);
     if (!s->busy && nghttp2_session_want_write(s->ng))
         lane_touch(s);
 }
 
 static void let_go(crossing *x)
 {
+    mn_lane *lane = x->target->lane;
+
     if (x->up) {
         x->up->x = NULL;
         lane_credit(x->to, x->up);
@@ -34,7 +36,7 @@ static void let_go(crossing *x)
         lane_touch(x->to); /* to be closed, perhaps, or used by who waits */
     x->entry->users--;
     x->target->active--;
-    x->target->lane->active--;
+    lane->crowd[lane->own]--;
     free(x->head);
     free(x->body.p);
     free(x);
@@ -107,10 +109,7 @@ void lane_reset_stream(mn_session *s, stream *st, uint32_t code)
 static void stop_request(mn_session *s, stream *down)
 {
     down->stop = 1;
-    if (!down->end_sent || down->resetting)
-        return;
-    down->resetting = 1;
-    nghttp2_submit_rst_stream(s->ng, NGHTTP2_FLAG_NONE, down->id, NGHTTP2_NO_ERROR);
+    stop_if_sent(s, down);
     pump(s);
     lane_touch(s);
 }
@@ -148,6 +147,23 @@ void mn_lane_recall(mn_session *s, int32_t id)
     up = st->x->up;
     lane_give_back(st->x, MN_RECALLED, 0);
     lane_reset_stream(to, up, NGHTTP2_CANCEL);
+}
+
+int mn_lane_cut(mn_session *s, int32_t id)
+{
+    stream *st = s->dead || s->client ? NULL : find(s, id);
+
+    if (!st || !st->quiet)
+        return 0;
+    if (st->x) {
+        mn_session *to = st->x->to;
+        stream *up = st->x->up;
+
+        finish(st->x, MN_CLIENT_STUCK);
+        lane_reset_stream(to, up, NGHTTP2_CANCEL);
+    }
+    lane_reset_stream(s, st, NGHTTP2_CANCEL);
+    return 1;
 }
 
 /* The server's stream is over before its time. */
@@ -277,7 +293,7 @@ static enum lane_taken look_up(mn_session *s, bool end, entry **found, mn_sessio
     mn_target *target;
     size_t len;
 
-    if (!lane || lane->active >= lane->limits.requests)
+    if (!lane || lane_is_full(lane))
         return LANE_NOT_PLAIN;
     if (s->world != lane->world)
         return LANE_UNKNOWN;
@@ -315,7 +331,7 @@ enum lane_taken lane_request(mn_session *s, stream *st, bool end)
     st->quiet = 1;
     e->users++;
     to->target->active++;
-    s->lane->active++;
+    s->lane->crowd[s->lane->own]++;
     s->lane->taken++;
     lane_touch(to);
     return LANE_TAKEN;

@@ -112,7 +112,8 @@ struct mn_lane {
     double bounds[BUCKETS];
     size_t bound_count, known_bytes;
     uint64_t world, random[2], taken;
-    uint32_t active;
+    uint32_t alone, *crowd; /* requests under way, of everybody: `own` is ours */
+    size_t crowd_count, own;
     uint32_t tell, failed_calls;
     mn_session *sessions, *touched, **touched_end;
     mn_caller *callers;
@@ -133,6 +134,7 @@ struct crossing {
     entry *entry;
     mn_target *target;
     double began_at, answered_at;
+    double silent_since; /* as mn_lane_silent() saw it; 0: not yet */
     uint64_t received, sent;
     char *head; /* as it came, and the request id behind it */
     size_t head_len, id_len;
@@ -140,6 +142,7 @@ struct crossing {
     uint32_t status;
     int32_t grpc_status;
     bool is_head, is_grpc, request_over, responded, whole;
+    bool heard; /* something of the request's body, since mn_lane_silent() looked */
 };
 
 /* ---- heads.c and rendered.c ----------------------------------------------------------------------------- */
@@ -159,6 +162,8 @@ bool lane_next_field(const char **at, const char *end, slice *name, slice *value
 /* ---- known.c and tally.c ----------------------------------------------------------------- */
 
 double lane_clock(void);
+/* Whether there are as many requests as may be, with those of others. */
+bool lane_is_full(const mn_lane *lane);
 uint64_t lane_random(mn_lane *lane);
 /* The key is in `lane->key`; 0: it would be too long. */
 size_t lane_key(mn_lane *lane, const mn_caller *caller, const head *h);

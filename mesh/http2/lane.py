@@ -6,6 +6,7 @@ lets sessions in flushes those of `touched()` whenever a call of one says `touch
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -42,6 +43,8 @@ class End(IntEnum):
     """In the midst of an answer."""
     SERVER_WRONG = int(lib.MN_SERVER_WRONG)
     """The same, by a fault against the protocol."""
+    CLIENT_STUCK = int(lib.MN_CLIENT_STUCK)
+    """It takes nothing of its answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +56,7 @@ class LaneLimits:
         replay_bytes: of a request's body kept until its answer begins.
         high_water_bytes: queued towards a peer before its source gets no more credit.
         target_requests: at once to one endpoint.
-        requests: at once altogether.
+        requests: at once altogether, with those of others (`join`).
         max_streams: of one connection to a server.
     """
 
@@ -167,6 +170,7 @@ class NativeLane:
             raise MemoryError
         self.raw = ffi.gc(raw, lib.mn_lane_free)
         self._buckets = len(bounds) + 1
+        self._crowd: object = None
         self._counts = ffi.new("mn_count[]", _ROOM)
         self._numbers = ffi.new("uint64_t[]", _ROOM)
         self._rendered = ffi.new("char[]", _RENDERED)
@@ -191,6 +195,11 @@ class NativeLane:
     def known_bytes(self) -> int:
         """What is remembered of decisions."""
         return int(lib.mn_lane_known_bytes(self.raw))
+
+    def join(self, crowd: array[int], own: int) -> None:
+        """Count requests under way in a cell of these; the limit is of their sum."""
+        self._crowd = ffi.from_buffer("uint32_t[]", crowd, require_writable=True)
+        lib.mn_lane_join(self.raw, self._crowd, len(crowd), own)
 
     def tell(self, what: Tell, failed_calls: Iterable[int]) -> None:
         """Say which ends are told from now on; `failed_calls` are statuses of gRPC below 32."""
@@ -308,6 +317,19 @@ def streams(session: Nghttp2Session) -> list[tuple[int, Headers]]:
 def recall(session: Nghttp2Session, stream: int) -> None:
     """Have a request back from the lane, wherever it stands: a `RequestReturned` follows."""
     lib.mn_lane_recall(session.raw, stream)
+
+
+def silent(session: Nghttp2Session, now: float, limit_s: float) -> list[int]:
+    """Streams that a lane has of a client's session and whose request stands still for so long; as
+    `Nghttp2Session.stuck`. Those of gRPC and those that are being answered may."""
+    room = max(1, session.open_streams)
+    ids = ffi.new("int32_t[]", room)
+    return list(ffi.unpack(ids, lib.mn_lane_silent(session.raw, now, limit_s, ids, room)))
+
+
+def cut(session: Nghttp2Session, stream: int) -> bool:
+    """End a request whose client takes nothing of its answer; False: no lane has it."""
+    return bool(lib.mn_lane_cut(session.raw, stream))
 
 
 def crossings(session: Nghttp2Session) -> int:

@@ -207,6 +207,8 @@ mn_lane *mn_lane_new(const mn_lane_limits *limits, const double *bounds, size_t 
     if (!lane)
         return NULL;
     lane->limits = *limits;
+    lane->crowd = &lane->alone;
+    lane->crowd_count = 1;
     lane->bound_count = count < BUCKETS ? count : BUCKETS - 1;
     memcpy(lane->bounds, bounds, lane->bound_count * sizeof *bounds);
     lane->touched_end = &lane->touched;
@@ -218,6 +220,23 @@ mn_lane *mn_lane_new(const mn_lane_limits *limits, const double *bounds, size_t 
         return NULL;
     }
     return lane;
+}
+
+void mn_lane_join(mn_lane *lane, uint32_t *crowd, size_t count, size_t own)
+{
+    crowd[own] = lane->crowd[lane->own];
+    lane->crowd = crowd;
+    lane->crowd_count = count;
+    lane->own = own;
+}
+
+bool lane_is_full(const mn_lane *lane)
+{
+    uint32_t size = 0;
+
+    for (size_t i = 0; i < lane->crowd_count; i++)
+        size += lane->crowd[i];
+    return size >= lane->limits.requests;
 }
 
 void mn_lane_free(mn_lane *lane)

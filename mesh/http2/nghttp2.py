@@ -79,6 +79,7 @@ class Nghttp2Session:
                 "max_header_list": settings.max_header_list_bytes,
                 "max_concurrent_streams": settings.max_concurrent_streams,
                 "extended_connect": settings.extended_connect,
+                "ahead": settings.ahead_bytes,
             },
         )
         session = lib.mn_new(raw)
@@ -154,6 +155,16 @@ class Nghttp2Session:
 
     def reset(self, stream: int, error_code: int) -> None:
         lib.mn_reset(self.raw, stream, error_code)
+
+    def stop(self, stream: int) -> None:
+        lib.mn_stop(self.raw, stream)
+
+    def stuck(self, now: float, limit_s: float) -> list[int]:
+        """Streams whose peer takes nothing of what waits for it, for so long. Call it some times in
+        `limit_s`, of which the first one begins to look."""
+        room = max(1, self.open_streams)
+        ids = ffi.new("int32_t[]", room)
+        return list(ffi.unpack(ids, lib.mn_stuck(self.raw, now, limit_s, ids, room)))
 
     def ping(self, payload: bytes) -> None:
         if len(payload) != 8:

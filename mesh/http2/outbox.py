@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 
 from mesh.http2.contract import Headers
 
+_SHARED_TURN = 65536
+"""A stream alone sends frames as large as the peer takes; next to others, no more per turn."""
+_MIN_TURN = 4096
+
 
 @dataclass(slots=True)
 class StreamState:
@@ -19,10 +23,19 @@ class StreamState:
     remote_ended: bool = False
     answered: bool = False
     trailers: Headers | None = None
+    stop: bool = False
+    """The rest of what the peer sends is not wanted, once all of ours is out."""
 
     @property
     def has_output(self) -> bool:
         return bool(self.queue) or (self.end and not self.end_sent)
+
+
+def turn_bytes(room: int, most: int, unsent: int, *, alone: bool) -> int:
+    """How much of a stream goes out in its turn: what fits, is allowed and is there."""
+    if not alone:
+        room = min(room, _SHARED_TURN)
+    return min(max(room, _MIN_TURN), max(most, 0), unsent)
 
 
 def take_bytes(queue: deque[memoryview], size: int) -> bytes:

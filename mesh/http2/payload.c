@@ -102,7 +102,7 @@ int lane_data(mn_session *s, stream *st, const char *data, size_t len)
     if (s->client)
         x->sent += len;
     else
-        x->received += len;
+        x->received += len, x->heard = true;
     s->pending = st;
     s->pending_data = data;
     s->pending_len = len;
@@ -140,10 +140,6 @@ void lane_sent(mn_session *s, stream *st)
 {
     crossing *x = st->x;
 
-    if (st->stop && st->end_sent && !st->resetting) {
-        st->resetting = 1;
-        nghttp2_submit_rst_stream(s->ng, NGHTTP2_FLAG_NONE, st->id, NGHTTP2_NO_ERROR);
-    }
     if (!x || st->unsent > x->target->lane->limits.high_water_bytes / 4)
         return;
     if (s->client && x->down)

@@ -43,12 +43,9 @@ from mesh.http2.framing import (
 )
 from mesh.http2.hyper import error_code, open_connection
 from mesh.http2.limits import Allowance
-from mesh.http2.outbox import StreamState, take_bytes
+from mesh.http2.outbox import StreamState, take_bytes, turn_bytes
 
 _MAX_STREAMS = 0x7FFFFFFF
-_SHARED_TURN = 65536
-"""A stream alone sends frames as large as the peer takes; next to others, no more per turn."""
-_MIN_TURN = 4096
 
 
 class PureSession:
@@ -170,6 +167,12 @@ class PureSession:
             self._h2.reset_stream(stream, error_code)
             self._forget(stream)
             self._flush()
+
+    def stop(self, stream: int) -> None:
+        state = self._streams.get(stream)
+        if state is not None:
+            state.stop = True
+            self._close_if_done(stream, state)
 
     def ping(self, payload: bytes) -> None:
         if len(payload) != 8:
@@ -324,14 +327,8 @@ class PureSession:
     def _send_turn(self, stream: int, room: int, events: list[Event]) -> None:
         """Send one frame of the stream whose turn it is."""
         state = self._streams[stream]
-        if len(self._ready) > 1:
-            room = min(room, _SHARED_TURN)
-        size = min(
-            max(room, _MIN_TURN),
-            self._h2.max_outbound_frame_size,
-            max(self._h2.local_flow_control_window(stream), 0),
-            state.unsent,
-        )
+        most = min(self._h2.max_outbound_frame_size, self._h2.local_flow_control_window(stream))
+        size = turn_bytes(room, most, state.unsent, alone=len(self._ready) == 1)
         payload = take_bytes(state.queue, size)
         state.unsent -= size
         del self._ready[stream]
@@ -383,6 +380,8 @@ class PureSession:
             if state.answered:
                 self._allowance.answered_stream_ended()
             self._forget(stream)
+        elif state.stop and state.end_sent:
+            self.reset(stream, int(h2.errors.ErrorCodes.NO_ERROR))
 
     def _forget(self, stream: int) -> None:
         self._ready.pop(stream, None)

@@ -133,6 +133,7 @@ int on_data_chunk(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t 
         nghttp2_session_consume(ng, id, len);
         return 0;
     }
+    hold(s, len);
     if (st->x)
         return lane_data(s, st, (const char *)data, len);
     st->unconsumed += len;
@@ -246,14 +247,14 @@ int on_stream_close(nghttp2_session *ng, int32_t id, uint32_t code, void *user)
     stream *st = find(s, id);
     int rv = 0;
 
-    if (!st)
+    if (!st || st == s->opening)
         return 0;
     if (code != NGHTTP2_NO_ERROR && !st->resetting)
         rv = tell_reset(s, st, code, 1); /* refused by a GOAWAY */
     if (st->x)
         lane_closed(s, st);
     if (st->owed)
-        nghttp2_session_consume_connection(ng, st->owed);
+        release(s, st->owed);
     if (st->answered && s->bad_ends)
         s->bad_ends--;
     nghttp2_session_set_stream_user_data(ng, id, NULL);

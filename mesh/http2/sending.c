@@ -45,10 +45,12 @@ int open_stream(mn_session *s, stream *st, const nghttp2_nv *nv, size_t n, int e
     st->announced = 1;
     st->end = st->end_sent = !!end_stream;
     s->not_sent = 0;
+    s->opening = st;
     id = submit_request(s->ng, NULL, nv, n, end_stream ? NULL : &provider, st);
     st->id = id;
     if (id > 0)
         pump(s);
+    s->opening = NULL;
     if (id > 0 && !s->not_sent)
         return 0;
     stream_free(s, st);
@@ -182,33 +184,17 @@ size_t mn_unsent(const mn_session *s, int32_t id)
     return st ? st->unsent : 0;
 }
 
-void mn_consume(mn_session *s, int32_t id, size_t len)
+void mn_stop(mn_session *s, int32_t id)
 {
     stream *st;
 
     begin(s);
-    if (s->dead)
+    st = s->dead ? NULL : find(s, id);
+    if (!st)
         return;
-    st = find(s, id);
-    if (st)
-        st->unconsumed -= len < st->unconsumed ? len : st->unconsumed;
-    nghttp2_session_consume(s->ng, id, len);
-}
-
-void mn_widen(mn_session *s, int32_t id, size_t more)
-{
-    stream *st;
-    int32_t now;
-
-    begin(s);
-    if (s->dead)
-        return;
-    st = find(s, id);
-    now = nghttp2_session_get_stream_effective_local_window_size(s->ng, id);
-    if (!st || now < 0 || more > (size_t)(INT32_MAX - now))
-        return;
-    st->widened += more;
-    nghttp2_session_set_local_window_size(s->ng, NGHTTP2_FLAG_NONE, id, now + (int32_t)more);
+    st->stop = 1;
+    stop_if_sent(s, st);
+    pump(s);
 }
 
 void mn_reset(mn_session *s, int32_t id, uint32_t code)

@@ -223,6 +223,7 @@ mn_session *mn_new(const mn_settings *x)
     /* Until the peer has our SETTINGS it may rightly send the protocol's default. */
     s->stream_window = x->stream_window < DEFAULT_WINDOW ? DEFAULT_WINDOW : x->stream_window;
     s->max_streams = x->max_concurrent_streams;
+    s->ahead = x->ahead;
     s->ready.next = s->ready.prev = &s->ready;
     s->batch.error = "";
     o = options();

@@ -44,6 +44,7 @@ typedef struct {
     uint32_t max_header_list;
     uint32_t max_concurrent_streams;
     uint32_t extended_connect; /* a server takes RFC 8441 requests */
+    uint32_t ahead;            /* bytes not consumed that take nothing of the connection's window */
 } mn_settings;
 
 /*
@@ -93,6 +94,11 @@ void mn_consume(mn_session *s, int32_t stream, size_t len);
 /* Let the peer send `more` bytes ahead on this stream from now on. */
 void mn_widen(mn_session *s, int32_t stream, size_t more);
 void mn_reset(mn_session *s, int32_t stream, uint32_t code);
+/* The rest of a request is not wanted, once what was said of its answer is out. */
+void mn_stop(mn_session *s, int32_t stream);
+/* Streams of which nothing became a frame for so many seconds although something waits: its peer
+ * gives no credit. How many were written to `into`. Call it some times in `limit_s`. */
+size_t mn_stuck(mn_session *s, double now, double limit_s, int32_t *into, size_t room);
 int mn_ping(mn_session *s, const char *payload);
 void mn_goaway(mn_session *s, uint32_t code, int graceful);
 
@@ -115,7 +121,7 @@ typedef struct {
     uint32_t replay_bytes;      /* of a request's body kept until the answer begins */
     uint32_t high_water_bytes;  /* queued towards a peer before its source gets no more credit */
     uint32_t target_requests;   /* at once to one endpoint */
-    uint32_t requests;          /* at once altogether; more are Python's, which is fair */
+    uint32_t requests;          /* at once, with those of others; more are Python's, which is fair */
     uint32_t max_streams;       /* of one connection to a server */
 } mn_lane_limits;
 
@@ -139,7 +145,8 @@ enum mn_failure {
     MN_FINE,
     MN_CLIENT_GONE,
     MN_SERVER_CUT,   /* in the midst of an answer */
-    MN_SERVER_WRONG  /* the same, by a fault against the protocol */
+    MN_SERVER_WRONG, /* the same, by a fault against the protocol */
+    MN_CLIENT_STUCK  /* it takes nothing of its answer */
 };
 
 /* Why a request comes back. */
@@ -186,6 +193,9 @@ enum mn_field {
 /* `bounds` of the buckets are milliseconds, and bytes. NULL: no memory. */
 mn_lane *mn_lane_new(const mn_lane_limits *limits, const double *bounds, size_t count);
 void mn_lane_free(mn_lane *lane);
+/* Count requests under way in `crowd[own]`; the limit holds for the sum of all `count`, which must
+ * outlive the lane. */
+void mn_lane_join(mn_lane *lane, uint32_t *crowd, size_t count, size_t own);
 int mn_lane_field(mn_lane *lane, const char *name, size_t len, int what);
 /* Failures are those of enum mn_failure, 5xx, and the statuses of gRPC whose bit is set. */
 void mn_lane_tell(mn_lane *lane, int what, uint32_t failed_calls);
@@ -223,6 +233,10 @@ size_t mn_lane_streams(const mn_session *s, int32_t *into, size_t room);
 const char *mn_lane_head(const mn_session *s, int32_t stream, size_t *len);
 /* Give a request back, wherever it stands. */
 void mn_lane_recall(mn_session *s, int32_t stream);
+/* Streams of a client's session whose request stands still, as mn_stuck(). */
+size_t mn_lane_silent(mn_session *s, double now, double limit_s, int32_t *into, size_t room);
+/* End a request whose client takes nothing of its answer; 0: the lane does not have it. */
+int mn_lane_cut(mn_session *s, int32_t stream);
 /* Streams of a client's session that the lane has, or has yet to send the answer of. */
 uint32_t mn_lane_crossings(const mn_session *s);
 

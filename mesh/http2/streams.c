@@ -225,6 +225,16 @@ void credit_idle_frames(mn_session *s)
     s->idle_frames = s->idle_frames > IDLE_CREDIT ? s->idle_frames - IDLE_CREDIT : 0;
 }
 
+void stop_if_sent(mn_session *s, stream *st)
+{
+    /* With a reset in its queue nghttp2 would not send trailers any more. */
+    if (!st->stop || !st->over || st->resetting ||
+        nghttp2_session_get_stream_remote_close(s->ng, st->id))
+        return;
+    st->resetting = 1;
+    nghttp2_submit_rst_stream(s->ng, NGHTTP2_FLAG_NONE, st->id, NGHTTP2_NO_ERROR);
+}
+
 int tell_reset(mn_session *s, stream *st, uint32_t code, int remote)
 {
     if (st->x) {

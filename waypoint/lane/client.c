@@ -61,7 +61,7 @@ static void leave(struct lane *lane, struct client *client)
 	client->entry = NULL;
 	client->target = NULL;
 	client->server = NULL;
-	lane->active--;
+	lane->crowd[lane->own]--;
 	target->active--;
 	lane_target_settle(target);
 	lane_bytes_free(&client->request);
@@ -181,7 +181,7 @@ static struct lane_entry *decide(struct lane *lane, struct client *client, const
 static struct lane_entry *known(struct lane *lane, struct client *client, const char *data,
 				size_t length)
 {
-	if (lane->paused || lane->active + lane->elsewhere >= lane->limits.requests ||
+	if (lane->paused || lane_is_full(lane) ||
 	    lane_scan_request(lane, data, length, &lane->head) != SCAN_PLAIN ||
 	    lane->head.head_bytes + lane->head.length != length)
 		return NULL;
@@ -250,7 +250,7 @@ void lane_client_read(struct lane *lane, struct client *client, const char *data
 	client->keep_alive = !lane->head.close && !lane->draining;
 	entry->users++;
 	target->active++;
-	lane->active++;
+	lane->crowd[lane->own]++;
 	lane->taken++;
 	server = target->idle;
 	if (!server) {

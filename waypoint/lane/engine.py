@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mesh.model.request import RequestFlag
+from waypoint.crowd import HTTP1_LANE, Crowd
 from waypoint.forward_headers import CallerFields
 from waypoint.lane import _lane  # type: ignore[attr-defined] # compiled
 from waypoint.lane.adopt import Adopted
@@ -136,6 +137,7 @@ class Engine:
         self.nobody = ffi.NULL
         self._self = ffi.new_handle(self)
         self._callers: dict[object, object] = {}
+        self._crowd: object = None
         self._buckets = len(bounds) + 1
         self._counts = ffi.new("struct lane_count[]", _TAKE)
         made = ffi.new("struct lane_limits *", numbers)
@@ -156,15 +158,10 @@ class Engine:
     def taken(self) -> int:
         return int(lib.lane_taken(self.lane))
 
-    @property
-    def active(self) -> int:
-        """Requests under way."""
-        return int(lib.lane_active(self.lane)) if self.is_open else 0
-
-    def tell(self, active: int) -> None:
-        """How many requests are not the engine's."""
-        if self.is_open:
-            lib.lane_elsewhere(self.lane, active)
+    def join(self, crowd: Crowd) -> None:
+        """Count requests under way there: others' share the limit with ours."""
+        self._crowd = ffi.from_buffer("uint32_t[]", crowd.cells, require_writable=True)
+        lib.lane_join(self.lane, self._crowd, len(crowd.cells), HTTP1_LANE)
 
     @property
     def known_bytes(self) -> int:

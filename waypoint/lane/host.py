@@ -16,6 +16,7 @@ from mesh.http1.message import MessageError, RequestHead
 from mesh.http1.writer import format_request
 from mesh.telemetry.requests import RequestGroup
 from waypoint.contract import Origin
+from waypoint.crowd import Crowd
 from waypoint.forward_headers import CallerFields, prepare_request
 from waypoint.lane.adopt import Adopted, Adopter
 from waypoint.lane.dependence import Dependence
@@ -125,14 +126,9 @@ class Lane:
     def clients(self) -> int:
         return self._engine.clients
 
-    @property
-    def active(self) -> int:
-        """Requests under way."""
-        return self._engine.active
-
-    def tell(self, active: int) -> None:
-        """How many requests Python has under way: both have one limit."""
-        self._engine.tell(active)
+    def join(self, crowd: Crowd) -> None:
+        """Count requests under way there: all of a worker have one limit."""
+        self._engine.join(crowd)
 
     @property
     def taken(self) -> int:

@@ -211,7 +211,8 @@ struct lane {
 	uint64_t world, random[2], taken;
 	size_t known_bytes; /* of entries that are not retired */
 	size_t client_count;
-	uint32_t active, elsewhere;
+	uint32_t alone, *crowd; /* requests under way, of everybody: `own` is ours */
+	size_t crowd_count, own;
 	bool draining, paused;
 	double bounds[BUCKETS];
 	size_t bound_count;
@@ -249,6 +250,7 @@ void lane_forget_lines(struct lane *lane);
 
 double lane_clock(void);
 uint64_t lane_random(struct lane *lane);
+bool lane_is_full(const struct lane *lane);
 bool lane_watch(struct lane *lane, struct link *link, uint32_t events);
 void lane_link_open(struct lane *lane, struct link *link, enum kind kind, int fd);
 int lane_link_release(struct lane *lane, struct link *link); /* gives the descriptor back */

@@ -24,7 +24,7 @@ struct lane_limits {
 	uint32_t head_bytes;
 	uint32_t line_bytes;
 	uint32_t target_requests; /* at once to one endpoint */
-	uint32_t requests;        /* at once altogether; more go to Python, which is fair to callers */
+	uint32_t requests;        /* at once, with those of others; more go to Python, which is fair */
 	double client_idle_s;
 	double server_idle_s;
 	double write_s;  /* without a byte that a client takes of its answer */
@@ -199,10 +199,11 @@ void lane_drop_target(struct lane_target *target);
 /* A dial has ended; fd < 0: in vain. */
 void lane_connected(struct lane_target *target, int fd);
 uint32_t lane_target_active(const struct lane_target *target);
-/* What Python has under way: to an endpoint, and altogether. Limits hold for both together. */
+/* What others have under way to an endpoint. Its limit holds for both together. */
 void lane_target_elsewhere(struct lane_target *target, uint32_t active);
-void lane_elsewhere(struct lane *lane, uint32_t active);
-uint32_t lane_active(const struct lane *lane);
+/* Count requests under way in `crowd[own]`; the limit holds for the sum of all `count`, which must
+ * outlive the lane. */
+void lane_join(struct lane *lane, uint32_t *crowd, size_t count, size_t own);
 uint32_t lane_target_idle(const struct lane_target *target);
 int lane_target_in_use(const struct lane_target *target);
 

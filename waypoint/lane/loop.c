@@ -39,6 +39,8 @@ struct lane *lane_new(const struct lane_limits *limits, const struct lane_calls 
 	if (!lane)
 		return NULL;
 	lane->limits = *limits;
+	lane->crowd = &lane->alone;
+	lane->crowd_count = 1;
 	lane->calls = *calls;
 	lane->owner = owner;
 	lane->queued_end = &lane->queued;
@@ -74,14 +76,21 @@ uint64_t lane_taken(const struct lane *lane)
 	return lane->taken;
 }
 
-uint32_t lane_active(const struct lane *lane)
+void lane_join(struct lane *lane, uint32_t *crowd, size_t count, size_t own)
 {
-	return lane->active;
+	crowd[own] = lane->crowd[lane->own];
+	lane->crowd = crowd;
+	lane->crowd_count = count;
+	lane->own = own;
 }
 
-void lane_elsewhere(struct lane *lane, uint32_t active)
+bool lane_is_full(const struct lane *lane)
 {
-	lane->elsewhere = active;
+	uint32_t size = 0;
+
+	for (size_t i = 0; i < lane->crowd_count; i++)
+		size += lane->crowd[i];
+	return size >= lane->limits.requests;
 }
 
 /* --- links ----------------------------------------------------------------------------------- */

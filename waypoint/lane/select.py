@@ -62,5 +62,5 @@ def build_lane(
         observation=observation,
         new_engine=lambda lane: Engine(limits, lane, BUCKETS_MS),
     )
-    proxy.elsewhere = lane
+    lane.join(proxy.crowd)
     return lane

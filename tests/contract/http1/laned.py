@@ -95,7 +95,7 @@ def new_lane(behind: Behind) -> Lane:
         random=random,
         spawn=behind.spawn,
     )
-    return Lane(
+    lane = Lane(
         behind.loop,
         limits=behind.limits,
         decider=_Decider(behind.proxy.router),
@@ -108,6 +108,8 @@ def new_lane(behind: Behind) -> Lane:
         observation=behind.observation,
         new_engine=lambda lane: Engine(behind.limits, lane, BUCKETS_MS),
     )
+    lane.join(behind.proxy.crowd)
+    return lane
 
 
 def new_h2_lane(

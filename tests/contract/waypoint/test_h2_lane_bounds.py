@@ -31,6 +31,7 @@ from tests.contract.waypoint.test_h2_lane import (
     wait_for,
 )
 from tests.unit.mesh.policy.l7 import build
+from waypoint.crowd import HTTP1_LANE
 from waypoint.h2_client import Http2Client
 from waypoint.h2_server import Http2Server
 from waypoint.limits import ProxyLimits
@@ -196,6 +197,38 @@ def test_streams_above_the_limit_of_a_server_are_the_pools() -> None:
                 for stream in streams:
                     assert bytes((await peer.over(stream)).body) == b"ok"
             assert taken(here) > 1
+
+    run(main())
+
+
+def test_requests_of_all_sides_have_one_limit() -> None:
+    async def main() -> None:
+        limits = ProxyLimits(worker_requests=8)  # of which fairness leaves the lane four
+        server = Server({**ANSWERS, b"/begin": begins})
+        async with laned(server, limits) as (here, peer):
+
+            async def ask() -> int:
+                stream = peer.session.send_request(request(b"/begin"), end_stream=True)
+                await peer.flush()
+                await peer.until(lambda: bool(peer.seen(stream).body))
+                return stream
+
+            streams = [await ask() for _ in range(4)]
+            assert taken(here) == 4  # all but the first, which taught it
+            assert (here.proxy.active, here.proxy.load) == (1, 4)
+            streams.append(await ask())
+            assert taken(here) == 4
+            assert (here.proxy.active, here.proxy.load) == (2, 5)
+            for number in streams:
+                peer.session.reset(number, 8)
+            await peer.flush()
+            await wait_for(lambda: here.proxy.load == 0)
+            here.proxy.crowd.cells[HTTP1_LANE] = 4
+            assert (await send(peer, b"/ok")).ended
+            assert taken(here) == 4
+            here.proxy.crowd.cells[HTTP1_LANE] = 3
+            assert (await send(peer, b"/ok")).ended
+            assert taken(here) == 5
 
     run(main())
 

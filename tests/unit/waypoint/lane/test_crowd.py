@@ -1,0 +1,91 @@
+"""All requests of a worker have one limit, whoever has them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from mesh.telemetry.requests import BUCKETS_MS
+from waypoint.crowd import HTTP1_LANE, HTTP2_LANE, PYTHON, Crowd
+from waypoint.forward_headers import caller_fields
+from waypoint.lane.adopt import Adopted
+from waypoint.lane.engine import Engine, Target
+from waypoint.limits import ProxyLimits
+
+FIELDS = caller_fields(None, None, "10.0.0.9")
+REQUEST = b"GET / HTTP/1.1\r\nHost: w\r\n\r\n"
+LIMITS = ProxyLimits(worker_requests=8)  # of which fairness leaves the lanes four
+
+
+class _Host:
+    """Admits every request to an endpoint that nobody connects to."""
+
+    def __init__(self) -> None:
+        self.crowd = Crowd()
+        self.engine = Engine(LIMITS, self, BUCKETS_MS)
+        self.engine.join(self.crowd)
+        self.target = self.engine.target(7)
+        self.handed_over = 0
+
+    def ask(self) -> socket.socket:
+        """One request of a client of its own."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self.engine.serve(ours, 1, REQUEST)
+        return theirs
+
+    def caller(self, number: int) -> object:
+        return self.engine.caller(number, FIELDS, (), False)
+
+    def decide(self, number: int, request: bytes, sent: bytes) -> tuple[int, list[Target]] | None:
+        return 1, [self.target]
+
+    def dial(self, number: int) -> None:
+        """Nobody answers."""
+
+    def hand_over(self, number: int, sock: socket.socket, data: bytes) -> None:
+        self.handed_over += 1
+        sock.close()
+
+    def adopt(self, number: int, entry: int, target: int, found: Adopted) -> None:
+        raise AssertionError(number)
+
+    def closed(self, number: int) -> None:
+        """Nothing is kept of it."""
+
+    def recorded(self) -> None:
+        """Nothing is looked at."""
+
+    def gone(self, entry: int) -> None:
+        """Nothing is kept of it."""
+
+
+@pytest.fixture
+def host() -> Iterator[_Host]:
+    made = _Host()
+    yield made
+    made.engine.close()
+
+
+def test_the_lane_counts_where_all_see_it(host: _Host) -> None:
+    clients = [host.ask() for _ in range(3)]
+    assert host.crowd.cells[HTTP1_LANE] == host.crowd.size == 3
+    host.engine.cut()
+    assert host.crowd.size == 0
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("cell", [PYTHON, HTTP2_LANE])
+def test_requests_of_others_leave_less_room(host: _Host, cell: int) -> None:
+    host.crowd.cells[cell] = 2
+    clients = [host.ask() for _ in range(5)]
+    assert host.crowd.cells[HTTP1_LANE] == 2
+    assert host.handed_over == 3
+    host.crowd.cells[cell] = 0
+    clients.append(host.ask())
+    assert host.handed_over == 3
+    for client in clients:
+        client.close()

@@ -1,7 +1,8 @@
 """Live events over the admin socket, one JSON object per line until the reader goes away.
 
 `tap` shows connections that ended or were refused; `monitor` what the kernel programs report. A
-line `{"lost": N}` says that the reader was too slow for N events.
+line `{"lost": N}` says that the reader was too slow for N events; `{"untold": N, "what": "a > b"}`
+that N more connections of a kind were only counted, as there were too many to tell of each.
 """
 
 from __future__ import annotations
@@ -127,5 +128,7 @@ async def _lines(watcher: Watcher[Event], encode: Callable[[Event], Mapping[str,
     else:
         text = json.dumps(encode(event))
     lost = watcher.take_lost()
-    head = json.dumps({"lost": lost}) + "\n" if lost else ""
-    return f"{head}{text}\n".encode()
+    head = [json.dumps({"lost": lost})] if lost else []
+    more = watcher.take_omitted().items()
+    head += [json.dumps({"untold": count, "what": what}) for what, count in more]
+    return "".join(f"{line}\n" for line in (*head, text)).encode()

@@ -51,7 +51,16 @@ def tap(
 
     ABOUT is NAMESPACE/NAME of a workload or service at either end, or NAMESPACE/. As it shows what
     others do, it needs root, or in a cluster the right to forward ports of agents and waypoints.
-    With -o json: one object per line. Events that came too fast to be shown are counted.
+    With -o json: one object per line.
+
+    Of connections that need no proxy's decision (direct ones inside a node, and those of a busy
+    pair) a sample is shown one by one, some thirty a second of each pair; the others are lines
+    `... N more`. Refused ones are always shown. `... N lost` were too many for this reader.
+
+    \b
+    meshnode tap shop/api
+    meshnode tap shop/ --denied
+    meshnode tap --requests -o json -c 10
     """
     if about and "/" not in about:
         raise ConfigError(f"{about!r}: write NAMESPACE/NAME, or {about}/ for a whole namespace")
@@ -80,7 +89,7 @@ def show(
                 click.echo(f"meshnode: {event.origin}: {event.error or 'ended'}", err=True)
                 continue
             click.echo(json.dumps(dict(event)) if output is Output.JSON else line(event))
-            shown += "lost" not in event or len(event) > 2
+            shown += not _is_count(event)
             if shown == count:
                 return
     except KeyboardInterrupt:
@@ -93,9 +102,17 @@ def show(
 
 def format_event(event: Event) -> str:
     """One line about an event."""
-    if set(event) == {"origin", "lost"}:
-        return f"... {event['lost']} events lost at {event['origin']}"
+    if "untold" in event:
+        what = f" {_text(event, 'what')}" if event.get("what") else ""
+        return f"... {event['untold']} more{what}, not shown one by one (at {event['origin']})"
+    if _is_count(event):
+        return f"... {event['lost']} events lost at {event['origin']}: this reader is too slow"
     return _request(event) if event.get("kind") == "request" else _connection(event)
+
+
+def _is_count(event: Event) -> bool:
+    """Whether a line tells how many were not shown, and is no event itself."""
+    return "untold" in event or set(event) == {"origin", "lost"}
 
 
 def _connection(event: Event) -> str:

@@ -12,6 +12,7 @@ from mesh.model.connection import ConnectionRecord, Path, Reporter, ResponseFlag
 from mesh.telemetry.access_log import AccessLog
 from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.tap import Tap
+from mesh.telemetry.window_feed import party_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +39,16 @@ class Records:
         """Connections of a worker that it counts; some of them are told of as well. Raises
         `ConfigError` if one makes no sense."""
         for tally in tallies:
+            record = from_wire(tally.record)
             self.metrics.tally(
-                from_wire(tally.record),
+                record,
                 opened=tally.opened,
                 ended=tally.ended,
                 sent=tally.sent,
                 received=tally.received,
             )
             if tally.untold:
-                self.access_log.skip(tally.untold)
-                self.tap.lose(tally.untold)
+                self._untold(record, tally.untold)
 
     def direct(self, record: ConnectionRecord, counted: Counted) -> None:
         """A connection of which only the kernel knew, at its end; `counted`: what of it comes with
@@ -70,13 +71,23 @@ class Records:
                 received=traffic.bytes_received,
             )
         if traffic.untold:
-            self.access_log.skip(traffic.untold)
-            self.tap.lose(traffic.untold)
+            self._untold(tally.record, traffic.untold)
+
+    def _untold(self, common: ConnectionRecord, count: int) -> None:
+        """Connections like this one that are only numbers."""
+        self.access_log.skip(count)
+        if self.tap.watched:
+            self.tap.omit(common, _kind(common), count)
 
     def show(self, record: ConnectionRecord) -> None:
         """Log it, and publish it to whoever watches."""
         self.access_log.record(record)
         self.tap.publish(record)
+
+
+def _kind(record: ConnectionRecord) -> str:
+    src, dst = party_name(record.src), record.service or party_name(record.dst)
+    return f"{src or 'unknown'} > {dst or 'unknown'}  {record.path}"
 
 
 def _reported(record: ConnectionRecord) -> Iterator[ConnectionRecord]:

@@ -56,6 +56,6 @@ async def export_connections(
             return
         while True:
             sink.offer(connection_span(await watcher.next(), random))
-            lost = watcher.take_lost()
+            lost = watcher.take_lost() + sum(watcher.take_omitted().values())
             if lost:
                 sink.add_dropped(lost)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -11,6 +11,8 @@ Event = TypeVar("Event")
 
 QUEUE_EVENTS = 1000
 MAX_WATCHERS = 16
+OMITTED_KINDS = 100
+"""Of which a watcher is told apart between two of its looks; they are one number beyond."""
 
 
 class Watcher(Generic[Event]):
@@ -20,6 +22,7 @@ class Watcher(Generic[Event]):
         self._wanted = wanted
         self._queue: asyncio.Queue[Event] = asyncio.Queue(queue_events)
         self._lost = 0
+        self._omitted: dict[str, int] = {}
 
     def offer(self, event: Event) -> None:
         """Take an event if it is wanted and there is room."""
@@ -34,14 +37,23 @@ class Watcher(Generic[Event]):
         """Wait for an event."""
         return await self._queue.get()
 
-    def lose(self, count: int) -> None:
-        """Events happened that nobody told of."""
-        self._lost += count
+    def omit(self, event: Event, kind: str, count: int) -> None:
+        """Events like this one happened that were only counted."""
+        if not self._wanted(event):
+            return
+        if kind not in self._omitted and len(self._omitted) >= OMITTED_KINDS:
+            kind = ""
+        self._omitted[kind] = self._omitted.get(kind, 0) + count
 
     def take_lost(self) -> int:
         """How many were lost since the last call."""
         lost, self._lost = self._lost, 0
         return lost
+
+    def take_omitted(self) -> Mapping[str, int]:
+        """How many were only counted since the last call, by kind; empty = of any other kind."""
+        omitted, self._omitted = self._omitted, {}
+        return omitted
 
 
 class Tap(Generic[Event]):
@@ -63,10 +75,11 @@ class Tap(Generic[Event]):
         for watcher in self._watchers:
             watcher.offer(event)
 
-    def lose(self, count: int) -> None:
-        """Tell every watcher that so many events were only counted, not told of."""
+    def omit(self, event: Event, kind: str, count: int) -> None:
+        """Tell the watchers of such events that so many more were only counted. `kind` is what they
+        have in common, in words."""
         for watcher in self._watchers:
-            watcher.lose(count)
+            watcher.omit(event, kind, count)
 
     @contextmanager
     def watch(

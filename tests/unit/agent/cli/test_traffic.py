@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -105,6 +106,7 @@ class Feed:
 
     def _run(self) -> None:
         while not self._stop.wait(0.02):
+            self._node.tap.omit(BASE, "shop/cart > bank/pay  direct", 5)
             self._node.tap.publish(BASE)
             self._node.tap.publish(denied())
             self._node.flows.publish(FLOW)
@@ -125,6 +127,8 @@ def test_tap_for_people_and_programs(node: FakeNode, socket: Path) -> None:
         only = meshnode("tap", "bank/pay", "--denied", "-c", "2", "-o", "json", socket=socket)
     assert "conn  ok      shop/cart-1 > bank/pay-1  hbone  by source" in human
     assert "DENY denied  by AuthorizationPolicy bank/only-cart rule[0]" in human
+    more = r"\.\.\. \d+ more shop/cart > bank/pay  direct, not shown one by one \(at node/n1\)"
+    assert re.search(more, human), human
     events = [json.loads(line) for line in only.stdout.splitlines()]
     assert [event["flag"] for event in events] == ["DENY", "DENY"]
     assert {event["origin"] for event in events} == {"node/n1"}

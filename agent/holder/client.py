@@ -225,10 +225,11 @@ def take_vended(packet: Packet, family: Family) -> list[socket.socket]:
 
     What they are need not be asked of the kernel: four system calls for each otherwise.
     """
+    domain = socket.AF_INET6 if family is Family.V6 else socket.AF_INET
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
     sockets = []
     while packet.fds:
-        sockets.append(socket.socket(family.domain, kind, 0, packet.fds.pop()))
+        sockets.append(socket.socket(domain, kind, 0, packet.fds.pop()))
     return sockets
 
 

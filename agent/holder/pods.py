@@ -17,8 +17,8 @@ from agent.holder.protocol import (
     PodRecord,
     SocketKind,
 )
+from agent.holder.rules import add_rule, delete_rule
 from agent.holder.sockets import check_adopted, make_sockets, open_listener
-from agent.marked_packets import add_rule, delete_rule
 from agent.netns import CLONE_NEWNET, call_in_netns, netns_cookie
 from mesh.errors import KernelError
 
@@ -59,7 +59,7 @@ class Pod:
     def _make(self, family: Family, kind: SocketKind, count: int) -> list[socket.socket]:
         """In the pod's namespace. Without its rule the answers of the application leave the pod."""
         if kind is SocketKind.INBOUND and family not in self.ruled:
-            add_rule(family.domain)
+            add_rule(family)
             self.ruled.add(family)
         return make_sockets(family, kind, count)
 
@@ -70,7 +70,7 @@ class Pod:
 
     def _drop_rules(self) -> None:
         while self.ruled:
-            delete_rule(self.ruled.pop().domain)
+            delete_rule(self.ruled.pop())
 
     def close(self) -> None:
         for listener in self.listeners.values():

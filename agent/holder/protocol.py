@@ -10,7 +10,6 @@ be given to a process without privilege.
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import TypeAlias
@@ -52,11 +51,6 @@ class Family(IntEnum):
 
     V4 = 4
     V6 = 6
-
-    @property
-    def domain(self) -> socket.AddressFamily:
-        """As the kernel numbers it."""
-        return socket.AF_INET6 if self is Family.V6 else socket.AF_INET
 
 
 class SocketKind(StrEnum):

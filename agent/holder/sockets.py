@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from agent.holder.protocol import Family, ListenerName, SocketKind
-from agent.marked_packets import MARK
+from agent.holder.rules import MARK
 from agent.netns import socket_netns_cookie
 from mesh.errors import KernelError
 
@@ -125,11 +125,12 @@ def make_sockets(family: Family, kind: SocketKind, count: int) -> list[socket.so
 
     Raises OSError; then none is left open.
     """
+    domain = socket.AF_INET6 if family is Family.V6 else socket.AF_INET
     options = _COMMON + (_MARKED if kind is SocketKind.OUTBOUND else _BORROWING[family])
     made: list[socket.socket] = []
     try:
         for _ in range(count):
-            sock = socket.socket(family.domain, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock = socket.socket(domain, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             made.append(sock)
             for level, option, value in options:
                 sock.setsockopt(level, option, value)

@@ -6,47 +6,38 @@ the uplink's, a tunnel's), so all of them may reach a pod; nobody but the node i
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
-from agent.rtnetlink import Ask, attributes_of, listed
-from mesh.model.address import IPAddress
+from pyroute2 import IPRoute
 
-# linux/if_addr.h, linux/rtnetlink.h
-_FIXED = struct.Struct("=BBBBI")
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+from mesh.model.address import IPAddress, parse_ip
+
 _SCOPE_LINK = 253
 """From here on an address is known on one link only, or to the node alone (rtnetlink(7))."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnAddress:
-    """An address of an interface; the smaller the scope's number, the more hosts can see it."""
-
-    ip: IPAddress
-    scope: int
-
-
 def own_addresses() -> tuple[IPAddress, ...]:
-    """Every address of this network namespace that others can see, in a steady order.
-
-    Raises `KernelError`.
-    """
-    answers = listed(Ask.ADDRESSES, _FIXED.pack(0, 0, 0, 0, 0), "list of own addresses")
-    return visible_addresses(map(parse_address, answers))
+    """Every address of this network namespace that others can see, in a steady order."""
+    # pyroute2 runs an event loop of its own, which it cannot where one is running already.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(_read_addresses).result()
 
 
-def parse_address(answer: bytes) -> OwnAddress:
-    """One address as the kernel tells it. Raises `ValueError`."""
-    _, _, _, scope, _ = _FIXED.unpack_from(answer)
-    found = dict(attributes_of(answer, _FIXED.size))
-    # Of a point-to-point link IFA_ADDRESS is the other end; IPv6 has IFA_LOCAL there only.
-    return OwnAddress(ip=ip_address(found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]), scope=scope)
+def _read_addresses() -> tuple[IPAddress, ...]:
+    with IPRoute() as route:
+        return visible_addresses(
+            (dict(message["attrs"]), message["scope"]) for message in route.get_addr()
+        )
 
 
-def visible_addresses(found: Iterable[OwnAddress]) -> tuple[IPAddress, ...]:
-    """Of all addresses those that no other node or link can have."""
-    seen = {address.ip for address in found if address.scope < _SCOPE_LINK}
-    return tuple(sorted(seen, key=lambda ip: (ip.version, int(ip))))
+def visible_addresses(
+    found: Iterable[tuple[Mapping[str, object], int]],
+) -> tuple[IPAddress, ...]:
+    """Of attributes and scope of each address: those that no other node or link can have."""
+    texts = {
+        str(attributes.get("IFA_LOCAL", attributes.get("IFA_ADDRESS")))
+        for attributes, scope in found
+        if scope < _SCOPE_LINK
+    }
+    return tuple(sorted(map(parse_ip, texts), key=lambda ip: (ip.version, int(ip))))

@@ -22,7 +22,7 @@ from bpf.layout import MAPS, PROGRAMS
 from mesh.errors import MeshnodeError
 
 MODULES = (
-    "aiohttp", "cffi", "click", "cryptography", "h2", "msgspec", "prometheus_client",
+    "aiohttp", "cffi", "click", "cryptography", "h2", "msgspec", "prometheus_client", "pyroute2",
     "uvloop", "watchfiles", "yaml",
 )  # fmt: skip
 METRICS_PORT = 15020

@@ -10,7 +10,8 @@ import pytest
 
 from agent.capture import cgroup, fsck, inspect
 from agent.capture.transparent import prepare_transparent, undo_transparent
-from agent.marked_packets import add_rule
+from agent.holder.protocol import Family
+from agent.holder.rules import add_rule
 from agent.netns import call_in_netns
 from bpf.layout import ZTUNNEL_MARK
 from mesh.model.snapshot import MeshSettings
@@ -153,7 +154,7 @@ def test_agent_reaches_the_application_as_the_client(
     node, outsider, pod = enrolled
     for _ in range(2):
         prepare_transparent(pod.fd)
-        call_in_netns(pod.fd, lambda: add_rule(socket.AF_INET))
+        call_in_netns(pod.fd, lambda: add_rule(Family.V4))
     with inside(cgroup.agent_cgroup_path(node.paths)):
         leg = pod.tcp()
     with pod.listen(str(pod.v4), 8080) as app, leg:

@@ -94,7 +94,7 @@ class Holder:
         process = os.pidfd_open(self.pid)
         try:
             signal.pidfd_send_signal(process, signal.SIGKILL)
-            eventually(lambda: not _is_alive(self.pid), 10.0, "the holder is gone")
+            eventually(lambda: not _is_alive(self.pid), 30.0, "the holder is gone")
         finally:
             os.close(process)
 

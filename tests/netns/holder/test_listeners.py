@@ -279,7 +279,7 @@ def test_joins_the_given_cgroup(holder: Holder) -> None:
         assert f"0::/{cgroup.name}" in Path(f"/proc/{pid}/cgroup").read_text().split()
     finally:
         stop_holder(holder.paths)
-        eventually(lambda: not (cgroup / "cgroup.procs").read_text(), 5.0, "the cgroup is empty")
+        eventually(lambda: not (cgroup / "cgroup.procs").read_text(), 30.0, "the cgroup is empty")
         cgroup.rmdir()
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from pyroute2 import IPRoute
 
 from agent.holder.client import HolderClient
 from agent.holder.codec import format_request
@@ -25,8 +26,8 @@ from agent.holder.protocol import (
     SocketKind,
     Vend,
 )
+from agent.holder.rules import MARK, PRIORITY, TABLE
 from agent.holder.wire import receive_packet, send_packet
-from agent.marked_packets import MARK, PRIORITY, TABLE
 from agent.netns import socket_netns_cookie
 from tests.lab import eventually
 from tests.netns.holder.scratch import Holder, Namespace
@@ -123,9 +124,9 @@ def test_rules_that_are_there_already_stay_alone(holder: Holder, pod: Namespace)
     """As earlier releases made them, at enrolment."""
 
     def add() -> None:
-        rule = f"fwmark {MARK:#x} lookup {TABLE} priority {PRIORITY}"
-        for family in Family:
-            subprocess.check_call(["ip", f"-{family.value}", "rule", "add", *rule.split()])
+        with IPRoute() as ip:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                ip.rule("add", family=family, fwmark=MARK, table=TABLE, priority=PRIORITY)
 
     pod.run(add)
     with holder.client() as client:
@@ -162,7 +163,7 @@ def test_process_without_privilege_borrows_a_clients_address(
                 accepted.settimeout(10)
                 assert peer[0] == source
                 assert accepted.recv(100) == b"uid 65534"
-            assert worker.wait(10) == 0
+            assert worker.wait(30.0) == 0
         finally:
             worker.kill()
             worker.wait()
@@ -246,7 +247,7 @@ def test_channel_that_never_reads_harms_nobody(holder: Holder, pod: Namespace) -
                 send_packet(deaf._channel, format_request(1, vend))
         assert client.ping() == holder.pid
         assert holder.fds() <= before + 64
-    eventually(lambda: holder.fds() <= before, 5.0, "its descriptors are closed")
+    eventually(lambda: holder.fds() <= before, 30.0, "its descriptors are closed")
 
 
 def test_descriptors_are_stable_and_vending_is_cheap(holder: Holder, pod: Namespace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.marked_packets import MARK
+from agent.holder.rules import MARK
 from bpf.layout import ZTUNNEL_MARK
 
 

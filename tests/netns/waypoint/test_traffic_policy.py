@@ -12,7 +12,7 @@ import pytest
 
 from tests.lab import eventually
 from tests.lab.objects import Json, kube_object
-from tests.netns.waypoint.mesh import NAMESPACE, VIP, Shop, shop
+from tests.netns.waypoint.mesh import APP_PORT, NAMESPACE, PORT, VIP, Shop, shop
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -25,22 +25,22 @@ def scene() -> Iterator[Shop]:
 
 @contextmanager
 def policy(scene: Shop, **parts: Json) -> Iterator[None]:
-    """A TrafficPolicy of the service while the block runs."""
+    """A TrafficPolicy of the service, or of what it selects, while the block runs."""
     before = scene.revision()
     target: Json = [{"kind": "Service", "name": "web"}]
-    spec: dict[str, Json] = {"targetRefs": target, **parts}
+    spec: dict[str, Json] = parts if "selector" in parts else {"targetRefs": target, **parts}
     kind = "TrafficPolicy"
     scene.lab.apply(
         "traffic",
         kube_object("meshnode.io/v1alpha1", kind, "traffic", namespace=NAMESPACE, spec=spec),
     )
-    eventually(lambda: scene.revision() > before, 5.0, "the waypoint has the policy")
+    eventually(lambda: scene.revision() > before, 30.0, "the waypoint has the policy")
     try:
         yield
     finally:
         now = scene.revision()
         scene.lab.delete("traffic")
-        eventually(lambda: scene.revision() > now, 5.0, "the policy is gone")
+        eventually(lambda: scene.revision() > now, 30.0, "the policy is gone")
 
 
 def many(scene: Shop, count: int, *arguments: str, path: str = "/") -> Counter[str]:
@@ -68,7 +68,7 @@ def metric(scene: Shop, line: str) -> Callable[[], bool]:
 def test_balancing_by_turns_and_by_hash(scene: Shop) -> None:
     with policy(scene, loadBalancing={"algorithm": "RoundRobin"}):
         assert many(scene, 20) == Counter({"v1": 10, "v2": 10})
-        eventually(lambda: len(clusters(scene)) == 1, 5.0, "the worker has told of it")
+        eventually(lambda: len(clusters(scene)) == 1, 30.0, "the worker has told of it")
         (state,) = clusters(scene)
         assert (state["service"], state["algorithm"]) == (f"{NAMESPACE}/web", "RoundRobin")
         assert state["policies"] == {"load_balancing": f"{NAMESPACE}/traffic"}
@@ -94,11 +94,11 @@ def test_a_server_that_fails_is_left_out_and_comes_back(scene: Shop) -> None:
             assert isinstance(endpoints, list)
             return Counter(str(each["state"]) for each in endpoints if isinstance(each, dict))
 
-        eventually(lambda: states()["healthy"] == 1, 3.0, "one endpoint is out")
+        eventually(lambda: states()["healthy"] == 1, 30.0, "one endpoint is out")
         line = f'meshnode_waypoint_ejections_total{{service="{NAMESPACE}/web"}} 1.0'
-        eventually(metric(scene, line), 5.0, "the ejection is counted")
-        eventually(lambda: many(scene, 4)["v1"] > 0, 10.0, "a probe brought it back")
-        eventually(lambda: states()["healthy"] == 2, 5.0, "all are well")
+        eventually(metric(scene, line), 30.0, "the ejection is counted")
+        eventually(lambda: many(scene, 4)["v1"] > 0, 30.0, "a probe brought it back")
+        eventually(lambda: states()["healthy"] == 2, 30.0, "all are well")
 
 
 def test_a_caller_has_its_rate(scene: Shop) -> None:
@@ -110,7 +110,7 @@ def test_a_caller_has_its_rate(scene: Shop) -> None:
         head = scene.curl("-i", f"http://{VIP}/").check().stdout.lower()
         assert "retry-after: " in head
         wanted = f"rate_limited[{NAMESPACE}/traffic/few]"
-        eventually(lambda: wanted in scene.waypoint.output, 3.0, "the log names the limit")
+        eventually(lambda: wanted in scene.waypoint.output, 30.0, "the log names the limit")
 
 
 def test_faults_reach_those_who_ask_for_them(scene: Shop) -> None:
@@ -124,7 +124,7 @@ def test_faults_reach_those_who_ask_for_them(scene: Shop) -> None:
         assert scene.get("/", "x-fault: please").startswith("503 ")
         assert time.monotonic() - began >= 0.5
         assert scene.get("/").startswith("200 v")
-        eventually(lambda: "fault_injected" in scene.waypoint.output, 3.0, "the log names it")
+        eventually(lambda: "fault_injected" in scene.waypoint.output, 30.0, "the log names it")
 
 
 def test_a_retry_hides_what_fails_and_a_limit_refuses(scene: Shop) -> None:
@@ -149,3 +149,55 @@ def test_sessions_and_bandwidth(scene: Shop) -> None:
         size, took = scene.curl(*argv).check().stdout.split()
         assert int(size) == 4 << 20
         assert float(took) >= 1.5  # two seconds, but for what is read last
+
+
+ODD = """
+import socket, sys
+for _ in range(int(sys.argv[3])):
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), 10) as sock:
+        sock.sendall(b"\\0\\1\\2\\3\\n\\n")
+        try:
+            print(sock.recv(100)[:8].decode() or "closed")
+        except ConnectionResetError:
+            print("closed")
+"""
+
+
+def odd(scene: Shop, address: str, port: int, count: int) -> Counter[str]:
+    """How connections that are no HTTP begin, one after another."""
+    argv = ["python3", "-c", ODD, address, str(port), str(count)]
+    return Counter(scene.client.run(argv, timeout_s=60).check().stdout.split("\n")[:-1])
+
+
+def test_a_pod_that_is_dialled_has_limits_of_its_own(scene: Shop) -> None:
+    one, other = (f"{pod.address4}:{APP_PORT}" for pod in (scene.v1, scene.v2))
+    assert scene.get("/", host=one) == "200 v1"
+    few: Json = [{"requests": 2, "per": "1h", "name": "few"}]
+    with policy(scene, selector={"matchLabels": {"app": "web"}}, rateLimits=few):
+        said = [scene.get("/", host=host).split()[0] for host in (one, one, one, other, VIP)]
+        assert said == ["200", "200", "429", "200", "200"]
+        eventually(
+            lambda: (
+                [state["service"] for state in clusters(scene)]
+                == [f"pod/{NAMESPACE}/web-v1", f"pod/{NAMESPACE}/web-v2"]
+            ),
+            10.0,
+            "the worker has told of both pods",
+        )
+    assert scene.get("/", host=one) == "200 v1"
+
+
+def test_connections_that_are_no_http_come_at_a_rate(scene: Shop) -> None:
+    rate: Json = [{"connections": 3, "per": "1h", "by": "Identity", "name": "calls"}]
+    with policy(scene, connectionRateLimits=rate):
+        assert odd(scene, VIP, PORT, 5) == Counter({"HTTP/1.0": 3, "closed": 2})
+        assert scene.get("/").startswith("200 v")  # requests have limits of their own
+        wanted = f"rate_limited[{NAMESPACE}/traffic/calls]"
+        eventually(lambda: wanted in scene.waypoint.output, 10.0, "the log names the limit")
+        name = "meshnode_waypoint_rate_limit_connections_total"
+        label = f'{{limit="{NAMESPACE}/traffic/calls",outcome="limited"}}'
+        eventually(metric(scene, f"{name}{label} 2.0"), 10.0, "refusals are counted")
+        address = scene.v1.address4
+        assert odd(scene, address, APP_PORT, 5) == Counter({"HTTP/1.0": 5})
+    with policy(scene, selector={"matchLabels": {"app": "web"}}, connectionRateLimits=rate):
+        assert odd(scene, address, APP_PORT, 5) == Counter({"HTTP/1.0": 3, "closed": 2})

@@ -191,6 +191,26 @@ class FakeNode:
 
     def agent(self) -> Agent:
         """Start the node's agent, with the token of its own pod."""
+        token_file = self._lab.directory / f"token-{self.node.short_name}"
+        token_file.write_text(self._add_agent_pod())
+        made = KubeAgent(
+            self.node,
+            self._lab,
+            self._proc,
+            [
+                f"--source=kubernetes:{self._plane.config}",
+                f"--host-proc={self._proc}",
+                f"--ca-address={self._plane.address}:{self._plane.ca_port}",
+                f"--join-token-file={token_file}",
+                f"--ca-root-file={self._plane.root_file()}",
+            ],
+        )
+        self.node.running_agent = made
+        made.wait_ready(60.0)
+        return made
+
+    def _add_agent_pod(self) -> str:
+        """Tell the cluster of the agent's pod; the token by which the cluster knows it."""
         name, uid = f"meshnode-agent-{self.node.short_name}", str(uuid.uuid4())
         self._plane.apply(
             {
@@ -215,23 +235,7 @@ class FakeNode:
                 "extra": {f"authentication.kubernetes.io/{k}": v for k, v in extra.items()},
             },
         }
-        token_file = self._lab.directory / f"token-{self.node.short_name}"
-        token_file.write_text(token)
-        made = KubeAgent(
-            self.node,
-            self._lab,
-            self._proc,
-            [
-                f"--source=kubernetes:{self._plane.config}",
-                f"--host-proc={self._proc}",
-                f"--ca-address={self._plane.address}:{self._plane.ca_port}",
-                f"--join-token-file={token_file}",
-                f"--ca-root-file={self._plane.root_file()}",
-            ],
-        )
-        self.node.running_agent = made
-        made.wait_ready(60.0)
-        return made
+        return token
 
 
 class KubePod:

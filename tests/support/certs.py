@@ -71,32 +71,15 @@ class TestCa:
         `uris` replaces its SPIFFE ID as the URI names (empty: none at all); `bundle` is whom the
         holder trusts, by default this authority.
         """
-        now = datetime.now(UTC)
-        begin, end = now - timedelta(hours=1), now + _DAY
-        if expired:
-            begin, end = now - 2 * _DAY, now - _DAY
-        if not_yet_valid:
-            begin, end = now + _DAY, now + 2 * _DAY
+        begin, end = _lifetime(expired, not_yet_valid)
         key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [
-            x509.UniformResourceIdentifier(uri)
-            for uri in ([str(identity)] if uris is None else uris)
-        ]
+        uris = [str(identity)] if uris is None else uris
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
         names.extend(x509.DNSName(name) for name in dns_names)
         builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(begin)
-            .not_valid_after(end)
+            self._leaf(key.public_key(), begin, end)
             .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
-                critical=False,
-            )
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
@@ -104,16 +87,44 @@ class TestCa:
         svid = Svid(
             identity=identity,
             chain_pem=_pem(leaf),
-            key_pem=key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            ),
+            key_pem=_key_pem(key),
             not_before=begin.timestamp(),
             not_after=end.timestamp(),
             serial=f"{leaf.serial_number:x}",
         )
         return Credentials(svid=svid, bundle=bundle or self.bundle())
+
+    def _leaf(
+        self, key: ec.EllipticCurvePublicKey, begin: datetime, end: datetime
+    ) -> x509.CertificateBuilder:
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin)
+            .not_valid_after(end)
+            .add_extension(authority, critical=False)
+        )
+
+
+def _lifetime(expired: bool, not_yet_valid: bool) -> tuple[datetime, datetime]:
+    now = datetime.now(UTC)
+    if expired:
+        return now - 2 * _DAY, now - _DAY
+    if not_yet_valid:
+        return now + _DAY, now + 2 * _DAY
+    return now - timedelta(hours=1), now + _DAY
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

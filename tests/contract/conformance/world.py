@@ -185,39 +185,51 @@ async def world(case: Case, *, strict: bool = True) -> AsyncIterator[World]:
         def spawn(work: Coroutine[None, None, None]) -> None:
             tasks.create_task(work)
 
-        limits, flushes, random = ProxyLimits(), FlushQueue(loop), Random(case.name)
-        endpoints = Endpoints(snapshot)
+        random = Random(case.name)
         table = RouteTable.compile(snapshot, grants_required=case.grants)
-        router = RouteRouter(endpoints, table, random)
-        pool = Pool(loop, TcpConnector(loop), limits, spawn, flushes)
-        stack.callback(pool.close_all)
-        proxy = Proxy(
-            loop,
-            limits=limits,
-            pool=pool,
-            router=router,
-            record=records.append,
-            random=random,
-            identity=OWN,
-        )
-        front = Front(
-            loop,
-            exchanges=proxy,
-            limits=limits,
-            engine=engine,
-            opaque=router,
-            opener=PlainSockets(),
-            flushes=flushes,
-        )
+        router = RouteRouter(Endpoints(snapshot), table, random)
         yield World(
             snapshot=snapshot,
             board=board,
             ports=ports,
-            front=front,
+            front=_front(engine, router, random, records, spawn, stack),
             records=records,
             spawn=spawn,
             _stack=await stack.enter_async_context(contextlib.AsyncExitStack()),
         )
+
+
+def _front(
+    engine: PythonTunnelEngine,
+    router: RouteRouter,
+    random: Random,
+    records: list[RequestRecord],
+    spawn: Callable[[Coroutine[None, None, None]], None],
+    stack: contextlib.AsyncExitStack,
+) -> Front:
+    """The data path; `stack` ends its connections to backends."""
+    loop = asyncio.get_running_loop()
+    limits, flushes = ProxyLimits(), FlushQueue(loop)
+    pool = Pool(loop, TcpConnector(loop), limits, spawn, flushes)
+    stack.callback(pool.close_all)
+    proxy = Proxy(
+        loop,
+        limits=limits,
+        pool=pool,
+        router=router,
+        record=records.append,
+        random=random,
+        identity=OWN,
+    )
+    return Front(
+        loop,
+        exchanges=proxy,
+        limits=limits,
+        engine=engine,
+        opaque=router,
+        opener=PlainSockets(),
+        flushes=flushes,
+    )
 
 
 __all__ = ["PODS", "WAYPOINT", "Pod", "World", "read", "world"]

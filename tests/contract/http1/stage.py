@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
@@ -148,98 +148,120 @@ async def stage(
     observed: Observed | None = None,
 ) -> AsyncIterator[Stage]:
     """Run a proxy for one service; each handler is a server that becomes an endpoint of it."""
-    loop = asyncio.get_running_loop()
     limits = limits or ProxyLimits()
     records: list[RequestRecord] = []
     observed = observed or Observed()
     async with contextlib.AsyncExitStack() as stack:
-        ports = [await stack.enter_async_context(serving(handler)) for handler in handlers]
-        endpoints = [
-            *(
-                Endpoint(address=parse_ip("127.0.0.1"), workload=None, ports={PORT: p})
-                for p in ports
-            ),
-            *(Endpoint(address=a.ip, workload=None, ports={PORT: a.port}) for a in addresses),
-        ]
-        service = _service(tuple(endpoints), app_protocol)
-        snapshot = MeshSnapshot(revision=1, services={service.key: service})
+        servers = [await stack.enter_async_context(_serving(handler)) for handler in handlers]
+        service = _service([*servers, *addresses], app_protocol)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-
-        def spawn(work: Coroutine[None, None, None]) -> None:
-            tasks.create_task(work)
-
-        flushes = FlushQueue(loop)
-        pool = Pool(loop, TcpConnector(loop), limits, spawn, flushes)
-        proxy = Proxy(
-            loop,
-            limits=limits,
-            pool=pool,
-            router=router(Endpoints(snapshot)),
-            record=observed.recorded_by(records),
-            random=Random(7),
-            identity=OWN,
-            traces=observed.traces,
-            span=observed.records.span,
-        )
-        proxy.tap = observed.shown_to()
-        origin = Origin(
-            principal=CALLER,
-            client=SocketAddress(parse_ip("10.0.0.9"), 0),
-            dialled=SocketAddress(parse_ip("10.96.0.1"), PORT),
-            service=service,
-            workload=None,
-            src=party(None, CALLER),
-        )
-        h2_lane = new_h2_lane(loop, proxy, pool, limits) if USE_H2_LANE.get() else None
         clients = Clients()
-        listener = await loop.create_server(
-            lambda: clients.add(Http1Server(loop, proxy, origin, limits, clients.forget, flushes)),
-            "127.0.0.1",
-            0,
-        )
-        listener_h2 = await loop.create_server(
-            lambda: clients.add(Http2Server(loop, proxy, origin, limits, clients.forget, h2_lane)),
-            "127.0.0.1",
-            0,
-        )
+        behind = _behind(service, router, limits, observed, records, clients, tasks)
+        stack.push_async_callback(clients.gone)
+        stack.callback(behind.pool.close_all)
+        h2_lane = _h2_lane(behind) if USE_H2_LANE.get() else None
+        listeners = await _listeners(behind, clients, h2_lane)
+        for listener in listeners:
+            stack.callback(listener.close)
+        port, port_h2 = (listener.sockets[0].getsockname()[1] for listener in listeners)
         lane = None
-        ports_h1 = contextlib.ExitStack()
         if USE_LANE.get():
-            behind = Behind(
-                loop=loop,
-                proxy=proxy,
-                pool=pool,
-                origin=origin,
-                limits=limits,
-                flushes=flushes,
-                add=clients.add,
-                forget=clients.forget,
-                spawn=spawn,
-                observation=observed.observation,
-            )
             lane = new_lane(behind)
             observed.attach(lane)
-        port, port_h2 = (each.sockets[0].getsockname()[1] for each in (listener, listener_h2))
-        if lane is not None:
-            port = ports_h1.enter_context(listening(behind, lane))
-        try:
-            yield Stage(
-                proxy=proxy,
-                port=port,
-                port_h2=port_h2,
-                records=records,
-                lane=lane,
-                h2_lane=h2_lane,
-            )
-        finally:
-            ports_h1.close()
-            listener.close()
-            listener_h2.close()
-            pool.close_all()
-            await clients.gone()
+            port = stack.enter_context(listening(behind, lane))
+        yield Stage(
+            proxy=behind.proxy,
+            port=port,
+            port_h2=port_h2,
+            records=records,
+            lane=lane,
+            h2_lane=h2_lane,
+        )
 
 
-def _service(endpoints: tuple[Endpoint, ...], app_protocol: str) -> Service:
+def _behind(
+    service: Service,
+    router: RouterOf,
+    limits: ProxyLimits,
+    observed: Observed,
+    records: list[RequestRecord],
+    clients: Clients,
+    tasks: asyncio.TaskGroup,
+) -> Behind:
+    """What stands behind every connection of a client."""
+
+    def spawn(work: Coroutine[None, None, None]) -> None:
+        tasks.create_task(work)
+
+    loop = asyncio.get_running_loop()
+    flushes = FlushQueue(loop)
+    pool = Pool(loop, TcpConnector(loop), limits, spawn, flushes)
+    snapshot = MeshSnapshot(revision=1, services={service.key: service})
+    proxy = Proxy(
+        loop,
+        limits=limits,
+        pool=pool,
+        router=router(Endpoints(snapshot)),
+        record=observed.recorded_by(records),
+        random=Random(7),
+        identity=OWN,
+        traces=observed.traces,
+        span=observed.records.span,
+    )
+    proxy.tap = observed.shown_to()
+    return Behind(
+        loop=loop,
+        proxy=proxy,
+        pool=pool,
+        origin=_origin(service),
+        limits=limits,
+        flushes=flushes,
+        add=clients.add,
+        forget=clients.forget,
+        spawn=spawn,
+        observation=observed.observation,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _serving(handler: Handler) -> AsyncIterator[SocketAddress]:
+    async with serving(handler) as port:
+        yield SocketAddress(parse_ip("127.0.0.1"), port)
+
+
+def _h2_lane(behind: Behind) -> Http2Lane:
+    return new_h2_lane(behind.loop, behind.proxy, behind.pool, behind.limits)
+
+
+async def _listeners(
+    behind: Behind, clients: Clients, h2_lane: Http2Lane | None
+) -> tuple[asyncio.Server, asyncio.Server]:
+    """For HTTP/1.1, and for HTTP/2."""
+    loop, proxy, origin, limits = behind.loop, behind.proxy, behind.origin, behind.limits
+
+    def http1() -> Http1Server:
+        flushes = behind.flushes
+        return clients.add(Http1Server(loop, proxy, origin, limits, clients.forget, flushes))
+
+    def http2() -> Http2Server:
+        return clients.add(Http2Server(loop, proxy, origin, limits, clients.forget, h2_lane))
+
+    first = await loop.create_server(http1, "127.0.0.1", 0)
+    return first, await loop.create_server(http2, "127.0.0.1", 0)
+
+
+def _origin(service: Service) -> Origin:
+    return Origin(
+        principal=CALLER,
+        client=SocketAddress(parse_ip("10.0.0.9"), 0),
+        dialled=SocketAddress(parse_ip("10.96.0.1"), PORT),
+        service=service,
+        workload=None,
+        src=party(None, CALLER),
+    )
+
+
+def _service(servers: Sequence[SocketAddress], app_protocol: str) -> Service:
     return Service(
         key=ServiceKey("shop/web"),
         name="web",
@@ -247,7 +269,10 @@ def _service(endpoints: tuple[Endpoint, ...], app_protocol: str) -> Service:
         hostname="web.shop.svc.cluster.local",
         addresses=(parse_ip("10.96.0.1"),),
         ports=(ServicePort(port=PORT, app_protocol=app_protocol),),
-        endpoints=endpoints,
+        endpoints=tuple(
+            Endpoint(address=server.ip, workload=None, ports={PORT: server.port})
+            for server in servers
+        ),
     )
 
 

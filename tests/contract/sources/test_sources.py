@@ -23,6 +23,20 @@ CONFIG = kube_object(
 )
 
 
+_CONTAINER: Json = {
+    "name": "app",
+    "image": "app:1",
+    "ports": [{"containerPort": 8080, "name": "http", "protocol": "TCP"}],
+}
+_OWNER: Json = {
+    "apiVersion": "apps/v1",
+    "kind": "ReplicaSet",
+    "name": "web-6f7d",
+    "uid": "u",
+    "controller": True,
+}
+
+
 def pod(name: str, address: str, **changes: Json) -> KubeObject:
     """A running pod as a cluster shows it, with much that nobody reads."""
     manifest: dict[str, Json] = dict(
@@ -36,13 +50,7 @@ def pod(name: str, address: str, **changes: Json) -> KubeObject:
             spec={
                 "nodeName": "one",
                 "serviceAccountName": "web",
-                "containers": [
-                    {
-                        "name": "app",
-                        "image": "app:1",
-                        "ports": [{"containerPort": 8080, "name": "http", "protocol": "TCP"}],
-                    }
-                ],
+                "containers": [_CONTAINER],
                 "tolerations": [{"operator": "Exists"}],
             },
             status={
@@ -57,15 +65,8 @@ def pod(name: str, address: str, **changes: Json) -> KubeObject:
         )
     )
     meta = manifest["metadata"]
-    owner: Json = {
-        "apiVersion": "apps/v1",
-        "kind": "ReplicaSet",
-        "name": "web-6f7d",
-        "uid": "u",
-        "controller": True,
-    }
     assert isinstance(meta, dict)
-    return {**manifest, "metadata": {**meta, "ownerReferences": [owner]}, **changes}
+    return {**manifest, "metadata": {**meta, "ownerReferences": [_OWNER]}, **changes}
 
 
 SERVICE = kube_object(

@@ -72,6 +72,18 @@ def workload(
     )
 
 
+def _only(client: Workload) -> AuthorizationPolicy:
+    principal = StringMatch(kind="exact", value=client.identity.principal)
+    return AuthorizationPolicy(
+        key=PolicyKey(f"shop/only-{client.name}"),
+        namespace="shop",
+        name=f"only-{client.name}",
+        scope=PolicyScope.NAMESPACE,
+        action=PolicyAction.ALLOW,
+        rules=(Rule(sources=(L4Match(principals=(principal,)),)),),
+    )
+
+
 def mesh() -> MeshSnapshot:
     """cart and pay are enrolled, old is not; only cart may reach pay."""
     workloads = (
@@ -90,24 +102,7 @@ def mesh() -> MeshSnapshot:
             Endpoint(address=parse_ip("fd00::2"), workload=workloads[1].uid, ports={80: 8080}),
         ),
     )
-    only_cart = AuthorizationPolicy(
-        key=PolicyKey("shop/only-cart"),
-        namespace="shop",
-        name="only-cart",
-        scope=PolicyScope.NAMESPACE,
-        action=PolicyAction.ALLOW,
-        rules=(
-            Rule(
-                sources=(
-                    L4Match(
-                        principals=(
-                            StringMatch(kind="exact", value=workloads[0].identity.principal),
-                        )
-                    ),
-                )
-            ),
-        ),
-    )
+    only_cart = _only(workloads[0])
     return MeshSnapshot(
         revision=7,
         workloads={w.uid: w for w in workloads},

@@ -254,6 +254,9 @@ def test_the_rules_of_a_waypoint_are_merged_per_service() -> None:
     assert other.rules == (one,)
     assert index.key_sources() == {location_of(one), location_of(two)}
     assert AuthenticationIndex(MeshSnapshot(revision=1), "a/b").authenticator(None) is None
+
+
+def test_where_the_keys_of_a_rule_are() -> None:
     kinds = [LocationKind.INLINE, LocationKind.URI, LocationKind.DISCOVERY]
     rules = (rule(jwks="{}"), rule(jwks_uri="https://x"), rule())
     assert [location_of(item).kind for item in rules] == kinds

@@ -85,14 +85,17 @@ rules:
 """
 
 
-def test_the_l7_part_of_a_rule_is_kept(tmp_path: Path) -> None:
+def test_a_policy_is_for_what_it_names(tmp_path: Path) -> None:
     policy = a_policy(tmp_path, FULL)
     assert policy.scope is PolicyScope.TARGET
     assert policy.targets == (
         PolicyTarget(kind=TargetKind.SERVICE, namespace="shop", name="api"),
         PolicyTarget(kind=TargetKind.GATEWAY, namespace="shop", name="wp"),
     )
-    (rule,) = policy.rules
+
+
+def test_the_l7_part_of_a_rule_is_kept(tmp_path: Path) -> None:
+    (rule,) = a_policy(tmp_path, FULL).rules
     (source,), (operation,) = rule.sources, rule.operations
     assert source.namespaces == (exact("web"),)
     assert source.request is not None
@@ -108,6 +111,10 @@ def test_the_l7_part_of_a_rule_is_kept(tmp_path: Path) -> None:
         ),
         not_paths=(exact("/c/d"),),
     )
+
+
+def test_the_l7_conditions_of_a_rule_are_kept(tmp_path: Path) -> None:
+    (rule,) = a_policy(tmp_path, FULL).rules
     requests = [condition.request for condition in rule.conditions]
     tenant = (exact("a"), StringMatch(kind="prefix", value="b"))
     assert requests[0] == RequestMatch(header=NamedMatch(name=("x-tenant",), values=tenant))
@@ -116,6 +123,10 @@ def test_the_l7_part_of_a_rule_is_kept(tmp_path: Path) -> None:
     assert requests[2] is not None
     assert [str(net) for net in requests[2].remote_ips] == ["192.0.2.1/32"]
     assert requests[6] == RequestMatch(not_request_principals=(StringMatch(kind="present"),))
+
+
+def test_the_fields_of_a_rule_that_need_a_waypoint_are_named(tmp_path: Path) -> None:
+    (rule,) = a_policy(tmp_path, FULL).rules
     assert rule.l7_fields == (
         "from[0].source.requestPrincipals",
         "from[0].source.notRemoteIpBlocks",

@@ -169,10 +169,10 @@ async def chromium_page(profile: Path) -> AsyncIterator[Page]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(30.0)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(10)
+            process.wait(30.0)
         await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
 

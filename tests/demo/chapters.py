@@ -76,7 +76,7 @@ def paths(tell: Narrator, stage: Stage) -> None:
 
 
 def _eventually_logged(stage: Stage, server: Pod, line: str) -> None:
-    eventually(lambda: line in stage.seen_by(server), 3.0, f"nginx logs {line}")
+    eventually(lambda: line in stage.seen_by(server), 30.0, f"nginx logs {line}")
 
 
 def _who_talked(tell: Narrator, stage: Stage, skip: int) -> None:
@@ -98,7 +98,7 @@ def _who_talked(tell: Narrator, stage: Stage, skip: int) -> None:
             assert not missing, f"no line about {missing}; told: {dict(rows)}"
             return rows
 
-        rows = eventually(told, 10.0, "the access logs tell every pair")
+        rows = eventually(told, 30.0, "the access logs tell every pair")
         wrong = [row for row in rows if wanted.get(row[:2], row[2]) != row[2]]
         assert not wrong, f"unexpected paths: {wrong}"
         cells = [(a, b, path, tls, str(count)) for (a, b, path, tls), count in sorted(rows.items())]

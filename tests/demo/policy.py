@@ -134,11 +134,11 @@ def farewell(tell: Narrator, stage: Stage) -> None:
 
 
 def _eventually_refused(src: Pod, url: str) -> None:
-    eventually(lambda: curl(src, url).status != 0, 8.0, f"{src.name} is refused at {url}")
+    eventually(lambda: curl(src, url).status != 0, 30.0, f"{src.name} is refused at {url}")
 
 
 def _eventually_served(src: Pod, dst: Pod) -> None:
-    eventually(lambda: curl(src, url4(dst)).status == 0, 5.0, f"{src.name} reaches {dst.name}")
+    eventually(lambda: curl(src, url4(dst)).status == 0, 30.0, f"{src.name} reaches {dst.name}")
 
 
 def _denial(stage: Stage, dst: str, *words: str) -> Mapping[str, object]:
@@ -152,7 +152,7 @@ def _denial(stage: Stage, dst: str, *words: str) -> Mapping[str, object]:
                 return record
         return None
 
-    found = eventually(find, 5.0, f"the access log tells of a denial towards {dst}: {words}")
+    found = eventually(find, 30.0, f"the access log tells of a denial towards {dst}: {words}")
     assert found is not None
     return found
 
@@ -164,7 +164,7 @@ def _wait_moving(stage: Stage, server: Pod) -> None:
         argv = ["ss", "-Htn", "state", "established", "sport", "=", f":{HTTP_PORT}"]
         return bool(server.run(argv).check().stdout.strip())
 
-    eventually(established, 5.0, f"a download from {server.name} is under way")
+    eventually(established, 30.0, f"a download from {server.name} is under way")
 
 
 def _end_traffic(traffic: Process) -> int:

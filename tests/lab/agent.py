@@ -45,6 +45,8 @@ class Agent:
         argv += ["--cgroup", str(pods_cgroup), "--drain-timeout", DRAIN, *options]
         self._process = Process(place, argv, log_file, {**MESHNODE_ENVIRONMENT, **(env or {})})
         self._client = AdminClient(paths.node, paths.admin_socket)
+        self._read_bytes = 0
+        self._records: list[Mapping[str, object]] = []
 
     @property
     def pid(self) -> int:
@@ -84,7 +86,7 @@ class Agent:
             raise AssertionError(f"{error}\n{self.log_tail()}") from error
         return last[-1]
 
-    def wait_revision(self, revision: int, deadline_s: float = 5.0) -> None:
+    def wait_revision(self, revision: int, deadline_s: float = 30.0) -> None:
         """Wait until the kernel and all workers hold snapshot `revision` or a later one."""
 
         def applied() -> bool:
@@ -95,14 +97,20 @@ class Agent:
 
     def access_log(self) -> list[Mapping[str, object]]:
         """The records of its access log so far, when it was started with the JSON form."""
-        return parse_access_log(self._process.output)
+        with self.log_file.open("rb") as log:
+            log.seek(self._read_bytes)
+            fresh = log.read()
+        complete = fresh[: fresh.rfind(b"\n") + 1]
+        self._read_bytes += len(complete)
+        self._records += parse_access_log(complete.decode(errors="replace"))
+        return self._records.copy()
 
     def log_tail(self, lines: int = LOG_TAIL_LINES) -> str:
         """The last lines it said, for a failure's text."""
         tail = self._process.output.splitlines()[-lines:]
         return "\n".join([f"--- log of the agent of {self.paths.node}:", *tail])
 
-    def stop(self, deadline_s: float = 15.0) -> int:
+    def stop(self, deadline_s: float = 30.0) -> int:
         """End it politely; its exit status."""
         return self._process.stop(deadline_s)
 

@@ -41,7 +41,7 @@ class Capture:
                 sock.sendto(mark, (self._target, FENCE_PORT))
 
         in_netns(self._sender_netns, send)
-        eventually(lambda: self.contains(mark), 10.0, "the capture shows the fence")
+        eventually(lambda: self.contains(mark), 30.0, "the capture shows the fence")
 
     @property
     def size_bytes(self) -> int:

@@ -18,7 +18,7 @@ from tests.lab.system import (
     start_ticks,
 )
 
-SETTLE_S = 10.0
+SETTLE_S = 30.0
 """The kernel frees programs and links some time after the last reference is gone."""
 
 OUR_PROGRAMS = "mn_"

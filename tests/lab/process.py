@@ -139,11 +139,11 @@ class Process:
         """All it has written so far, both streams."""
         return self.log_file.read_text(errors="replace")
 
-    def wait_output(self, text: str, deadline_s: float = 10.0) -> None:
+    def wait_output(self, text: str, deadline_s: float = 30.0) -> None:
         """Wait until it has written `text`; AssertionError if it ends or stays silent."""
         self._wait(lambda: text in self.output, deadline_s, f"says {text!r}")
 
-    def wait_listening(self, port: int, deadline_s: float = 10.0) -> None:
+    def wait_listening(self, port: int, deadline_s: float = 30.0) -> None:
         """Wait until somebody listens on `port` in its namespace."""
         netns = self._place.netns
         self._wait(lambda: port in listening_ports(netns), deadline_s, f"listens on {port}")
@@ -173,7 +173,7 @@ class Process:
     def kill(self) -> int:
         """kill -9; its exit status. Idempotent."""
         self.signal(signal.SIGKILL)
-        return self._child.wait(10)
+        return self._child.wait(30.0)
 
     def _wait(self, check: Callable[[], bool], deadline_s: float, what: str) -> None:
         def ready() -> bool:

@@ -22,7 +22,7 @@ class LabError(Exception):
     """The machine refused a step of building or clearing a lab."""
 
 
-def eventually(check: Callable[[], T], deadline_s: float = 15.0, what: str = "") -> T:
+def eventually(check: Callable[[], T], deadline_s: float = 30.0, what: str = "") -> T:
     """Call `check` until its result is true, and return that result.
 
     For the edges only where nothing can be awaited (kernel, other processes). An AssertionError
@@ -134,7 +134,7 @@ def remove_cgroup(path: Path) -> None:
     def is_empty() -> bool:
         return "populated 0" in (path / "cgroup.events").read_text()
 
-    eventually(is_empty, 10.0, f"processes of {path} are gone")
+    eventually(is_empty, 30.0, f"processes of {path} are gone")
     for child in sorted(path.rglob("*"), key=lambda entry: len(entry.parts), reverse=True):
         if child.is_dir():
             child.rmdir()

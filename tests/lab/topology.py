@@ -14,6 +14,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import signal
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -21,6 +23,8 @@ from types import TracebackType
 
 from agent.options import DEFAULT_CA_PORT
 from agent.paths import NodePaths
+from controller.admin import create_token, init_ca
+from mesh.model.snapshot import MeshSettings
 from tests.lab.agent import MESHNODE, MESHNODE_ENVIRONMENT, Agent
 from tests.lab.capture import Capture, capture_wire
 from tests.lab.network import NodeAddresses, join_node, lay_wire, plug_pod, route_between
@@ -81,11 +85,13 @@ class Lab(AbstractContextManager["Lab"]):
             last_first.callback(self._record.clear)
             for process in self._processes:
                 last_first.callback(process.kill)
-            for node in self.nodes.values():
-                if node.running_agent is not None:
-                    last_first.callback(node.running_agent.stop)
-                    if error is not None:
-                        error.add_note(node.running_agent.log_tail())
+            agents = [node.running_agent for node in self.nodes.values() if node.running_agent]
+            for agent in agents:
+                last_first.callback(agent.stop)
+                if error is not None:
+                    error.add_note(agent.log_tail())
+            for agent in agents:  # told first, then awaited: they drain side by side
+                last_first.callback(agent.signal, signal.SIGTERM)
 
     def _build(self) -> None:
         mount_bpffs()
@@ -162,8 +168,7 @@ class Lab(AbstractContextManager["Lab"]):
         token_file = self.directory / f"join-{node.short_name}"
         if not token_file.exists():
             self._wait_authority(holder, state)
-            argv = [*MESHNODE, "token", "create", node.name, "--ca", str(state)]
-            token = run(holder.place, argv, env=MESHNODE_ENVIRONMENT).check().stdout
+            token = create_token(state, node.name, now=time.time(), random_bytes=os.urandom)
             token_file.touch(mode=0o600)
             token_file.write_text(token)
         return ["--ca-address", listen, "--join-token-file", str(token_file)]
@@ -179,8 +184,16 @@ class Lab(AbstractContextManager["Lab"]):
 
         eventually(made, 60.0, "the certificate authority is there")
 
+    def _make_authority(self) -> None:
+        """As its first agent would: then the others, who join it, need not wait for that one."""
+        state = self.directory / "ca"
+        if not state.exists():
+            domain = MeshSettings().trust_domain
+            init_ca(state, trust_domain=domain, now=time.time(), random_bytes=os.urandom)
+
     def start_agents(self, *options: str, ready_within_s: float = 60.0) -> None:
         """Start the agents of all nodes side by side; return when all are ready."""
+        self._make_authority()
         agents = [node.launch_agent(*options) for node in self.nodes.values()]
         for agent in agents:
             agent.wait_ready(ready_within_s)

@@ -322,7 +322,7 @@ def run_in(pod: PodNs, cgroup_path: Path, code: str) -> str:
     return done.stdout.strip()
 
 
-def eventually(condition: Callable[[], bool], deadline_s: float = 5.0) -> None:
+def eventually(condition: Callable[[], bool], deadline_s: float = 30.0) -> None:
     """Wait for the kernel to have finished something that no call announces."""
     end = time.monotonic() + deadline_s
     while not condition():

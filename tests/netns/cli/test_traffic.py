@@ -72,7 +72,7 @@ def test_edges_say_who_how_and_whether_secured(mesh: Mesh, command: tuple[str, .
     if command[0] == "top":
         mesh.dial("client", "far")
         mesh.dial("near", "client")
-    found = {(edge.src, edge.dst): edge for edge in eventually(complete, 8.0, "edges").edges}
+    found = {(edge.src, edge.dst): edge for edge in eventually(complete, 30.0, "edges").edges}
     tunnelled = found["default/client", "default/far"]
     assert (tunnelled.path, tunnelled.secured) == ("hbone", True)
     assert tunnelled.src_identity == "cluster.local/ns/default/sa/client"
@@ -91,7 +91,7 @@ def test_stat_counts_success_and_denials(mesh: Mesh) -> None:
         assert {"default/far", "default/near"} <= {row.name for row in found.rows}, found
         return found
 
-    rows = {row.name: row for row in eventually(complete, 8.0, "stat").rows}
+    rows = {row.name: row for row in eventually(complete, 30.0, "stat").rows}
     assert rows["default/far"].success == 1.0
     assert (rows["default/near"].success, rows["default/near"].denied) == (0.0, 1)
     (service,) = msgspec.json.decode(
@@ -132,7 +132,7 @@ def first_event(mesh: Mesh, watch: Process, cause: tuple[str, str]) -> Mapping[s
         lines = [line for line in watch.output.splitlines() if line.startswith("{")]
         return json.loads(lines[0]) if lines else None
 
-    event = eventually(seen, 15.0, "an event")
+    event = eventually(seen, 30.0, "an event")
     assert event is not None
     return event
 

@@ -56,7 +56,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         lab.apply("ns-in", namespace_object("shop", enrolled=True))
         lab.apply("ns-out", namespace_object("plain", enrolled=False))
         node.agent(*_options(runtime), f"--cni-plugin={plugin}")
-        eventually(lambda: _chained(runtime), 20, "the plugin is chained")
+        eventually(lambda: _chained(runtime), 30.0, "the plugin is chained")
         yield World(lab, node, runtime)
 
 

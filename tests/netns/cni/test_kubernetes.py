@@ -112,7 +112,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             made = World(cluster, node, runtime)
             try:
                 eventually(made.status, 40, "the agent answers")
-                eventually((runtime.bin_dir / NAME).is_file, 20, "the plugin is installed")
+                eventually((runtime.bin_dir / NAME).is_file, 30.0, "the plugin is installed")
                 yield made
             except BaseException as error:
                 error.add_note(agent.output[-6000:])

@@ -111,7 +111,7 @@ def test_root_rotation_under_traffic_refuses_nothing(
         )
         new = LabCa(authority.state_dir)
         # Whom the peer itself trusts is not what it is refused for.
-        eventually(lambda: not is_accepted(old.bundle(new)), 10.0, "the old root is refused")
+        eventually(lambda: not is_accepted(old.bundle(new)), 30.0, "the old root is refused")
     out[0].check_all_served()
 
 
@@ -159,7 +159,7 @@ def test_without_an_authority_past_expiry_nothing_passes(
             assert again.failed_fast, again
 
         world.check_never_plain(attack)
-        eventually(lambda: "IDENTITY_ERROR" in flags(world.a)[known:], 5.0)
+        eventually(lambda: "IDENTITY_ERROR" in flags(world.a)[known:], 30.0)
         assert world.ask(world.near.address4).end == "ok"  # the kernel's own identity
     finally:
         authority.start()
@@ -179,4 +179,4 @@ def test_expiry_is_obeyed_without_the_node_processes(world: World) -> None:
             eventually(refused, 3 * LIFETIME_S, "connections are refused")
 
         world.check_never_plain(attack)
-    eventually(lambda: world.ask(world.far.address4).end == "ok", 20.0, "it recovers")
+    eventually(lambda: world.ask(world.far.address4).end == "ok", 30.0, "it recovers")

@@ -143,7 +143,7 @@ def start_envoy(pod: Pod, config: Json, port: int) -> Process:
     # Without hot restart there is no shared memory that could be left behind.
     argv = [envoy, "-c", str(file), "--disable-hot-restart", "--concurrency", "1", "-l", "warn"]
     process = pod.start(argv)
-    process.wait_listening(port, 20.0)
+    process.wait_listening(port, 30.0)
     return process
 
 
@@ -180,7 +180,7 @@ def test_envoy_is_the_client(
         envoy.stop()
     assert (asked.end == "ok") == (flag == "-"), asked
     assert asked.seconds < 20.0
-    new = eventually(lambda: logged(log, known, flag), 5.0, "it is logged")
+    new = eventually(lambda: logged(log, known, flag), 30.0, "it is logged")
     if flag == "-":
         assert new[0]["src.identity"] == str(CLIENT)
     assert told in str(new[0].get("error", ""))
@@ -213,7 +213,7 @@ def test_envoy_is_the_server(
         )
     finally:
         envoy.stop()
-    new = eventually(lambda: logged(log, known, flag), 5.0, "it is logged")
+    new = eventually(lambda: logged(log, known, flag), 30.0, "it is logged")
     assert told in str(new[0].get("error", ""))
 
 

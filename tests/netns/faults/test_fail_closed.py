@@ -67,7 +67,7 @@ def test_the_holder_is_killed(world: World) -> None:
     tunnelled, direct = world.hold(world.far.address4), world.hold(world.near.address4)
     with world.churn(world.far.address4) as out:
         kill9(before)
-        eventually(lambda: holder_pid(world.a) not in (0, before), 10.0, "a new holder")
+        eventually(lambda: holder_pid(world.a) not in (0, before), 30.0, "a new holder")
         agent_of(world.a).wait_ready()
     result = out[0].check_all_served()
     assert result.slowest < 5.0, f"the gap was {result.slowest:.1f} s"
@@ -79,7 +79,7 @@ def test_the_holder_of_the_server_is_killed(world: World) -> None:
     before = holder_pid(world.b)
     with world.churn(world.far.address4) as out:
         kill9(before)
-        eventually(lambda: holder_pid(world.b) not in (0, before), 10.0, "a new holder")
+        eventually(lambda: holder_pid(world.b) not in (0, before), 30.0, "a new holder")
         agent_of(world.b).wait_ready()
     out[0].check_all_served()
 
@@ -101,8 +101,8 @@ def test_a_worker_that_hangs_is_replaced(world: World) -> None:
     held = [world.hold(world.far.address4) for _ in range(8)]
     stuck = worker_pids(world.a)[0]
     with frozen(stuck), world.churn(world.far.address4) as out:
-        eventually(lambda: stuck not in worker_pids(world.a), 20.0, "it is killed")
-        eventually(lambda: len(worker_pids(world.a)) == 2, 5.0, "another one is started")
+        eventually(lambda: stuck not in worker_pids(world.a), 30.0, "it is killed")
+        eventually(lambda: len(worker_pids(world.a)) == 2, 30.0, "another one is started")
         agent_of(world.a).wait_ready()
     result = out[0]
     # What the stuck one had accepted ends with it; nobody else notices.

@@ -29,7 +29,7 @@ def test_an_upgrade_refuses_nothing_and_cuts_nothing(world: World) -> None:
     with world.churn(world.far.address4) as out, world.churn(world.near.address4, 50) as near:
         # The old one answers for it meanwhile, as it answers the kubelet's probes.
         new = start_agent(world.a, "--hand-over")
-        eventually(lambda: "standing by" in new.log_tail(), 20.0, "the next agent stands by")
+        eventually(lambda: "standing by" in new.log_tail(), 30.0, "the next agent stands by")
         assert old.running, "nobody ends an agent but the kubelet"
         assert old.stop() == 0
         new.wait_ready(30.0)
@@ -38,4 +38,4 @@ def test_an_upgrade_refuses_nothing_and_cuts_nothing(world: World) -> None:
     assert holder_pid(world.a) == holder
     assert tunnelled.result().end == "alive"
     assert direct.result().end == "alive"
-    eventually(lambda: not set(before) & set(worker_pids(world.a)), 20.0, "old workers are gone")
+    eventually(lambda: not set(before) & set(worker_pids(world.a)), 30.0, "old workers are gone")

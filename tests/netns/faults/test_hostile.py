@@ -159,7 +159,7 @@ def test_a_bad_certificate_is_refused_before_http2(
         return all(found == flag and told.lower() in error.lower() for found, error in new)
 
     try:
-        eventually(logged, 5.0)
+        eventually(logged, 30.0)
     except AssertionError as error:
         raise AssertionError(f"logged: {failures(world)[known:]}") from error
 

@@ -45,7 +45,7 @@ def test_a_crashed_agent_comes_back_and_nothing_is_refused(world: World, side: s
     assert tunnelled.result().end == "alive"
     assert direct.result().end == "alive"
     # Nothing holds the old workers any more.
-    eventually(lambda: not set(before) & set(worker_pids(node)), 10.0, "the old workers are gone")
+    eventually(lambda: not set(before) & set(worker_pids(node)), 30.0, "the old workers are gone")
 
 
 @pytest.mark.parametrize("side", ["a", "b"])

@@ -80,7 +80,7 @@ class Holding:
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        process.wait_output("held", 20.0)
+        process.wait_output("held", 30.0)
 
     @property
     def running(self) -> bool:
@@ -127,7 +127,7 @@ class World:
             assert ends == ["ok", "ok"], f"direct, tunnelled: {ends}"
             return True
 
-        eventually(served, 20.0, "both paths work")
+        eventually(served, 30.0, "both paths work")
 
     @contextmanager
     def churn(self, address: str, rate: int = 130) -> Iterator[list[Churned]]:
@@ -195,7 +195,7 @@ def kill9(*pids: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not any(start_ticks(pid) for pid in pids), 5.0, f"{pids} are gone")
+    eventually(lambda: not any(start_ticks(pid) for pid in pids), 30.0, f"{pids} are gone")
 
 
 @contextmanager

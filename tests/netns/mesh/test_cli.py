@@ -77,7 +77,7 @@ def test_a_table_and_json(busy: Mesh, command: str) -> None:
         assert not missing, f"no {missing} in:\n{text}"
         return True
 
-    eventually(mentioned, 6.0, f"meshnode {command}")
+    eventually(mentioned, 30.0, f"meshnode {command}")
     as_json(busy.a.meshnode(*command.split(), "-o", "json").check())
 
 

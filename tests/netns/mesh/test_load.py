@@ -23,7 +23,7 @@ LIMIT_PER_CONNECTION = 24 * 1024
 TCP_LISTEN = "0A"
 MOST_STOCKED = 4 * 2 * 64
 """Four workers keep up to two batches of 32 for each of a pod's two kinds of socket."""
-STATS_PERIOD_S = 6.0
+SETTLED_S = 30.0
 """Workers report every two seconds."""
 
 
@@ -130,18 +130,18 @@ def assert_nothing_is_left(mesh: Mesh, before: Holdings) -> Holdings:
         assert now.entries == before.entries, f"{now.entries} instead of {before.entries}"
         return True
 
-    eventually(settled, STATS_PERIOD_S, "all is given back")
+    eventually(settled, SETTLED_S, "all is given back")
     return holdings(mesh)
 
 
 def measure_idle(mesh: Mesh, count: int) -> float:
     """Bytes of resident memory that `count` idle connections across the nodes cost, each, in the
     workers of both nodes together: difference of the sum of their RSS, tunnels included."""
-    eventually(lambda: holdings(mesh).streams == 0, STATS_PERIOD_S, "earlier tests are over")
+    eventually(lambda: holdings(mesh).streams == 0, SETTLED_S, "earlier tests are over")
     before = holdings(mesh)
     client = hold(mesh, count)
     eventually(
-        lambda: holdings(mesh).streams == 2 * count, STATS_PERIOD_S, f"{2 * count} streams counted"
+        lambda: holdings(mesh).streams == 2 * count, SETTLED_S, f"{2 * count} streams counted"
     )
     during = holdings(mesh)
     each = (during.rss - before.rss) / count

@@ -92,7 +92,7 @@ def test_connections_and_bytes(
         assert found == expected
         return True
 
-    eventually(counted, 5.0, f"{reporter} of {src} to {dst}")
+    eventually(counted, 30.0, f"{reporter} of {src} to {dst}")
 
 
 def test_the_node_measures_itself(after_traffic: Mesh) -> None:
@@ -117,7 +117,7 @@ def has_tunnels(node: Node) -> bool:
 
 def test_tunnels_are_counted(after_traffic: Mesh) -> None:
     for node in (after_traffic.a, after_traffic.b):
-        eventually(partial(has_tunnels, node), 5.0, "tunnels are counted")
+        eventually(partial(has_tunnels, node), 30.0, "tunnels are counted")
 
 
 @pytest.mark.parametrize("which", ["live", "ready"])

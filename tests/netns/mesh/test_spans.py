@@ -35,5 +35,5 @@ def test_a_connection_becomes_a_span_on_both_sides(lab: Lab) -> None:
         lines = [line for line in collector.output.splitlines() if line.startswith("{")]
         return [json.loads(line) for line in lines]
 
-    eventually(lambda: len(spans()) >= 2, 20.0, "a span of either side")
+    eventually(lambda: len(spans()) >= 2, 30.0, "a span of either side")
     assert {span["name"] for span in spans()} == {"TCP"}

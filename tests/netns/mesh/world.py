@@ -165,7 +165,7 @@ class Mesh:
             assert len(found) == 1, f"{len(found)} records of {wanted}: {found}"
             return found[0]
 
-        record = eventually(one, 5.0, f"a record of {wanted}")
+        record = eventually(one, 30.0, f"a record of {wanted}")
         assert record is not None
         return record
 
@@ -175,7 +175,7 @@ class Mesh:
         def newer() -> list[Fields]:
             return self.records(**wanted)[before:]
 
-        return eventually(newer, 5.0, f"another record of {wanted}")[0]
+        return eventually(newer, 30.0, f"another record of {wanted}")[0]
 
 
 def _is_wanted(record: Fields, wanted: dict[str, object]) -> bool:

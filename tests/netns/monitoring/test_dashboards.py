@@ -196,7 +196,7 @@ def test_the_numbers_are_those_of_the_traffic(world: World) -> None:
     requests = 'sum(istio_requests_total{destination_service_name="web", response_code="403"})'
     before = _one(world, requests)
     world.traffic()
-    eventually(lambda: _one(world, requests) == before + 1, 20, "one more refused request")
+    eventually(lambda: _one(world, requests) == before + 1, 30.0, "one more refused request")
     denied = "sum by (policy) (meshnode_policy_denied_total)"
     policies = {str(one["metric"]) for one in world.prometheus.query(denied)}
     assert any("no-outcast" in one for one in policies), policies

@@ -58,7 +58,7 @@ class Shop:
                 },
             ),
         )
-        eventually(lambda: self.revision() > before, 5.0, "the waypoint has the route")
+        eventually(lambda: self.revision() > before, 30.0, "the waypoint has the route")
 
     def revision(self) -> int:
         """Newest snapshot that every worker serves."""

@@ -40,12 +40,12 @@ class Scene:
     def apply(self, name: str, *objects: KubeObject) -> None:
         before = self.shop.revision()
         self.shop.lab.apply(name, list(objects))
-        eventually(lambda: self.shop.revision() > before, 10.0, "the waypoint has the objects")
+        eventually(lambda: self.shop.revision() > before, 30.0, "the waypoint has the objects")
 
     def delete(self, name: str) -> None:
         before = self.shop.revision()
         self.shop.lab.delete(name)
-        eventually(lambda: self.shop.revision() > before, 10.0, "the objects are gone")
+        eventually(lambda: self.shop.revision() > before, 30.0, "the objects are gone")
 
 
 def add_tools(lab: Lab) -> Sequence[str]:
@@ -125,7 +125,7 @@ def test_keys_are_fetched_by_the_worker(scene: Scene) -> None:
     assert scene.shop.get("/").startswith("200 ")
     assert len(scene.said("certs")) == 1
     wanted = "jwt_unknown_key"
-    eventually(lambda: wanted in scene.shop.waypoint.output, 5.0, "the fault is logged")
+    eventually(lambda: wanted in scene.shop.waypoint.output, 30.0, "the fault is logged")
     scene.delete("jwt")
 
 
@@ -147,7 +147,7 @@ def test_an_authorizer_in_the_mesh_decides(scene: Scene) -> None:
     output = scene.shop.waypoint
     eventually(
         lambda: "ext_authz_denied[AuthorizationPolicy shop/ask rule[0]]" in output.output,
-        5.0,
+        30.0,
         "the policy is named",
     )
     metrics = scene.shop.waypoint_pod.run(["curl", "-sS", "http://127.0.0.1:15021/metrics"])
@@ -165,7 +165,7 @@ def test_a_sampled_request_becomes_a_span(scene: Scene) -> None:
             (span["trace"], span["parent"], span["id"]) == (TRACE, PARENT, child)
             for span in scene.said("span")
         ),
-        15.0,
+        30.0,
         "the span is at the collector",
     )
     plain = scene.shop.get("/headers")
@@ -183,7 +183,7 @@ def test_requests_are_seen_live(scene: Scene) -> None:
         scene.shop.get("/other", *hidden)
         return "/tapped" in tap.output
 
-    eventually(seen, 20.0, "the request is shown")
+    eventually(seen, 30.0, "the request is shown")
     tap.stop()
     events = [json.loads(line) for line in tap.output.splitlines() if line.startswith("{")]
     assert {event["path"] for event in events} == {"/tapped"}

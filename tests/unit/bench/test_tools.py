@@ -30,7 +30,7 @@ def port(tools: Path) -> Iterator[int]:
         free = int(sock.getsockname()[1])
     with subprocess.Popen([str(tools / "serve"), str(free)]) as server:
         try:
-            eventually(lambda: listens(free), 5.0, "the server listens")
+            eventually(lambda: listens(free), 30.0, "the server listens")
             yield free
         finally:
             server.terminate()
@@ -50,7 +50,7 @@ def web(tools: Path) -> Iterator[int]:
         free = int(sock.getsockname()[1])
     with subprocess.Popen([str(tools / "http_serve"), str(free)]) as server:
         try:
-            eventually(lambda: listens(free), 5.0, "the server listens")
+            eventually(lambda: listens(free), 30.0, "the server listens")
             yield free
         finally:
             server.terminate()
@@ -95,7 +95,7 @@ def test_idle_connections_are_held_until_a_signal(tools: Path, port: int) -> Non
         assert json.loads(holder.stdout.readline()) == {"open": 20}
         assert holder.poll() is None
         holder.terminate()
-        assert holder.wait(5) == -signal.SIGTERM
+        assert holder.wait(30.0) == -signal.SIGTERM
 
 
 def test_nobody_listening_is_a_failure_not_a_number(tools: Path) -> None:

@@ -30,7 +30,13 @@ def ca() -> None:
 
 @ca.command()
 @ca_dir_option
-@click.option("--trust-domain", default="cluster.local", show_default=True, metavar="NAME")
+@click.option(
+    "--trust-domain",
+    default="cluster.local",
+    show_default=True,
+    metavar="NAME",
+    help="Root of all identities it signs.",
+)
 @output_option()
 def init(ca_dir: Path, trust_domain: str, output: Output) -> None:
     """Make a new certificate authority in DIR; never overwrites one."""

@@ -44,7 +44,11 @@ class Report:
 )
 @kubeconfig_option
 @click.option(
-    "--namespace", default="meshnode-system", show_default=True, help="Of the installation."
+    "--namespace",
+    default="meshnode-system",
+    show_default=True,
+    metavar="NAME",
+    help="With --cluster: where meshnode is installed.",
 )
 @click.pass_context
 def check(

@@ -12,10 +12,7 @@ from click.shell_completion import get_completion_class
 def completion(context: click.Context, shell: str) -> None:
     """Print the script that completes commands and options in SHELL.
 
-    \b
-    bash: eval "$(meshnode completion bash)"   in ~/.bashrc
-    zsh:  eval "$(meshnode completion zsh)"    in ~/.zshrc
-    fish: meshnode completion fish > ~/.config/fish/completions/meshnode.fish
+    Commands, options and their choices, as your shell completes file names.
     """
     made = get_completion_class(shell)
     assert made is not None  # the choices are click's own

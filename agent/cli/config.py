@@ -65,10 +65,6 @@ def dump(context: click.Context, of: str, node: str | None) -> None:
     OF is the node's name, or NAMESPACE/NAME of a waypoint, which also says what is in force on each
     of its services. Keys and tokens are never in it, nor what routes and authorizers are given as
     credentials: `[hidden]` stands in its place.
-
-    \b
-    meshnode config dump
-    meshnode config dump shop/gate
     """
     context.meta[JSON_MODE] = True
     of = of.removeprefix("node/").removeprefix("waypoint/")

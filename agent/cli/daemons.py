@@ -130,8 +130,20 @@ _node = click.option(
     help="Chain the CNI plugin, so that pods start captured.",
 )
 @click.option("--cni-plugin", metavar="FILE", help="The plugin. Default: the one of set-up.")
-@click.option("--cni-bin-dir", default="/opt/cni/bin", show_default=True, metavar="DIR")
-@click.option("--cni-conf-dir", default="/etc/cni/net.d", show_default=True, metavar="DIR")
+@click.option(
+    "--cni-bin-dir",
+    default="/opt/cni/bin",
+    show_default=True,
+    metavar="DIR",
+    help="Where the container runtime looks for plugins.",
+)
+@click.option(
+    "--cni-conf-dir",
+    default="/etc/cni/net.d",
+    show_default=True,
+    metavar="DIR",
+    help="Where its network configuration is.",
+)
 @click.option(
     "--cni-timeout",
     default="30s",

@@ -62,7 +62,7 @@ def kubeconfig_option(command: Command) -> Command:
         "--kubeconfig",
         envvar="KUBECONFIG",
         metavar="FILE",
-        help="How to reach the cluster. Default: ~/.kube/config.",
+        help="How to reach the cluster. Default: KUBECONFIG, else ~/.kube/config.",
     )
     return option(command)
 

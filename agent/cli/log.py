@@ -23,10 +23,6 @@ def log(node: str | None, level: str | None, output: Output) -> None:
 
     On the node it takes root. To change it from afar takes the Role meshnode-operator in the
     agents' namespace, beside meshnode-viewer; the API server's audit log has who did.
-
-    \b
-    meshnode log --node n1
-    meshnode log --node n1 --level debug
     """
     one = one_observer(node)
     client = one.client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
+from agent.cli.examples import epilog_of
 from agent.cli.exits import Exit, Failure, expected_error, failure_of, report
 from agent.cli.shared import JSON_MODE
 from mesh.errors import MeshnodeError
@@ -72,6 +74,7 @@ class Root(click.Group):
         command = getattr(import_module(module), name)
         if not isinstance(command, click.Command):
             raise TypeError(f"{lazy.target} is not a command")
+        _show_examples(command, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -81,6 +84,8 @@ class Root(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Know of `-o json` before anything can go wrong: then usage errors are JSON too."""
         words = " ".join(args)
+        if os.environ.get("NO_COLOR"):  # no-color.org: whatever its value, if there is one
+            ctx.color = False
         ctx.meta[JSON_MODE] = any(
             form in words for form in ("-o json", "-ojson", "--output json", "--output=json")
         )
@@ -120,6 +125,14 @@ class Root(click.Group):
         sys.exit(failure.exit)
 
 
+def _show_examples(command: click.Command, words: str) -> None:
+    """Below the help of a command and of those under it; doing it twice changes nothing."""
+    command.epilog = epilog_of(words)
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            _show_examples(child, f"{words} {name}")
+
+
 def meshnode_version() -> str:
     """The installed version."""
     try:
@@ -145,6 +158,9 @@ def _print_version(context: click.Context, _parameter: click.Parameter, wanted: 
 )
 def cli() -> None:
     """A service mesh without sidecars.
+
+    On a machine with agents commands ask those, elsewhere the cluster that kubectl would ask. TIME
+    is a number and ms, s, m or h (`30s`); without a unit it is seconds. `-o json` is for programs.
 
     Exit codes: 0 done; 1 wrong usage or the answer is no; 2 not running; 3 not allowed; 4 the
     kernel holds maps of another version; 5 a difference was found.

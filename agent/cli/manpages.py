@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli.examples import EXAMPLES
 from agent.cli.main import cli, meshnode_version
 from agent.cli.reference import commands_below
 
@@ -41,6 +42,9 @@ def man_page(command: click.Command, path: tuple[str, ...]) -> str:
     lines += _options(command, context)
     if isinstance(command, click.Group):
         lines += [".SH COMMANDS", *_children(command, context, path)]
+    examples = EXAMPLES.get(" ".join(path[1:]))
+    if examples:
+        lines += [".SH EXAMPLES", ".nf", *(_safe(line) for line in examples), ".fi"]
     lines.append(".SH EXIT STATUS")
     for code, meaning in EXITS:
         lines += [".TP", f".B {code}", _safe(meaning)]

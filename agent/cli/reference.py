@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli.examples import EXAMPLES
 from agent.cli.main import cli
 from mesh.telemetry.names import (
     CONNECTION_METRICS,
@@ -42,7 +43,9 @@ JSON mode standard output also holds `{"error": {"code", "message", "hint"}}`.
 | 4 | the kernel holds maps of another version |
 | 5 | `bpf diff` found a difference |
 
-`--node` chooses among several nodes on one machine; `MESHNODE_NODE` does the same.
+`--node` chooses among several nodes on one machine; `MESHNODE_NODE` does the same. TIME is a number
+with `ms`, `s`, `m` or `h`, such as `30s`; without a unit it is seconds. Colours are for terminals
+only, and off where `NO_COLOR` is set.
 """
 
 _METRICS_HEAD = """\
@@ -132,13 +135,16 @@ def _below(
 def _section(command: click.Command, path: Sequence[str]) -> str:
     context = click.Context(command, info_name=" ".join(path))
     usage = " ".join([*path, *command.collect_usage_pieces(context)])
-    text = inspect.cleandoc(command.help or "")
+    text = inspect.cleandoc(command.help or "").replace("\b\n", "")
     lines = [f"{'#' * len(path)} {' '.join(path)}", "", text, "", f"    {usage}", ""]
     options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
     if options:
         lines += ["| option | meaning |", "|---|---|"]
         lines += [_option(one, context) for one in options]
         lines.append("")
+    examples = EXAMPLES.get(" ".join(path[1:]))
+    if examples:
+        lines += ["```sh", *examples, "```", ""]
     return "\n".join(lines)
 
 

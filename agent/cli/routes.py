@@ -19,7 +19,13 @@ from agent.cli.table import clean, columns, table
 
 @click.command()
 @click.argument("service")
-@click.option("--port", type=click.IntRange(1, 65535), default=None, help="Default: the first.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=None,
+    metavar="PORT",
+    help="Port of the service. Default: its first.",
+)
 @click.option("--caller", default="", metavar="NAMESPACE", help="Namespace of the caller.")
 @request_options
 @source_option

@@ -70,7 +70,9 @@ def since_option(command: Command) -> Command:
 
 def namespace_option(command: Command) -> Command:
     """`-n`."""
-    option = click.option("-n", "--namespace", default="", metavar="NAME", help="Only this one.")
+    option = click.option(
+        "-n", "--namespace", default="", metavar="NAME", help="Only this namespace."
+    )
     return option(command)
 
 
@@ -156,7 +158,14 @@ def edges_command(
 @click.command(name="top")
 @namespace_option
 @click.option("--once", is_flag=True, help="Print once and end.")
-@click.option("--rows", default=25, show_default=True, type=click.IntRange(1), metavar="N")
+@click.option(
+    "--rows",
+    default=25,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Show this many.",
+)
 @reach_options
 @output_option()
 def top_command(namespace: str, once: bool, rows: int, node: str | None, output: Output) -> None:

@@ -56,11 +56,6 @@ def tap(
     Of connections that need no proxy's decision (direct ones inside a node, and those of a busy
     pair) a sample is shown one by one, some thirty a second of each pair; the others are lines
     `... N more`. Refused ones are always shown. `... N lost` were too many for this reader.
-
-    \b
-    meshnode tap shop/api
-    meshnode tap shop/ --denied
-    meshnode tap --requests -o json -c 10
     """
     if about and "/" not in about:
         raise ConfigError(f"{about!r}: write NAMESPACE/NAME, or {about}/ for a whole namespace")

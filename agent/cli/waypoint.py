@@ -96,7 +96,7 @@ waypoint = click.Group(
 
 @waypoint.command(name="apply")
 @click.argument("name", default="waypoint")
-@click.option("-n", "--namespace", required=True, metavar="NAME")
+@click.option("-n", "--namespace", required=True, metavar="NAME", help="Namespace of the waypoint.")
 @click.option(
     "--enroll-namespace", is_flag=True, help="Send requests to its services through it at once."
 )
@@ -142,7 +142,7 @@ def apply_waypoint(
 
 
 @waypoint.command(name="list")
-@click.option("-n", "--namespace", default="", metavar="NAME", help="Only this one.")
+@click.option("-n", "--namespace", default="", metavar="NAME", help="Only this namespace.")
 @watch_option
 @kubeconfig_option
 @output_option()
@@ -159,7 +159,7 @@ def list_waypoints(namespace: str, watch: bool, kubeconfig: str | None, output: 
 
 @waypoint.command(name="status")
 @click.argument("name", default="waypoint")
-@click.option("-n", "--namespace", required=True, metavar="NAME")
+@click.option("-n", "--namespace", required=True, metavar="NAME", help="Namespace of the waypoint.")
 @kubeconfig_option
 @output_option()
 @click.pass_context
@@ -175,7 +175,7 @@ def show_status(
 
 @waypoint.command(name="delete")
 @click.argument("name", default="waypoint")
-@click.option("-n", "--namespace", required=True, metavar="NAME")
+@click.option("-n", "--namespace", required=True, metavar="NAME", help="Namespace of the waypoint.")
 @click.option("--yes", is_flag=True, help="Do not ask, and delete even if it is in use.")
 @kubeconfig_option
 @output_option()

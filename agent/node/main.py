@@ -54,8 +54,9 @@ def run_agent(options: AgentOptions) -> None:
     logging.basicConfig(
         level=str(options.log_level).upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
-    # It writes a line for every file event.
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    # They write several kilobytes for every netlink message, and a line for every file event.
+    for library in ("pyroute2", "watchfiles"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     if open_sysctls():
         log.info("made /proc/sys writable for this container")
     paths = NodePaths(options.node)
@@ -136,31 +137,17 @@ async def _run(
     node.use_store(store)
     view = _view(node, store, changes.silence_s)
     NodeCollector(registry, view.readings)
-    await stack.enter_async_context(serve_admin(view, paths.admin_socket))
-    gate = await _gate(options, stack)
-    await stack.enter_async_context(serve_view(view, options.view, owner_of, gate))
-    await stack.enter_async_context(serve_metrics(view, registry, node.options.metrics))
+    await _serve_people(view, registry, options, paths, stack)
     node.pods.want(node.snapshot.local_workloads(node.options.node))
     node.pods.recall(await node.holder.known_pods())
     async with asyncio.TaskGroup() as tasks:
-        background = [
-            tasks.create_task(work)
-            for work in (
-                store.run(),
-                node.follow_certificates(store),
-                node.workers.run(),
-                node.enrol(),
-                node.clear_strangers(),
-                node.watch_holder(),
-                node.watch_kernel(),
-                node.guard_kernel(),
-                _follow(node, changes.objects),
-                *([ca.run()] if ca is not None else []),
-                *await _observers(node, stack),
-                *await _spans(node, stack),
-                *([keep_plugin(options.cni, paths)] if options.cni is not None else []),
-            )
+        works = [
+            *_duties(node, store, changes, paths),
+            *([ca.run()] if ca is not None else []),
+            *await _observers(node, stack),
+            *await _spans(node, stack),
         ]
+        background = [tasks.create_task(work) for work in works]
         node.apply()
         give_back_memory()
         await stop.wait()
@@ -170,6 +157,39 @@ async def _run(
         await node.workers.drain(node.options.drain_timeout_s)
         for task in background:
             task.cancel()
+
+
+def _duties(
+    node: Node, store: CertificateStore, changes: Changes, paths: NodePaths
+) -> Sequence[Coroutine[None, None, None]]:
+    """What every agent does as long as it runs."""
+    options = node.options
+    return (
+        store.run(),
+        node.follow_certificates(store),
+        node.workers.run(),
+        node.enrol(),
+        node.clear_strangers(),
+        node.watch_holder(),
+        node.watch_kernel(),
+        node.guard_kernel(),
+        _follow(node, changes.objects),
+        *([keep_plugin(options.cni, paths)] if options.cni is not None else []),
+    )
+
+
+async def _serve_people(
+    view: View,
+    registry: CollectorRegistry,
+    options: AgentOptions,
+    paths: NodePaths,
+    stack: AsyncExitStack,
+) -> None:
+    """Answer the command line, the API server's proxy and Prometheus; `stack` ends it."""
+    gate = await _gate(options, stack)
+    await stack.enter_async_context(serve_admin(view, paths.admin_socket))
+    await stack.enter_async_context(serve_view(view, options.view, owner_of, gate))
+    await stack.enter_async_context(serve_metrics(view, registry, options.metrics))
 
 
 async def _gate(options: AgentOptions, stack: AsyncExitStack) -> Gate | None:

@@ -7,8 +7,8 @@ import asyncio
 from mesh.http1.message import RequestHead
 from mesh.model.address import SocketAddress, parse_ip
 from mesh.model.connection import Party
+from tests.contract.http1.exchanges import read_request
 from tests.contract.http1.stage import PORT, Handler, Stage, run, serving, stage
-from tests.contract.http1.test_exchange import read_request
 from waypoint.contract import Origin
 from waypoint.endpoints import Endpoints
 from waypoint.limits import ProxyLimits

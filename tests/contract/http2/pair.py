@@ -10,6 +10,8 @@ from mesh.http2.select import Engine, new_session
 
 CONNECT = [(b":method", b"CONNECT"), (b":authority", b"192.0.2.1:80")]
 OK = [(b":status", b"200")]
+REFUSED_STREAM, CANCEL = 7, 8
+"""Error codes of RFC 9113 §7."""
 ENGINES: tuple[Engine, ...] = ("nghttp2", "h2")
 SERVER = SessionSettings(
     client=False,

@@ -11,8 +11,8 @@ from mesh.errors import RemoteProtocolError
 from mesh.http2.contract import DataReceived, HeadersReceived, Http2Session, StreamEnded
 from mesh.http2.framing import PREFACE
 from mesh.http2.select import Engine, new_session
+from tests.contract.http2.frames import headers
 from tests.contract.http2.pair import CLIENT, CONNECT, OK, SERVER, Pair, heads
-from tests.contract.http2.test_hostile import headers
 
 FUZZ = settings(
     max_examples=150,

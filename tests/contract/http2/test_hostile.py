@@ -3,89 +3,36 @@ never more, and what we hold for the peer stays bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
-from hpack import Encoder
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
-    ExtensionFrame,
     HeadersFrame,
     PingFrame,
-    PriorityFrame,
     RstStreamFrame,
     SettingsFrame,
     WindowUpdateFrame,
 )
 
 from mesh.errors import RemoteProtocolError
-from mesh.http2.contract import Event, HeadersReceived, Http2Session, SessionSettings, StreamReset
-from mesh.http2.framing import GOAWAY, PREFACE
+from mesh.http2.contract import Event, HeadersReceived, StreamReset
 from mesh.http2.select import Engine, new_session
-from tests.contract.http2.pair import CLIENT, CONNECT, OK, SERVER, heads, payload
-
-Fields = list[tuple[bytes, bytes]]
-NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 0, 1, 3, 6
-CALM = 11
-GET: Fields = [
-    (b":method", b"GET"),
-    (b":scheme", b"http"),
-    (b":authority", b"a"),
-    (b":path", b"/"),
-]
-
-
-def headers(
-    stream: int, fields: Fields, *, end: bool = False, encoder: Encoder | None = None
-) -> bytes:
-    block = (encoder or Encoder()).encode(fields, huffman=False)
-    flags = ["END_HEADERS", "END_STREAM"] if end else ["END_HEADERS"]
-    return HeadersFrame(stream, block, flags=flags).serialize()
-
-
-def server(engine: Engine, settings: SessionSettings = SERVER) -> Http2Session:
-    """A server whose peer has sent its preface and settings."""
-    session = new_session(settings, engine)
-    session.receive(PREFACE + SettingsFrame(0).serialize() + ack())
-    session.take_output()
-    return session
-
-
-def ack() -> bytes:
-    return SettingsFrame(0, flags=["ACK"]).serialize()
-
-
-def goaway_code(session: Http2Session) -> int:
-    out, _ = session.take_output()
-    *_, (length, kind, _, stream) = heads(out)
-    assert (kind, stream) == (GOAWAY, 0)
-    return int.from_bytes(out[-length:][4:8], "big")
-
-
-def feed(session: Http2Session, pieces: Iterable[bytes]) -> int:
-    """Feed the pieces, as a peer that reads. Returns how many were taken."""
-    taken = 0
-    for piece in pieces:
-        try:
-            session.receive(piece)
-        except RemoteProtocolError:
-            return taken
-        session.take_output()
-        taken += 1
-    return taken
-
-
-def feed_until_refused(session: Http2Session, piece: bytes, times: int) -> int:
-    """Feed `piece` again and again, as a peer that never reads. Returns how often it was taken."""
-    for count in range(times):
-        try:
-            session.receive(piece)
-        except RemoteProtocolError:
-            return count
-    return times
-
+from tests.contract.http2.frames import (
+    FLOW_CONTROL_ERROR,
+    GET,
+    NO_ERROR,
+    PROTOCOL_ERROR,
+    Fields,
+    ack,
+    feed,
+    goaway_code,
+    headers,
+    refused,
+    server,
+)
+from tests.contract.http2.pair import CLIENT, CONNECT, OK, SERVER, payload
 
 FATAL: dict[str, bytes] = {
     "data on an idle stream": DataFrame(1, b"x").serialize(),
@@ -200,17 +147,6 @@ BAD_REQUESTS: dict[str, Fields] = {
 }
 
 
-def refused(session: Http2Session, wire: bytes) -> bool:
-    """Whether a request got nowhere: stream or connection ended, and no event announced it."""
-    try:
-        events = session.receive(wire)
-    except RemoteProtocolError:
-        return goaway_code(session) != NO_ERROR
-    out, _ = session.take_output()
-    reset = any(kind == 3 for _, kind, _, _ in heads(out))
-    return reset and not any(isinstance(event, HeadersReceived) for event in events)
-
-
 @pytest.mark.parametrize("fault", BAD_REQUESTS)
 def test_a_malformed_request_is_never_announced(engine: Engine, fault: str) -> None:
     assert refused(server(engine), headers(1, BAD_REQUESTS[fault]))
@@ -284,115 +220,6 @@ def test_a_stream_window_that_overflows_ends_at_least_the_stream(engine: Engine)
     assert StreamReset(1, FLOW_CONTROL_ERROR, False) in events
 
 
-def test_a_header_list_above_the_limit_is_never_announced(engine: Engine) -> None:
-    big = [(b"x%d" % n, bytes([65]) * 4000) for n in range(20)]
-    session = server(engine)
-    wire = headers(1, [*CONNECT, *big[:15]])
-    assert not refused(session, wire)
-    assert refused(server(engine), headers(1, [*CONNECT, *big]))
-
-
-def test_a_header_bomb_ends_the_connection(engine: Engine) -> None:
-    """4 KiB in the dynamic table, referred to by one byte each."""
-    encoder = Encoder()
-    first = encoder.encode([*CONNECT, (b"bomb", b"A" * 3900)], huffman=False)
-    frame = HeadersFrame(1, first + b"\xbe" * 16_000, flags=["END_HEADERS"]).serialize()
-    session = server(engine)
-    with pytest.raises(RemoteProtocolError):
-        session.receive(frame)
-    assert goaway_code(session) == CALM
-
-
-def test_a_continuation_flood_ends_the_connection(engine: Engine) -> None:
-    session = server(engine)
-    session.receive(HeadersFrame(1, Encoder().encode(CONNECT)).serialize())
-    assert feed_until_refused(session, ContinuationFrame(1, b"").serialize(), 1000) <= 16
-    assert goaway_code(session) != NO_ERROR
-
-
-def test_a_rapid_reset_flood_ends_the_connection(engine: Engine) -> None:
-    session = server(engine, replace(SERVER, max_concurrent_streams=50))
-    encoder = Encoder()
-    pieces = (
-        headers(stream, CONNECT, encoder=encoder) + RstStreamFrame(stream, 8).serialize()
-        for stream in range(1, 2000, 2)
-    )
-    assert feed(session, pieces) == 150
-    assert goaway_code(session) == CALM
-
-
-def test_resets_after_an_answer_are_nobodys_fault(engine: Engine) -> None:
-    """Applications that end with a reset do so on every connection, for days."""
-    session = server(engine, replace(SERVER, max_concurrent_streams=10))
-    encoder = Encoder()
-    for number in range(1000):
-        stream = 2 * number + 1
-        session.receive(headers(stream, CONNECT, encoder=encoder))
-        session.send_headers(stream, OK)
-        session.take_output()
-        session.receive(RstStreamFrame(stream, 8).serialize())
-    assert session.open_streams == 0
-
-
-def test_faults_that_make_us_reset_are_counted_too(engine: Engine) -> None:
-    """ "Made you reset": the peer opens streams and provokes our RST_STREAM."""
-    session = server(engine, replace(SERVER, max_concurrent_streams=20))
-    encoder = Encoder()
-    pieces = (
-        headers(stream, CONNECT, encoder=encoder)
-        + WindowUpdateFrame(stream, 0x7FFFFFFF).serialize()
-        for stream in range(1, 2000, 2)
-    )
-    assert feed(session, pieces) <= 120
-
-
-FLOODS: dict[str, Callable[[], bytes]] = {
-    "ping": lambda: PingFrame(0, bytes(8)).serialize(),
-    "settings": lambda: SettingsFrame(0).serialize(),
-    "empty data": lambda: DataFrame(1, b"").serialize(),
-    "padded empty data": lambda: DataFrame(1, b"", pad_length=10, flags=["PADDED"]).serialize(),
-    "priority": lambda: PriorityFrame(1, depends_on=0, stream_weight=1).serialize(),
-    "unknown frames": lambda: ExtensionFrame(0xBE, 0, body=b"x").serialize(),
-    "answers to no ping": lambda: PingFrame(0, bytes(8), flags=["ACK"]).serialize(),
-}
-
-
-@pytest.mark.parametrize("flood", FLOODS)
-@pytest.mark.parametrize("at_once", [1, 50])
-def test_a_flood_by_a_peer_that_never_reads_is_bounded(
-    engine: Engine, flood: str, at_once: int
-) -> None:
-    session = server(engine)
-    session.receive(headers(1, CONNECT))
-    assert feed_until_refused(session, FLOODS[flood]() * at_once, 20_000) < 10_000
-    out, _ = session.take_output()
-    assert len(out) < 200_000
-    assert not session.wants_output
-
-
-def test_pings_of_a_peer_that_reads_are_answered_for_ever(engine: Engine) -> None:
-    session = server(engine)
-    for number in range(5000):
-        body = number.to_bytes(8, "big")
-        session.receive(PingFrame(0, body).serialize())
-        out, _ = session.take_output()
-        assert out == PingFrame(0, body, flags=["ACK"]).serialize()
-
-
-def test_more_streams_than_allowed_are_refused(engine: Engine) -> None:
-    session = server(engine, replace(SERVER, max_concurrent_streams=5))
-    encoder = Encoder()
-    announced = 0
-    try:
-        for number in range(50):
-            events = session.receive(headers(2 * number + 1, CONNECT, encoder=encoder))
-            announced += sum(isinstance(event, HeadersReceived) for event in events)
-    except RemoteProtocolError:
-        assert goaway_code(session) != NO_ERROR
-    assert announced == 5
-    assert session.open_streams <= 5
-
-
 def test_a_server_cannot_push(engine: Engine) -> None:
     client = new_session(CLIENT, engine)
     client.receive(SettingsFrame(0).serialize() + ack())
@@ -407,26 +234,3 @@ def test_a_server_cannot_answer_what_was_not_asked(engine: Engine) -> None:
     client.send_request(CONNECT)
     with pytest.raises(RemoteProtocolError):
         client.receive(headers(3, OK))
-
-
-def test_informational_responses_do_not_go_on_for_ever(engine: Engine) -> None:
-    client = new_session(CLIENT, engine)
-    client.receive(SettingsFrame(0).serialize() + ack())
-    client.send_request(GET)
-    client.take_output()
-    encoder = Encoder()
-    early = headers(1, [(b":status", b"103")], encoder=encoder)
-    assert feed_until_refused(client, early, 5000) <= 1001
-
-
-def test_a_peer_that_never_reads_gets_no_more_than_its_window(engine: Engine) -> None:
-    session = server(engine)
-    session.receive(headers(1, CONNECT))
-    session.send_headers(1, OK)
-    session.send_data(1, bytes(1 << 20))
-    total = 0
-    while session.wants_output:
-        out, _ = session.take_output()
-        total += len(out)
-    assert total < 70_000
-    assert session.unsent_bytes(1) == (1 << 20) - 65_535

@@ -54,7 +54,7 @@ def test_the_settings_of_the_cluster_exist() -> None:
         read_set(text)
 
 
-@pytest.mark.parametrize("name", ["shop.yaml", "policy.yaml", "canary.yaml"])
+@pytest.mark.parametrize("name", ["shop.yaml", "policy.yaml", "canary.yaml", "route.yaml"])
 def test_the_mesh_reads_the_sample(name: str) -> None:
     documents = list(yaml.safe_load_all((FOLDER / "sample" / name).read_text()))
     read = [decode(one, name) for one in documents if one["kind"] in KINDS]

@@ -25,6 +25,7 @@ import bpf
 from agent.capture import pins, syscalls
 from agent.capture.features import compile_features, ensure_bpffs
 from agent.capture.headers import HeaderTree, find_headers
+from agent.capture.program_cache import Compiled, ProgramCache
 from agent.paths import SCHEMA_VERSION, NodePaths
 from bpf.layout import MAPS, PROGRAMS, ProgSpec
 from mesh.errors import KernelError, MeshnodeError
@@ -44,16 +45,8 @@ _PSEUDO_MAP_FD = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compiled:
-    """Byte code by program name, with map numbers where descriptors belong."""
-
-    code: Mapping[str, bytes]
-    license: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadResult:
-    """What a run did. `compiled` is False for a warm start."""
+    """What a run did. `compiled` is False for a warm start: all was pinned already."""
 
     source_hash: str
     compiled: bool
@@ -81,16 +74,29 @@ def load(node: str) -> LoadResult:
         if compiled:
             pins.write_hash(maps, bytes(len(digest)))
             descriptors = {spec.index: maps[spec.name].fd for spec in MAPS}
-            _pin_programs(paths, compile_sources(features), descriptors)
+            _pin_programs(paths, _programs(features, digest), descriptors)
             pins.write_hash(maps, digest)
     return LoadResult(
         source_hash=digest.hex(), compiled=compiled, verified_insns=_verified_insns(paths)
     )
 
 
-def compile_sources(features: Mapping[str, int]) -> Compiled:
-    """Compile all hooks with bcc. Changes this process's environment and working directory."""
+def _programs(features: Mapping[str, int], source: bytes) -> Compiled:
+    """Compiled now, or earlier if there is a cache."""
     tree = find_headers(os.uname().release, os.environ)
+    cache = ProgramCache.named(os.environ)
+    if cache is None:
+        return compile_sources(features, tree)
+    headers = f"{tree.source} {tree.generated} {tree.version_code}"
+    found = cache.find(source, headers)
+    if found is None:
+        found = compile_sources(features, tree)
+        cache.keep(source, headers, found)
+    return found
+
+
+def compile_sources(features: Mapping[str, int], tree: HeaderTree) -> Compiled:
+    """Compile all hooks with bcc. Changes this process's environment and working directory."""
     os.environ.update(tree.environment)
     flags = [f"-I{SOURCES}", *WARNINGS, *tree.cflags]
     flags += [f"-D{name}={value}" for name, value in sorted(features.items())]

@@ -16,7 +16,12 @@ from tests.lab.system import eventually
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MESHNODE = (sys.executable, "-c", "from agent.cli.main import main; main()")
-MESHNODE_ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+MESHNODE_ENVIRONMENT = {
+    "PYTHONPATH": str(REPOSITORY),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    # Every node of a lab is a new one: only the first of all compiles.
+    "MESHNODE_PROGRAM_CACHE": str(REPOSITORY / ".cache" / "programs"),
+}
 LOG_TAIL_LINES = 40
 DRAIN = "2s"
 

@@ -148,7 +148,9 @@ class Http2Client(Http2Link):
 
     @property
     def can_open(self) -> bool:
+        # What a server takes is known once its SETTINGS came; before that one, which may fail.
         limit = min(self._limits.max_streams, self.session.remote_max_streams)
+        limit = limit if self.is_settled else 1
         return self.is_open and not self._going_away and self.open_streams < limit
 
     @property
@@ -189,6 +191,9 @@ class Http2Client(Http2Link):
             self.session.reset(stream.id, error_code)
             self.schedule_flush()
         self.close_if_done()
+
+    def flushed(self) -> None:
+        """Nothing depends on it: a stream of ours is over with its answer."""
 
     def close_if_done(self) -> None:
         """Close what is ending, once nothing is under way."""

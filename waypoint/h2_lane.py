@@ -16,54 +16,42 @@ from mesh.http2.contract import Headers as Fields
 from mesh.http2.contract import HeadersReceived, LaneRequest, RequestReturned, RequestTold
 from mesh.http2.lane import (
     Count,
-    FieldRules,
     LaneLimits,
     NativeLane,
     Tell,
-    crossings,
+    cut,
     recall,
+    silent,
     streams,
 )
 from mesh.http2.lane import Target as Handle
 from mesh.http2.nghttp2 import Nghttp2Session
 from mesh.telemetry.request_log import FAILED_CALLS, LogMode
 from mesh.telemetry.requests import BUCKETS_MS, RequestGroup
-from mesh.telemetry.trace_context import TRACE_FIELDS, TraceStarter
+from mesh.telemetry.trace_context import TraceStarter
 from waypoint.contract import Origin, RequestSink
 from waypoint.crowd import HTTP2_LANE
 from waypoint.exchange import Exchange
-from waypoint.forward_headers import IDENTITY_FIELDS, Seen, prepare_request
+from waypoint.forward_headers import Seen, prepare_request
 from waypoint.h2_client import Http2Client
 from waypoint.h2_head import read_request, request_fields
 from waypoint.h2_lane_return import FLAGS, Entry, Resumed, failure_of, record_of
+from waypoint.h2_lane_rules import is_plain, rules
 from waypoint.h2_link import Http2Link
 from waypoint.h2_server import Http2Server, ServerStream
 from waypoint.lane.dependence import Dependence
 from waypoint.limits import ProxyLimits
 from waypoint.open_exchanges import Judge, refuse
-from waypoint.plan import Forward, Reply
+from waypoint.plan import Reply
 from waypoint.proxy import Proxy
 from waypoint.tallied import request_group
-from waypoint.target import Speaks, Target
+from waypoint.target import Target
 
 MAX_KEY_HEADERS = 4
 MAX_CALLERS = 10_000
 FRESH_S = 30.0
 """Endpoints that no decision named for so long are forgotten after a change of the world."""
 _REQUEST_ID = b"x-request-id"
-_PARENT, _STATE = b"traceparent", b"tracestate"
-
-
-def _rules(*, moves_contexts: bool) -> FieldRules:
-    """`moves_contexts`: traces are neither begun nor exported, but put behind other fields."""
-    moved = {_PARENT, _STATE} if moves_contexts else set()
-    return FieldRules(
-        claims=IDENTITY_FIELDS,
-        head_only=(b"user-agent",),
-        unusual=TRACE_FIELDS - moved,
-        trace_parent=moved & {_PARENT},
-        trace_state=moved & {_STATE},
-    )
 
 
 class Decider(Protocol):
@@ -112,7 +100,7 @@ class Http2Lane:
                 requests=max(1, limits.worker_requests // 2),
                 max_streams=limits.max_streams,
             ),
-            _rules(moves_contexts=traces is not None),
+            rules(moves_contexts=traces is not None),
             BUCKETS_MS,
         )
         self._native.join(proxy.crowd.cells, HTTP2_LANE)
@@ -123,6 +111,7 @@ class Http2Lane:
         self._known: dict[Target, _Known] = {}
         self._by_id: dict[int, Target] = {}
         self._refusals: dict[tuple[Http2Link, int], Reply] = {}
+        self._silent: set[tuple[Http2Link, int]] = set()
         self._last_id = 0
         self._scheduled = False
 
@@ -155,14 +144,29 @@ class Http2Lane:
         for event in link.session.take_output()[1]:
             if isinstance(event, RequestTold):
                 link.handle(event)
+        for kept in [key for key in self._refusals if key[0] is link]:
+            del self._refusals[kept]
+        self._silent = {key for key in self._silent if key[0] is not link}
         number = self._numbers.pop(link, None)
         if number is not None:
             del self._links[number]
         self.flush_soon()
 
-    def has(self, link: Http2Server) -> bool:
-        """Whether streams of a client are under way here."""
-        return crossings(_session(link)) > 0
+    def cut_stream(self, link: Http2Server, stream: int) -> bool:
+        """End a request whose client takes nothing of its answer; False: it is none of ours."""
+        return cut(_session(link), stream)
+
+    def cut_streams(self, link: Http2Server) -> None:
+        """The same of all requests of a client."""
+        for stream, _ in streams(_session(link)):
+            cut(_session(link), stream)
+
+    def recall_silent(self, link: Http2Server, now: float, limit_s: float) -> None:
+        """Have requests back that their client does not go on with, to be refused."""
+        for stream in silent(_session(link), now, limit_s):
+            self._silent.add((link, stream))
+            recall(_session(link), stream)
+            self.flush_soon()
 
     def flush_soon(self) -> None:
         """Send what sessions have, at the end of this turn of the loop."""
@@ -196,7 +200,7 @@ class Http2Lane:
         if not isinstance(exchange, Exchange) or exchange.tries is None:
             return
         plan = exchange.tries.plan
-        if not _is_plain(plan, exchange):
+        if not is_plain(plan, exchange):
             return
         # What would go out must be what goes out without the lane, whatever edits heads.
         found = self._native.render(session, event.headers, end_stream=event.end_stream)
@@ -247,6 +251,9 @@ class Http2Lane:
         exchange.resume(entry, target, event)
         if refusal is not None:
             refuse(exchange, refusal)
+        elif (link, stream.id) in self._silent:
+            self._silent.discard((link, stream.id))
+            link.time_out(stream)
         else:
             exchange.upstream_failed(failure_of(request))
 
@@ -381,11 +388,3 @@ def _session(link: Http2Link) -> Nghttp2Session:
     session = link.session
     assert isinstance(session, Nghttp2Session)
     return session
-
-
-def _is_plain(plan: Forward, exchange: Exchange) -> bool:
-    group, rule = plan.group, plan.retry
-    same = Forward(group=group, route=plan.route, retry=rule, steady=True)
-    if plan != same or rule.codes or rule.grpc_codes or not group.targets:
-        return False
-    return group.speaks is Speaks.HTTP2 or exchange.seen.is_grpc

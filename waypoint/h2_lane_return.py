@@ -22,12 +22,14 @@ FLAGS = {
     End.CLIENT_GONE: RequestFlag.DOWNSTREAM_CLOSED,
     End.SERVER_CUT: RequestFlag.UPSTREAM_CLOSED,
     End.SERVER_WRONG: RequestFlag.UPSTREAM_PROTOCOL_ERROR,
+    End.CLIENT_STUCK: RequestFlag.STREAM_IDLE,
 }
 _DETAILS = {
     End.FINE: "via_upstream",
     End.CLIENT_GONE: "client reset the stream",
     End.SERVER_CUT: "stream reset by the server",
     End.SERVER_WRONG: "stream reset by the server",
+    End.CLIENT_STUCK: "http2.write_timeout",
 }
 _KINDS = {
     Reason.REFUSED: FailureKind.NEVER_SENT,  # RFC 9113 §8.7

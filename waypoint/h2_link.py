@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from waypoint.h2_lane import Http2Lane
 
 _OUTPUT_BYTES = 128 * 1024
+_AHEAD_BYTES = 32 << 20
+"""What the streams of one connection may hold before they wait for each other: all of them at
+once hold about as much as so many connections of HTTP/1.1."""
 NO_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 0x0, 0x2, 0x7, 0x8  # RFC 9113 §7
 
 
@@ -26,6 +29,7 @@ def session_settings(limits: ProxyLimits, *, client: bool) -> SessionSettings:
         client=client,
         stream_window_bytes=1 << 20,
         connection_window_bytes=4 << 20,
+        ahead_bytes=_AHEAD_BYTES,
         max_frame_bytes=64 * 1024,
         max_header_list_bytes=limits.message.head_bytes,
         max_concurrent_streams=limits.max_streams,
@@ -49,6 +53,7 @@ class Http2Link(asyncio.Protocol):
         )
         self._transport: asyncio.Transport | None = None
         self._write_blocked = False
+        self._written = 0
         self._flush_scheduled = False
         self.heard_at = loop.time()
         self.lane: Http2Lane | None = None
@@ -70,6 +75,10 @@ class Http2Link(asyncio.Protocol):
     @abstractmethod
     def is_ending(self) -> bool:
         """To be closed as soon as no stream is left."""
+
+    @abstractmethod
+    def flushed(self) -> None:
+        """What can be sent now was."""
 
     @abstractmethod
     def after_lane(self) -> None:
@@ -133,12 +142,19 @@ class Http2Link(asyncio.Protocol):
             out, events = self._take(_OUTPUT_BYTES)
             if out:
                 self._transport.write(out)
+                self._written += len(out)
             for event in events:
                 self.handle(event)
             if not events and len(out) < _OUTPUT_BYTES:
                 break
         if self.lane is not None:
             self.lane.flushed(self)
+        self.flushed()
+
+    def written(self) -> tuple[int, int]:
+        """Bytes that wait for the peer's kernel, and those that it took."""
+        waiting = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return waiting, self._written - waiting
 
     def close(self) -> None:
         """Close once everything written is sent."""

@@ -25,9 +25,10 @@ from mesh.http2.contract import Headers as Fields
 from mesh.model.request import RequestFlag
 from waypoint.contract import Exchanges, Origin, RequestSink
 from waypoint.h2_head import read_request, response_fields
-from waypoint.h2_link import INTERNAL_ERROR, NO_ERROR, Http2Link
+from waypoint.h2_link import CANCEL, INTERNAL_ERROR, NO_ERROR, Http2Link
+from waypoint.h2_standstill import Standstill
 from waypoint.limits import ProxyLimits
-from waypoint.local_reply import reply
+from waypoint.local_reply import is_grpc, reply
 
 if TYPE_CHECKING:
     from waypoint.h2_lane import Http2Lane
@@ -37,8 +38,8 @@ class ServerStream:
     """`waypoint.contract.Downstream` of one stream."""
 
     __slots__ = (
-        "_asks", "_blocked", "_early", "_ended", "_link", "_owed", "_paused", "_raw", "exchange",
-        "id", "request_over",
+        "_asks", "_blocked", "_early", "_ended", "_heard_at", "_link", "_owed", "_paused", "_raw",
+        "exchange", "id", "may_be_silent", "request_over",
     )  # fmt: skip
     protocol = "HTTP/2"
 
@@ -47,6 +48,9 @@ class ServerStream:
         self.id = stream_id
         self.exchange: RequestSink | None = None
         self.request_over = False
+        self.may_be_silent = False
+        """A call of gRPC, or one that is being answered."""
+        self._heard_at = link.now()
         self._paused = self._blocked = self._ended = False
         self._asks = self._raw = False
         self._early: list[bytes] = []
@@ -85,6 +89,7 @@ class ServerStream:
     def respond(self, head: ResponseHead) -> None:
         """Raises `LocalProtocolError` if a field can't be sent."""
         self._asks = False
+        self.may_be_silent = True
         if head.upgrade:
             self._switch(head)
             return
@@ -131,6 +136,7 @@ class ServerStream:
 
     def resume_reading(self) -> None:
         self._paused = False
+        self._heard_at = self._link.now()
         self.give_back()
 
     def give_back(self) -> None:
@@ -142,7 +148,13 @@ class ServerStream:
 
     # --- events of the link ---------------------------------------------------------------------
 
+    def is_silent(self, now: float, limit_s: float) -> bool:
+        """Whether the rest of the request is awaited for so long."""
+        its_turn = self.exchange is not None and not self.request_over and not self._paused
+        return its_turn and not self.may_be_silent and now - self._heard_at >= limit_s
+
     def data_received(self, data: bytes, flow_bytes: int) -> None:
+        self._heard_at = self._link.now()
         if self._asks or self._early:
             self._early.append(data)
             self._owed += flow_bytes  # no credit yet: the window bounds what is kept
@@ -166,11 +178,11 @@ class ServerStream:
             if self.exchange is not None and not self._asks and not self._early:
                 self.exchange.request_end(trailers)
 
-    def gone(self, detail: str) -> None:
+    def gone(self, detail: str, flag: RequestFlag = RequestFlag.DOWNSTREAM_CLOSED) -> None:
         exchange, self.exchange = self.exchange, None
         self.give_back()
         if exchange is not None:
-            exchange.client_gone(RequestFlag.DOWNSTREAM_CLOSED, detail)
+            exchange.client_gone(flag, detail)
 
 
 class Http2Server(Http2Link):
@@ -191,7 +203,8 @@ class Http2Server(Http2Link):
         self._on_closed = on_closed
         self._streams: dict[int, ServerStream] = {}
         self._touched: list[ServerStream] = []
-        self._draining = False
+        self._draining = self._closing = False
+        self._standstill = Standstill(loop, limits, self)
         self._timer = loop.call_later(limits.downstream_idle_s, self._check_idle)
         if lane is not None:
             lane.enter(self)
@@ -206,7 +219,8 @@ class Http2Server(Http2Link):
 
     @property
     def _is_busy(self) -> bool:
-        return bool(self._streams) or (self.lane is not None and self.lane.has(self))
+        """Also while answers wait to be sent that nobody adds anything to."""
+        return bool(self._streams) or self.session.open_streams > 0
 
     def is_behind(self, stream_id: int) -> bool:
         """Whether more waits for the client than it should."""
@@ -265,6 +279,7 @@ class Http2Server(Http2Link):
         self._streams[event.stream] = stream
         if head.upgrade and head.upgrade != CONNECT:  # HTTP/1.1 wants a key (RFC 6455 §4.1)
             head.headers.append((b"sec-websocket-key", b64encode(token_bytes(16))))
+        stream.may_be_silent = bool(head.upgrade) or is_grpc(head)
         stream.exchange = exchange = self._exchanges.open(stream, head, self._origin)
         exchange.begin()
         if head.upgrade:
@@ -284,39 +299,66 @@ class Http2Server(Http2Link):
 
     def _refuse(self, stream: ServerStream, error: MessageError) -> None:
         self._exchanges.refused(self._origin, stream.protocol, error.status, error.code)
-        head, body = reply(error.status, "", grpc=False)
+        self._reply(stream, error.status)
+
+    def _reply(self, stream: ServerStream, status: int) -> None:
+        head, _ = reply(status, "", grpc=False)  # which has no body
         try:
             stream.respond(head)
         except LocalProtocolError:
             self.session.reset(stream.id, INTERNAL_ERROR)
             return
-        if body:
-            stream.send_body(body)
-        self.session.reset(stream.id, NO_ERROR)
+        self.session.stop(stream.id)
+        self.schedule_flush()
+
+    def streams(self) -> list[ServerStream]:
+        """Requests under way that are Python's."""
+        return list(self._streams.values())
+
+    def stuck(self, stream_id: int) -> None:
+        """The client takes nothing of an answer."""
+        stream = self._streams.pop(stream_id, None)
+        if self.lane is None or not self.lane.cut_stream(self, stream_id):
+            self.session.reset(stream_id, CANCEL)
+        if stream is not None:
+            stream.gone("http2.write_timeout", RequestFlag.STREAM_IDLE)
+        self.schedule_flush()
+
+    def time_out(self, stream: ServerStream) -> None:
+        """The client does not go on with a request."""
+        self._streams.pop(stream.id, None)
+        stream.gone("http2.request_timeout", RequestFlag.DOWNSTREAM_PROTOCOL_ERROR)
+        self._reply(stream, 408)
+
+    def give_up(self) -> None:
+        """The client reads nothing at all."""
+        if self.lane is not None:
+            self.lane.cut_streams(self)
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.gone("http2.write_timeout", RequestFlag.STREAM_IDLE)
+        if self._transport is not None:
+            self._transport.abort()
 
     def stream_over(self, stream: ServerStream) -> None:
         """Our side is done; the client need not send the rest (RFC 9113 §8.1)."""
         stream.give_back()
         if self._streams.pop(stream.id, None) is not None and not stream.request_over:
-            self._loop.call_soon(self._stop_request, stream.id)
+            self.session.stop(stream.id)
         self.schedule_flush()
-        self.close_if_done()
 
-    def close_if_done(self) -> None:
+    def flushed(self) -> None:
         """Close what is ending, once nothing is under way."""
-        if self._draining and not self._is_busy:
+        if self._draining and not self._is_busy and not self._closing:
+            self._closing = True
             self._loop.call_soon(self._close_drained)
 
     def after_lane(self) -> None:
-        self.close_if_done()
-
-    def _stop_request(self, stream_id: int) -> None:
-        self.flush_now()
-        self.session.reset(stream_id, NO_ERROR)
-        self.schedule_flush()
+        self.flushed()
 
     def lost(self, detail: str) -> None:
         self._timer.cancel()
+        self._standstill.stop()
         self._on_closed(self)
         streams, self._streams = self._streams, {}
         for stream in streams.values():
@@ -325,20 +367,26 @@ class Http2Server(Http2Link):
     def soon(self, call: Callable[[], None]) -> None:
         self._loop.call_soon(call)
 
+    def now(self) -> float:
+        return self._loop.time()
+
     def _client_leaves(self) -> None:
         """No stream follows a client's GOAWAY: close when those under way are done."""
         self._draining = True
-        self.close_if_done()
+        self.flushed()
 
     def drain(self) -> None:
         """GOAWAY; close when the streams under way are done."""
         self._draining = True
         self.session.goaway(NO_ERROR)
         self.schedule_flush()
-        self.close_if_done()
+        self.flushed()
 
     def _close_drained(self) -> None:
         self.flush_now()
+        if self._write_blocked and self.session.wants_output:
+            self._closing = False  # with the next flush
+            return
         self.close()
 
     def _check_idle(self) -> None:

@@ -330,8 +330,3 @@ def silent(session: Nghttp2Session, now: float, limit_s: float) -> list[int]:
 def cut(session: Nghttp2Session, stream: int) -> bool:
     """End a request whose client takes nothing of its answer; False: no lane has it."""
     return bool(lib.mn_lane_cut(session.raw, stream))
-
-
-def crossings(session: Nghttp2Session) -> int:
-    """Streams of a client's session that a lane has, or has yet to send the answer of."""
-    return int(lib.mn_lane_crossings(session.raw))

@@ -150,15 +150,6 @@ const char *mn_lane_head(const mn_session *s, int32_t id, size_t *len)
     return st->x->head;
 }
 
-uint32_t mn_lane_crossings(const mn_session *s)
-{
-    uint32_t count = 0;
-
-    for (const stream *st = s->all; st; st = st->all_next)
-        count += st->quiet;
-    return count;
-}
-
 size_t mn_lane_render(mn_session *s, const char *text, size_t len, int end_stream, char *into,
                       size_t room)
 {

@@ -237,9 +237,6 @@ void mn_lane_recall(mn_session *s, int32_t stream);
 size_t mn_lane_silent(mn_session *s, double now, double limit_s, int32_t *into, size_t room);
 /* End a request whose client takes nothing of its answer; 0: the lane does not have it. */
 int mn_lane_cut(mn_session *s, int32_t stream);
-/* Streams of a client's session that the lane has, or has yet to send the answer of. */
-uint32_t mn_lane_crossings(const mn_session *s);
-
 /* What would be sent for a request, joined by NUL; 0: it is not plain, or there is no room. */
 size_t mn_lane_render(mn_session *s, const char *text, size_t len, int end_stream, char *into,
                       size_t room);

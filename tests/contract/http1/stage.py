@@ -63,6 +63,7 @@ class Stage:
     records: list[RequestRecord] = field(default_factory=list)
     lane: Lane | None = None
     h2_lane: Http2Lane | None = None
+    clients: Clients = field(default_factory=lambda: Clients())
 
     async def connect(self, port: int | None = None) -> Client:
         return Client(*await asyncio.open_connection("127.0.0.1", port or self.port))
@@ -122,6 +123,9 @@ class Clients:
         self._open.discard(server)
         self._changed.set()
 
+    def http2(self) -> list[Http2Server]:
+        return [server for server in self._open if isinstance(server, Http2Server)]
+
     async def gone(self) -> None:
         """Close what is still open and wait until all is over."""
         for server in tuple(self._open):
@@ -176,6 +180,7 @@ async def stage(
             records=records,
             lane=lane,
             h2_lane=h2_lane,
+            clients=clients,
         )
 
 

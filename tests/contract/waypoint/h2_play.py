@@ -69,6 +69,8 @@ class Peer:
         self.writer = writer
         self.session = session
         self.consumes = consumes
+        self.unread: set[bytes] = set()
+        """Paths of requests whose bodies nobody consumes."""
         self.streams: dict[int, Message] = {}
         self.goaways: list[int] = []
         self.is_closed = False
@@ -103,8 +105,9 @@ class Peer:
         elif isinstance(event, HeadersReceived):
             self.streams.setdefault(event.stream, Message()).headers.append(list(event.headers))
         elif isinstance(event, DataReceived):
-            self.streams[event.stream].body += event.data
-            if self.consumes:
+            message = self.streams[event.stream]
+            message.body += event.data
+            if self.consumes and not (self.unread and message.path in self.unread):
                 self.session.consume(event.stream, event.flow_bytes)
         elif isinstance(event, StreamEnded):
             self.streams[event.stream].ended = True
@@ -142,9 +145,11 @@ class Server:
     seen: list[Message] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
     settings: SessionSettings = field(default_factory=lambda: settings(client=False))
+    unread: set[bytes] = field(default_factory=set)
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer, new_session(self.settings))
+        peer.unread = self.unread
         self.peers.append(peer)
         await peer.flush()
         begun: set[int] = set()

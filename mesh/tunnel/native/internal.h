@@ -39,6 +39,9 @@ typedef nghttp2_data_provider mt_provider;
 
 #define RECORD_BYTES 16384u /* plaintext of one TLS record (RFC 8446 5.1) */
 #define RECORD_OVERHEAD 22u /* head, type and tag (RFC 8446 5.2) */
+/* Ciphertext given to the kernel at a time. Three records are one packet of up to 64 KiB to a device
+ * that segments; a fourth would make a second packet of a few bytes. */
+#define SEALED_SIZE (3u * (RECORD_BYTES + RECORD_OVERHEAD))
 #define FRAME_HEAD 9u       /* RFC 9113 4.1 */
 /* One turn of a stream, alone and next to others: a frame that fills whole records together with
  * its head. */
@@ -152,6 +155,9 @@ struct mt_tunnel {
     char drain_detail[96];
     mt_buf out; /* plaintext that TLS could not take yet */
     size_t out_head;
+    mt_buf sealed; /* ciphertext that the kernel could not take yet */
+    size_t sealed_head;
+    bool gathering; /* records wait in the engine's `sealed` */
 
     mt_link streams; /* mt_object.all */
     uint32_t stream_count; /* read by other threads */
@@ -237,8 +243,9 @@ struct mt_engine {
     struct iovec batch_iov[BATCH_PIECES];
     int batch_count;
 
-    size_t output_len;
+    size_t output_len, sealed_len;
     uint8_t output[OUTPUT_SIZE];
+    uint8_t sealed[SEALED_SIZE]; /* records that go out together; empty between calls of tls_write() */
     uint8_t input[INPUT_SIZE];
 };
 
@@ -268,6 +275,8 @@ int tls_handshake(mt_tunnel *t, int *reason, char *detail);
 ssize_t tls_read(mt_tunnel *t, uint8_t *buffer, size_t size, int *reason, char *detail);
 /* Bytes taken, or TLS_FAILED. */
 ssize_t tls_write(mt_tunnel *t, const uint8_t *data, size_t len);
+/* 1 once the kernel has all ciphertext, 0 if some waits, TLS_FAILED. */
+int tls_flush(mt_tunnel *t);
 void tls_shutdown(mt_tunnel *t);
 
 /* ---- tunnel.c, tunnel_time.c ---------------------------------------------------------------- */

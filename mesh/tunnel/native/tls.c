@@ -35,15 +35,74 @@ static int bio_read(BIO *bio, char *buffer, int len)
     return n == 0 ? 0 : -1;
 }
 
+/* What an earlier call left over. 1: nothing any more, 0: some, -1: the socket has failed. */
+static int flush_sealed(mt_tunnel *t)
+{
+    size_t left = t->sealed.len - t->sealed_head;
+    struct iovec iov = {.iov_len = left};
+    ssize_t n;
+
+    if (!left)
+        return 1;
+    iov.iov_base = t->sealed.p + t->sealed_head;
+    n = port_write(&t->port, &iov, 1);
+    if (n < 0)
+        return -1;
+    t->sealed_head += (size_t)n;
+    if ((size_t)n < left)
+        return 0;
+    buf_free(&t->sealed);
+    t->sealed_head = 0;
+    return 1;
+}
+
+/* Send the gathered records. The same answers. */
+static int send_gathered(mt_tunnel *t)
+{
+    mt_engine *e = t->engine;
+    struct iovec iov = {.iov_base = e->sealed, .iov_len = e->sealed_len};
+    size_t len = e->sealed_len;
+    ssize_t n;
+    char *p;
+
+    e->sealed_len = 0;
+    n = len ? port_write(&t->port, &iov, 1) : 0;
+    if (n < 0)
+        return -1;
+    if ((size_t)n == len)
+        return 1;
+    p = buf_grow(&t->sealed, len - (size_t)n);
+    if (!p)
+        return -1;
+    memcpy(p, e->sealed + n, len - (size_t)n);
+    return 0;
+}
+
+static int gather(mt_tunnel *t, const char *data, int len)
+{
+    mt_engine *e = t->engine;
+    int sent = 1;
+
+    if (SEALED_SIZE - e->sealed_len < (size_t)len)
+        sent = send_gathered(t);
+    if (sent <= 0)
+        return sent;
+    memcpy(e->sealed + e->sealed_len, data, (size_t)len);
+    e->sealed_len += (size_t)len;
+    return len;
+}
+
 static int bio_write(BIO *bio, const char *data, int len)
 {
     mt_tunnel *t = BIO_get_data(bio);
     struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = (size_t)len};
-    ssize_t n;
+    ssize_t n = flush_sealed(t);
 
     BIO_clear_retry_flags(bio);
-    /* Each record at once: gathering them (MSG_MORE) lets the peer fall asleep in between. */
-    n = port_write(&t->port, &iov, 1);
+    /* Without MSG_MORE: the peer falls asleep while the kernel waits for more. */
+    if (n > 0)
+        n = t->gathering && (size_t)len <= SEALED_SIZE ? gather(t, data, len)
+                                                       : port_write(&t->port, &iov, 1);
     if (n > 0)
         return (int)n;
     if (n == 0)
@@ -159,26 +218,48 @@ ssize_t tls_read(mt_tunnel *t, uint8_t *buffer, size_t size, int *reason, char *
     return (ssize_t)filled;
 }
 
-ssize_t tls_write(mt_tunnel *t, const uint8_t *data, size_t len)
+int tls_flush(mt_tunnel *t)
 {
-    size_t sent = 0, n = 0;
+    int rv = t->tls_failed ? -1 : flush_sealed(t);
 
-    if (t->tls_failed)
-        return TLS_FAILED;
-    while (sent < len) {
-        size_t record = len - sent < RECORD_BYTES ? len - sent : RECORD_BYTES;
+    if (rv < 0)
+        t->tls_failed = true;
+    return rv < 0 ? TLS_FAILED : rv;
+}
+
+/* Plaintext that became records, or TLS_FAILED. */
+static ssize_t seal(mt_tunnel *t, const uint8_t *data, size_t len)
+{
+    size_t sealed = 0, n = 0;
+
+    while (sealed < len) {
+        size_t record = len - sealed < RECORD_BYTES ? len - sealed : RECORD_BYTES;
 
         ERR_clear_error();
-        if (SSL_write_ex(t->ssl, data + sent, record, &n) != 1) {
+        if (SSL_write_ex(t->ssl, data + sealed, record, &n) != 1) {
             int error = SSL_get_error(t->ssl, 0);
             if (error == SSL_ERROR_WANT_WRITE || error == SSL_ERROR_WANT_READ)
                 break;
-            t->tls_failed = true;
             return TLS_FAILED;
         }
-        sent += n;
+        sealed += n;
     }
-    return (ssize_t)sent;
+    return (ssize_t)sealed;
+}
+
+ssize_t tls_write(mt_tunnel *t, const uint8_t *data, size_t len)
+{
+    ssize_t n;
+
+    if (t->tls_failed)
+        return TLS_FAILED;
+    t->gathering = len > RECORD_BYTES;
+    n = seal(t, data, len);
+    if (t->gathering && send_gathered(t) < 0)
+        n = TLS_FAILED;
+    t->gathering = false;
+    t->tls_failed = n < 0;
+    return n;
 }
 
 void tls_shutdown(mt_tunnel *t)

@@ -55,6 +55,7 @@ void tunnel_free_parts(mt_tunnel *t)
     nghttp2_session_del(t->h2);
     t->h2 = NULL;
     buf_free(&t->out);
+    buf_free(&t->sealed);
     buf_free(&t->block);
 }
 
@@ -92,10 +93,11 @@ static int write_out(mt_tunnel *t, const uint8_t *data, size_t len)
 static int flush_out(mt_tunnel *t)
 {
     size_t left = t->out.len - t->out_head;
+    int flushed = tls_flush(t);
     ssize_t n;
 
-    if (!left)
-        return 1;
+    if (!left || flushed <= 0)
+        return flushed;
     n = tls_write(t, (const uint8_t *)t->out.p + t->out_head, left);
     if (n < 0)
         return -1;
@@ -103,7 +105,7 @@ static int flush_out(mt_tunnel *t)
     if (t->out_head < t->out.len)
         return 0;
     t->out_head = t->out.len = 0;
-    return 1;
+    return !t->sealed.len;
 }
 
 static void say_goaway(mt_tunnel *t, uint32_t code)
@@ -305,7 +307,7 @@ static bool send_turn(mt_tunnel *t)
             tunnel_lose(t, MT_LOSS_PROTOCOL, t->fatal);
             return false;
         }
-        if (!e->output_len || t->out.len || flushed < 0)
+        if (!e->output_len || t->out.len || t->sealed.len || flushed < 0)
             break;
         sent += e->output_len;
     }
@@ -341,7 +343,7 @@ void tunnel_run(mt_tunnel *t)
         return;
     /* What scheduled the tunnel meanwhile has been done in this turn. */
     list_remove(&t->o.run);
-    if (t->draining && !t->stream_count && !t->out.len)
+    if (t->draining && !t->stream_count && !t->out.len && !t->sealed.len)
         tunnel_lose(t, t->drain_reason, t->drain_detail);
     else if (more || t->read_more)
         engine_schedule(t->engine, &t->o);

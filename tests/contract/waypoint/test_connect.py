@@ -16,8 +16,8 @@ from mesh.model.policy import AuthorizationPolicy, PolicyAction, PolicyKey, Requ
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.traffic import Bandwidth, PolicyTarget, TrafficPolicy, Upgrades
 from tests.contract.http1.stage import Client, Handler, run, serving
+from tests.contract.waypoint.authorizers import exact, policy
 from tests.contract.waypoint.scene import Scene, Script, loopback, scene, service
-from tests.contract.waypoint.test_custom import exact, policy
 from tests.contract.waypoint.test_websocket_h2 import Peer
 from tests.unit.mesh.policy.l7 import build
 

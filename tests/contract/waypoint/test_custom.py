@@ -3,139 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
-from contextlib import contextmanager
 from dataclasses import replace
 
-import grpc
 import pytest
 
-from mesh.model.address import SocketAddress
 from mesh.model.policy import (
-    AuthorizationPolicy,
     NamedMatch,
     PolicyAction,
     RequestMatch,
-    Rule,
-    StringMatch,
 )
-from mesh.model.provider import BodyCheck, ExternalAuthorizer, ProviderProtocol
-from tests.contract.http1.stage import Handler, run, serving
-from tests.contract.waypoint.scene import PORT, TARGET, Scene, Script, loopback, scene, service
-from tests.support.ext_authz import (
-    CheckRequest,
-    CheckResponse,
-    DeniedHttpResponse,
-    HttpStatus,
-    OkHttpResponse,
-    QueryParameter,
-    Status,
-    StatusCode,
-    header,
-    http_of,
+from mesh.model.provider import BodyCheck
+from tests.contract.http1.stage import run, serving
+from tests.contract.waypoint.authorizers import (
+    ASK,
+    AUTHORIZER,
+    GUARD,
+    app,
+    authorizer,
+    by_ticket,
+    exact,
+    http_scene,
+    paths,
+    policy,
 )
+from tests.contract.waypoint.scene import Scene, Script, loopback, scene, service
 from tests.unit.mesh.policy.l7 import build
-from waypoint.limits import ProxyLimits
-
-# `append` is deprecated, and in use everywhere.
-pytestmark = pytest.mark.filterwarnings("ignore:HeaderValueOption.append:DeprecationWarning")
-AUTHORIZER = "meshnode_waypoint_authorizer_requests_total"
-
-
-def exact(*values: str) -> tuple[StringMatch, ...]:
-    return tuple(StringMatch(kind="exact", value=value) for value in values)
-
-
-def paths(value: str) -> Rule:
-    return build.to(RequestMatch(paths=(StringMatch(kind="prefix", value=value),)))
-
-
-def policy(
-    name: str, action: PolicyAction, *rules: Rule, provider: str = "", dry_run: bool = False
-) -> AuthorizationPolicy:
-    return build.policy(name, action, *rules, targets=(TARGET,), provider=provider, dry_run=dry_run)
-
-
-ASK = policy("ask", PolicyAction.CUSTOM, paths("/asked"), provider="guard")
-GUARD = ExternalAuthorizer(
-    name="guard",
-    service="shop/guard",
-    port=PORT,
-    timeout_s=5.0,
-    path_prefix="/check",
-    check_headers=exact("x-ticket"),
-    extra_headers=(("x-from", "waypoint"),),
-    upstream_headers=exact("x-user"),
-    allowed_headers=exact("x-seen-by"),
-    denied_headers=exact("x-why"),
-)
-
-
-async def app(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answers with what it got."""
-    while True:
-        head = await reader.readuntil(b"\r\n\r\n")
-        body = b""
-        for line in head.lower().split(b"\r\n"):
-            if line.startswith(b"content-length:"):
-                body = await reader.readexactly(int(line.split(b":")[1]))
-        text = head + body
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(text) + text)
-
-
-def authorizer(answer: Callable[[bytes], bytes], seen: list[bytes], wait_s: float = 0.0) -> Handler:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            for line in head.lower().split(b"\r\n"):
-                if line.startswith(b"content-length:"):
-                    head += await reader.readexactly(int(line.split(b":")[1]))
-            seen.append(head)
-            await asyncio.sleep(wait_s)
-            writer.write(answer(head))
-
-    return serve
-
-
-def by_ticket(head: bytes) -> bytes:
-    if b"x-ticket: good" in head:
-        return (
-            b"HTTP/1.1 200 OK\r\nx-user: ann\r\nx-seen-by: guard\r\nx-other: 1\r\n"
-            b"x-forwarded-client-cert: URI=spiffe://evil\r\ncontent-length: 0\r\n\r\n"
-        )
-    return (
-        b"HTTP/1.1 401 No\r\nx-why: no ticket\r\nx-secret: 1\r\nwww-authenticate: Ticket\r\n"
-        b'content-type: application/json\r\ncontent-length: 11\r\n\r\n{"no":"way"}'[:-1]
-    )
-
-
-def http_scene(
-    act: Callable[[Scene, list[bytes]], object],
-    *,
-    provider: ExternalAuthorizer = GUARD,
-    answer: Callable[[bytes], bytes] = by_ticket,
-    policies: Sequence[AuthorizationPolicy] = (ASK,),
-    wait_s: float = 0.0,
-    limits: ProxyLimits | None = None,
-) -> None:
-    """Run a client against a proxy that asks one HTTP authorizer."""
-
-    async def main() -> None:
-        seen: list[bytes] = []
-        async with serving(authorizer(answer, seen, wait_s)) as port:
-            script = Script(
-                policies=policies,
-                providers=(provider,),
-                services=(service("guard", loopback(port)),),
-                limits=limits or ProxyLimits(),
-            )
-            async with scene(app, script=script) as here:
-                await act(here, seen)  # type: ignore[misc]  # an async function
-
-    run(main())
 
 
 def test_an_http_authorizer_allows_and_its_headers_travel() -> None:
@@ -375,157 +268,3 @@ def test_over_http2_the_body_waits_too() -> None:
         assert here.counts == {(AUTHORIZER, ("guard", "allowed")): 1}
 
     http_scene(act, wait_s=0.3)
-
-
-# --- gRPC -----------------------------------------------------------------------------------------
-
-
-class Guard:
-    """An authorizer whose messages are made by another implementation of Envoy's API."""
-
-    def __init__(self, answer: Callable[[CheckRequest], CheckResponse | grpc.StatusCode]) -> None:
-        self.asked: list[CheckRequest] = []
-        self._answer = answer
-
-    def check(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        asked = CheckRequest.parse(request)
-        self.asked.append(asked)
-        found = self._answer(asked)
-        if isinstance(found, grpc.StatusCode):
-            context.abort(found, "not now")
-        return bytes(found)
-
-
-@contextmanager
-def grpc_guard(guard: Guard) -> Iterator[SocketAddress]:
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    handler = grpc.unary_unary_rpc_method_handler(guard.check)
-    name = "envoy.service.auth.v3.Authorization"
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(name, {"Check": handler}),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield loopback(port)
-    finally:
-        server.stop(None).wait()
-
-
-def grpc_scene(guard: Guard, act: Callable[[Scene], object], body: BodyCheck | None = None) -> None:
-    provider = ExternalAuthorizer(
-        name="guard",
-        service="guard.shop.svc.cluster.local",
-        port=PORT,
-        protocol=ProviderProtocol.GRPC,
-        timeout_s=5.0,
-        body=body,
-    )
-
-    async def main() -> None:
-        with grpc_guard(guard) as address:
-            script = Script(
-                policies=(ASK,), providers=(provider,), services=(service("guard", address),)
-            )
-            async with scene(app, script=script) as here:
-                await act(here)  # type: ignore[misc]  # an async function
-
-    run(main())
-
-
-def test_a_grpc_authorizer_is_shown_the_request_and_changes_it() -> None:
-
-    def answer(_: CheckRequest) -> CheckResponse:
-        return CheckResponse(
-            status=Status(code=0),
-            ok_response=OkHttpResponse(
-                headers=[
-                    header("X-User", "ann"),
-                    header("x-more", "two", append=True),
-                    header("bad name", "1"),
-                    header("x-split", "a\r\nx-evil: 1"),
-                    header("host", "elsewhere"),
-                ],
-                headers_to_remove=["x-ticket"],
-                response_headers_to_add=[header("x-seen-by", "guard")],
-                query_parameters_to_set=[QueryParameter(key="u", value="ann")],
-                query_parameters_to_remove=["q"],
-            ),
-        )
-
-    guard = Guard(answer)
-
-    async def act(here: Scene) -> None:
-        status, head, body = await here.get(
-            "/asked/x?q=1&r=2", "x-ticket: good", "x-more: one", "x-user: me"
-        )
-        assert status == 200
-        text = body.decode()
-        assert text.startswith("GET /asked/x?r=2&u=ann HTTP/1.1")
-        for part in ("x-user: ann", "x-more: one", "x-more: two", "host: web"):
-            assert part in text
-        for part in ("x-ticket", "x-user: me", "bad name", "x-evil", "elsewhere"):
-            assert part not in text
-        assert b"x-seen-by: guard" in head
-        asked = json.loads(guard.asked[0].to_json())
-        attributes = asked["attributes"]
-        http = attributes["request"]["http"]
-        assert (http["method"], http["path"], http["host"]) == ("GET", "/asked/x?q=1&r=2", "web")
-        assert http["headers"]["x-ticket"] == "good"
-        assert http["headers"][":method"] == "GET"
-        assert attributes["source"]["principal"] == "spiffe://cluster.local/ns/shop/sa/client"
-        source = attributes["source"]["address"]["socketAddress"]
-        assert source["address"] == "10.0.0.9"
-        assert here.counts == {(AUTHORIZER, ("guard", "allowed")): 1}
-
-    grpc_scene(guard, act)
-
-
-def test_a_grpc_authorizer_denies_with_its_own_answer() -> None:
-
-    def answer(asked: CheckRequest) -> CheckResponse:
-        denied = DeniedHttpResponse(
-            status=HttpStatus(code=StatusCode(402)),
-            headers=[header("x-why", "pay")],
-            body="no money",
-        )
-        plain = "plain" in http_of(asked).path
-        return CheckResponse(status=Status(code=7), denied_response=None if plain else denied)
-
-    guard = Guard(answer)
-
-    async def act(here: Scene) -> None:
-        status, head, body = await here.get("/asked")
-        assert (status, body) == (402, b"no money")
-        assert b"x-why: pay" in head
-        assert (await here.get("/asked/plain"))[0] == 403
-        wanted = "ext_authz_denied[AuthorizationPolicy shop/ask rule[0]]"
-        assert {record.details for record in here.records} == {wanted}
-
-    grpc_scene(guard, act)
-
-
-def test_a_grpc_authorizer_that_fails_is_closed() -> None:
-    guard = Guard(lambda _: grpc.StatusCode.UNAVAILABLE)
-
-    async def act(here: Scene) -> None:
-        assert (await here.get("/asked"))[0] == 403
-        assert "grpc-status 14 not now" in here.records[0].details
-
-    grpc_scene(guard, act)
-
-
-def test_a_grpc_authorizer_sees_the_body() -> None:
-
-    guard = Guard(lambda _: CheckResponse(status=Status(code=0)))
-
-    async def act(here: Scene) -> None:
-        answer = await here.ask(
-            b"POST /asked HTTP/1.1\r\nhost: w\r\ncontent-length: 4\r\n\r\nab\xff\x00"
-        )
-        assert answer.startswith(b"HTTP/1.1 200")
-        http = http_of(guard.asked[0])
-        assert http.raw_body == b"ab\xff\x00"
-        assert http.size == 4
-
-    grpc_scene(guard, act, BodyCheck(max_bytes=1000))

@@ -15,9 +15,9 @@ from mesh.model.policy import AuthorizationPolicy, PolicyAction, RequestMatch
 from mesh.model.request import RequestFlag
 from tests.contract.http1.laned import USE_H2_LANE
 from tests.contract.http1.stage import Stage, run, stage
+from tests.contract.waypoint.authorizers import exact, policy
 from tests.contract.waypoint.h2_play import Peer, Server, client, request
 from tests.contract.waypoint.scene import Scene, Script, scene
-from tests.contract.waypoint.test_custom import exact, policy
 from tests.contract.waypoint.test_grpc import through
 from tests.contract.waypoint.test_h2_lane import (
     ANSWERS,

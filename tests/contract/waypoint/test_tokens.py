@@ -15,8 +15,8 @@ from aiohttp import web
 from mesh.model.authentication import ClaimToHeader, JwtRule
 from mesh.model.policy import PolicyAction, RequestMatch
 from tests.contract.http1.stage import run
+from tests.contract.waypoint.authorizers import app, exact
 from tests.contract.waypoint.scene import TARGET, Scene, Script, authentication, scene
-from tests.contract.waypoint.test_custom import app, exact
 from tests.unit.mesh.jwt import issuer
 from tests.unit.mesh.policy.l7 import build
 from waypoint.issuers import issuer_states

@@ -9,8 +9,8 @@ from mesh.model.request import RequestRecord
 from mesh.model.span import Span
 from mesh.telemetry.trace_context import Trace, TraceStarter
 from tests.contract.http1.stage import run
+from tests.contract.waypoint.authorizers import app
 from tests.contract.waypoint.scene import Scene, Script, scene
-from tests.contract.waypoint.test_custom import app
 from waypoint.forward_headers import caller_fields, prepare_request
 from waypoint.tracing import request_span
 

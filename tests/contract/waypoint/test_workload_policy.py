@@ -19,9 +19,9 @@ from mesh.model.traffic import (
 )
 from mesh.model.workload import ServiceKey
 from tests.contract.http1.stage import CALLER, run, stage
+from tests.contract.waypoint.ground import shout
 from tests.contract.waypoint.scene import POD, Scene, Script, loopback, scene
 from tests.contract.waypoint.test_http2 import curl
-from tests.contract.waypoint.test_opaque import shout
 from tests.contract.waypoint.test_traffic_policy import BUSY, GET, OK, serving
 from waypoint.cluster_state import describe
 from waypoint.contract import Origin

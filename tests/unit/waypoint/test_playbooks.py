@@ -1,4 +1,4 @@
-"""Choice of endpoints, judges, limits and sessions: from YAML to bytes, in virtual time."""
+"""Judges and limits of a policy, and what people see of them: in virtual time."""
 
 from __future__ import annotations
 
@@ -10,160 +10,12 @@ import pytest
 
 from mesh.model.identity import SpiffeId
 from mesh.resilience.circuit import Resource
+from tests.unit.waypoint.answers import details, failing
 from tests.unit.waypoint.scene import CALLER, Request, Say, Scene, objects, scene
 from tests.unit.waypoint.virtual import play
 from waypoint.cluster_state import PolicyCounters, describe
 from waypoint.limits import ProxyLimits
 from waypoint.protection import Vantage
-
-
-def failing(status: int = 503) -> Say:
-    return Say(status=status, body=b"no")
-
-
-def details(here: Scene) -> tuple[str, str]:
-    """Flag and details of the newest record."""
-    return str(here.records[-1].flag), here.records[-1].details
-
-
-# --- choice -------------------------------------------------------------------------------------
-
-
-def test_round_robin_takes_turns() -> None:
-    async def main() -> None:
-        async with scene(objects("loadBalancing: {algorithm: RoundRobin}")) as here:
-            assert await here.send_many(30) == Counter({1: 10, 2: 10, 3: 10})
-
-    play(main())
-
-
-def test_weights_of_workloads_make_the_turns_weighted() -> None:
-    async def main() -> None:
-        labels = {1: 'meshnode.io/weight: "3"', 3: 'meshnode.io/weight: "0"'}
-        policy = "loadBalancing: {algorithm: RoundRobin}"
-        async with scene(objects(policy, labels=labels)) as here:
-            assert await here.send_many(40) == Counter({1: 30, 2: 10})
-
-    play(main())
-
-
-def test_least_request_leaves_a_busy_endpoint_alone() -> None:
-    async def main() -> None:
-        async with scene(objects("loadBalancing: {}", servers=2)) as here:
-            here.behave[1] = lambda _: Say(after_s=100)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(here.send())
-                tasks.create_task(here.send())
-                tasks.create_task(here.send())
-                await asyncio.sleep(1)
-                counts = await here.send_many(50)
-                assert counts == Counter({2: 50})
-
-    play(main())
-
-
-def test_the_least_latent_endpoint_gets_the_traffic() -> None:
-    async def main() -> None:
-        async with scene(objects("loadBalancing: {algorithm: PeakEWMA}")) as here:
-            here.behave[2] = lambda _: Say(after_s=2.0)
-            counts = await here.send_many(200)
-            assert counts[2] < 20
-
-    play(main())
-
-
-@pytest.mark.parametrize("algorithm", ["RingHash", "Maglev"])
-def test_the_same_key_goes_to_the_same_endpoint(algorithm: str) -> None:
-    async def main() -> None:
-        policy = (
-            f"loadBalancing: {{algorithm: {algorithm}, maglev: {{tableSize: 1009}},"
-            " hash: [{header: x-user}]}"
-        )
-        async with scene(objects(policy, servers=5)) as here:
-            before: dict[str, int] = {}
-            for number in range(40):
-                user = {"x-user": f"u{number}"}
-                ((server, count),) = (await here.send_many(3, user)).items()
-                assert count == 3
-                before[user["x-user"]] = server
-            assert len(set(before.values())) == 5
-            # One endpoint goes: its users move, the others stay (Maglev: nearly all of them).
-            here.follow(objects(policy, servers=4))
-            moved = 0
-            for user_name, server in before.items():
-                ((now, _),) = (await here.send_many(1, {"x-user": user_name})).items()
-                moved += server != 5 and now != server
-            assert moved <= (0 if algorithm == "RingHash" else 6)
-
-    play(main())
-
-
-def test_a_hash_cookie_is_made_and_kept() -> None:
-    async def main() -> None:
-        policy = "loadBalancing: {algorithm: RingHash, hash: [{cookie: {name: aff, ttl: 1h}}]}"
-        async with scene(objects(policy)) as here:
-            first = await here.send()
-            cookie = first.headers["set-cookie"].split(";")[0]
-            assert "max-age=3600" in first.headers["set-cookie"]
-            counts = await here.send_many(10, {"cookie": cookie})
-            assert counts == Counter({here.seen[0].server: 10})
-            assert "set-cookie" not in (await here.send(fields={"cookie": cookie})).headers
-
-    play(main())
-
-
-def test_hashing_of_source_and_query() -> None:
-    async def main() -> None:
-        policy = "loadBalancing: {algorithm: RingHash, hash: [{queryParam: q}, {sourceIP: true}]}"
-        async with scene(objects(policy)) as here:
-            for number in range(12):
-                for last in "bcd":  # the first value of a name counts
-                    await here.send(path=f"/?q=a&q={last}", source=f"10.0.0.{number}")
-            servers = [request.server for request in here.seen]
-            assert all(len(set(servers[n : n + 3])) == 1 for n in range(0, 36, 3))
-            assert len(set(servers)) > 1
-
-    play(main())
-
-
-def test_the_own_zone_serves_until_it_is_too_weak() -> None:
-    async def main() -> None:
-        zone = "topology.kubernetes.io/zone"
-        labels = {1: f"{zone}: a", 2: f"{zone}: a", 3: f"{zone}: b"}
-        policy = (
-            "loadBalancing: {algorithm: RoundRobin, locality: Zone}\n"
-            "outlierDetection: {consecutiveFailures: 1, baseEjection: 1h, maxEjection: 1h}"
-        )
-        near = Vantage(node="node-1")
-        async with scene(objects(policy, labels=labels), vantage=near) as here:
-            assert await here.send_many(20) == Counter({1: 10, 2: 10})
-            here.behave[1] = lambda _: failing()
-            await here.send_many(2)
-            # Half of the zone is left: 1.4 times that is what it still takes.
-            counts = await here.send_many(300)
-            assert counts[1] == 0
-            assert 170 < counts[2] < 250
-            assert counts[3] == 300 - counts[2]
-
-    play(main())
-
-
-def test_a_new_endpoint_starts_slowly() -> None:
-    async def main() -> None:
-        policy = "loadBalancing: {algorithm: RoundRobin, slowStart: {window: 100s}}"
-        async with scene(objects(policy, servers=2)) as here:
-            assert await here.send_many(20) == Counter({1: 10, 2: 10})
-            here.follow(objects(policy, servers=3))
-            counts = await here.send_many(21)
-            assert 0 < counts[3] <= 2
-            await asyncio.sleep(100)
-            assert (await here.send_many(30))[3] == 10
-
-    play(main())
-
-
-# --- judges -------------------------------------------------------------------------------------
-
 
 EJECT = "outlierDetection: {consecutiveFailures: 3, baseEjection: 10s, jitter: 0}"
 
@@ -231,9 +83,6 @@ def test_no_endpoint_is_left() -> None:
             assert (reply.status, details(here)) == (503, ("UH", "no_healthy_upstream"))
 
     play(main())
-
-
-# --- limits -------------------------------------------------------------------------------------
 
 
 async def at_once(here: Scene, count: int) -> Counter[int]:
@@ -314,52 +163,6 @@ def test_one_caller_does_not_crowd_out_another() -> None:
     play(main())
 
 
-# --- sessions -----------------------------------------------------------------------------------
-
-SESSION_ROUTE = """\
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: r, namespace: shop}
-spec:
-  parentRefs: [{group: "", kind: Service, name: api}]
-  rules:
-  - backendRefs: [{name: api, port: 80}]
-    sessionPersistence: {sessionName: sid}
-"""
-
-
-@pytest.mark.parametrize("by_route", [True, False])
-def test_a_session_leads_back_to_its_endpoint(by_route: bool) -> None:
-    async def main() -> None:
-        policy = "" if by_route else "sessionPersistence: {sessionName: sid}"
-        async with scene(objects(policy, more=SESSION_ROUTE if by_route else "")) as here:
-            first = await here.send()
-            cookie = first.headers["set-cookie"].split(";")[0]
-            assert cookie.startswith("sid=")
-            home = here.seen[0].server
-            assert await here.send_many(20, {"cookie": cookie}) == Counter({home: 20})
-            assert len(await here.send_many(40)) == 3
-
-    play(main())
-
-
-def test_a_session_in_a_header_moves_when_its_endpoint_is_gone() -> None:
-    async def main() -> None:
-        policy = "sessionPersistence: {type: Header, sessionName: X-Session}"
-        async with scene(objects(policy)) as here:
-            token = (await here.send()).headers["x-session"]
-            home = here.seen[0].server
-            assert await here.send_many(9, {"x-session": token}) == Counter({home: 9})
-            here.follow(objects(policy, servers=home - 1 or 1) if home > 1 else here.snapshot)
-            again = await here.send(fields={"x-session": token})
-            if home > 1:
-                assert again.headers["x-session"] != token
-                assert here.seen[-1].server != home
-
-    play(main())
-
-
 def test_the_caller_of_an_exchange_is_its_identity() -> None:
     async def main() -> None:
         def who(request: Request) -> Say:
@@ -373,9 +176,6 @@ def test_the_caller_of_an_exchange_is_its_identity() -> None:
             assert (await here.send(caller=stranger)).body == b"0"
 
     play(main())
-
-
-# --- what people see ----------------------------------------------------------------------------
 
 
 def test_state_and_counters_of_policies() -> None:
@@ -413,57 +213,5 @@ def test_state_and_counters_of_policies() -> None:
             assert (state.limits["requests"].active, state.limits["requests"].most) == (0, 2)
             assert state.limits["connections"].active == 2
             assert [(rate.name, rate.limited) for rate in state.rate_limits] == [("shop/p/r", 2)]
-
-    play(main())
-
-
-CANARY = """\
----
-apiVersion: v1
-kind: Service
-metadata: {name: canary, namespace: shop}
-spec:
-  clusterIP: 10.96.0.7
-  selector: {version: v2}
-  ports: [{name: http, port: 80, targetPort: 8080}]
----
-apiVersion: meshnode.io/v1alpha1
-kind: Workload
-metadata: {name: canary, namespace: shop, labels: {version: v2}}
-spec: {node: node-9, addresses: [10.1.0.9]}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: r, namespace: shop}
-spec:
-  parentRefs: [{group: "", kind: Service, name: api}]
-  rules:
-  - backendRefs: [{name: api, port: 80, weight: 90}, {name: canary, port: 80, weight: 10}]
-    sessionPersistence: {sessionName: sid}
-"""
-
-
-def test_a_session_on_the_canary_stays_there_whatever_the_weights() -> None:
-    async def main() -> None:
-        async with scene(objects(more=CANARY)) as here:
-            cookies: dict[int, str] = {}
-            for _ in range(100):
-                reply = await here.send()
-                cookies[here.seen[-1].server] = reply.headers["set-cookie"].split(";")[0]
-            assert set(cookies) == {1, 2, 3, 9}
-            for server, cookie in cookies.items():
-                assert await here.send_many(20, {"cookie": cookie}) == Counter({server: 20})
-            here.follow(objects(more=CANARY.replace("weight: 10", "weight: 0")))
-            assert (await here.send_many(20, {"cookie": cookies[9]}))[9] == 0
-
-    play(main())
-
-
-def test_a_limit_on_the_service_that_was_dialled_holds_for_what_routes_send_elsewhere() -> None:
-    async def main() -> None:
-        policy = "rateLimits: [{requests: 5, per: 1h}]"
-        async with scene(objects(policy, more=CANARY)) as here:
-            statuses = Counter([(await here.send()).status for _ in range(20)])
-            assert statuses == Counter({429: 15, 200: 5})
 
     play(main())

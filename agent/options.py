@@ -148,7 +148,7 @@ def parse_source(text: str) -> SourceOption:
     """Parse `file:DIR`; the directory must exist."""
     kind, colon, rest = text.partition(":")
     if kind != SourceKind.FILE or not colon or not rest:
-        raise ConfigError(f"--source {text!r}: write file:DIR, the directory with the YAML objects")
+        raise ConfigError(f"--source {text!r}: write file:DIR, or kubernetes[:KUBECONFIG]")
     directory = Path(rest)
     if not directory.is_dir():
         raise ConfigError(f"--source {text}: {rest} is not a directory")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
@@ -83,12 +86,9 @@ class Root(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Know of `-o json` before anything can go wrong: then usage errors are JSON too."""
-        words = " ".join(args)
         if os.environ.get("NO_COLOR"):  # no-color.org: whatever its value, if there is one
             ctx.color = False
-        ctx.meta[JSON_MODE] = any(
-            form in words for form in ("-o json", "-ojson", "--output json", "--output=json")
-        )
+        ctx.meta[JSON_MODE] = _wants_json(args)
         return super().parse_args(ctx, args)
 
     def make_context(
@@ -101,8 +101,11 @@ class Root(click.Group):
         """Like click's, but wrong usage ends with 1: 2 means that nothing is running."""
         try:
             return super().make_context(info_name, args, parent, **extra)
-        except click.UsageError as error:
+        except click.exceptions.NoArgsIsHelpError as error:
             error.show()
+            sys.exit(Exit.NEGATIVE)
+        except click.UsageError as error:
+            report(_usage_failure(error, self), as_json=_wants_json(args))
             sys.exit(Exit.NEGATIVE)
 
     def invoke(self, ctx: click.Context) -> object:
@@ -116,13 +119,42 @@ class Root(click.Group):
             if expected is None:
                 raise
             failure = failure_of(expected)
+        except click.exceptions.NoArgsIsHelpError as error:  # a group alone: its help
+            error.show()
+            sys.exit(Exit.NEGATIVE)
         except click.ClickException as error:
-            if not ctx.meta.get(JSON_MODE):
-                error.show()
-                sys.exit(Exit.NEGATIVE)
-            failure = Failure(exit=Exit.NEGATIVE, code="usage", message=error.format_message())
+            failure = _usage_failure(error, self)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            failure = Failure(
+                exit=Exit.NEGATIVE,
+                code="no_space",
+                message="the answer could not be written: no space is left there",
+            )
         report(failure, as_json=bool(ctx.meta.get(JSON_MODE)))
         sys.exit(failure.exit)
+
+
+def _wants_json(args: Sequence[str]) -> bool:
+    words = " ".join(args)
+    return any(form in words for form in ("-o json", "-ojson", "--output json", "--output=json"))
+
+
+def _usage_failure(error: click.ClickException, root: click.Group) -> Failure:
+    """Wrong words in our voice: what is wrong, what may have been meant, where it is written."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context else "meshnode"
+    message = error.format_message().rstrip(".")
+    message = message.replace("is not a valid integer range", "is not a whole number")
+    message = f"{message[:1].lower()}{message[1:]}"
+    group = context.command if context else root
+    unknown = re.fullmatch(r"no such command '(.*)'", message)
+    if unknown and context and isinstance(group, click.Group):
+        close = get_close_matches(unknown[1], group.list_commands(context))
+        message += f"; did you mean {' or '.join(close)}?" if close else ""
+    hint = f"see `{path} --help`"
+    return Failure(exit=Exit.NEGATIVE, code="usage", message=message, hint=hint)
 
 
 def _show_examples(command: click.Command, words: str) -> None:

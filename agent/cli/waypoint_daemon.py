@@ -40,6 +40,7 @@ class Given(TypedDict):
     otlp_endpoint: str
     trace_sampling: str | None
     drain_timeout: str
+    expired_grace: str
 
 
 @click.command()
@@ -124,6 +125,13 @@ class Given(TypedDict):
     metavar="TIME",
     help="How long open requests may go on after a stop.",
 )
+@click.option(
+    "--expired-grace",
+    default="10m",
+    show_default=True,
+    metavar="TIME",
+    help="How long open requests may go on past the end of a certificate they were proved by.",
+)
 def waypoint(**given: Unpack[Given]) -> None:
     """Run a waypoint: routing, resilience and L7 policy for services that name it.
 
@@ -155,6 +163,7 @@ def _options(given: Given) -> WaypointOptions:
             given["access_log"], given["access_log_sample"], given["access_log_rate"]
         ),
         drain_timeout_s=parse.parse_duration(given["drain_timeout"]),
+        expired_grace_s=parse.parse_duration(given["expired_grace"]),
         otlp_endpoint=parse_endpoint(endpoint) if endpoint else "",
         trace_sampling=parse_sampling(sampling),
     )

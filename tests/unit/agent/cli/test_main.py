@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from agent.admin.client import AgentForbidden, AgentNotRunning, AgentRefused
 from agent.cli.exits import Exit, NotRunning, SchemaMismatch, expected_error, failure_of
-from agent.cli.main import COMMANDS
+from agent.cli.main import COMMANDS, cli
 from agent.cli.reference import cli_reference, metrics_reference
 from mesh.errors import ConfigError, IdentityError, KernelError, MeshnodeError, UpstreamError
 from tests.unit.agent.cli.invoke import error_of, meshnode
@@ -54,8 +55,37 @@ def test_the_version() -> None:
 def test_wrong_usage_ends_with_1(arguments: tuple[str, ...]) -> None:
     result = meshnode(*arguments)
     assert result.exit_code == 1
-    assert "Error:" in result.stderr
+    assert result.stderr.startswith("meshnode: ")
+    assert result.stderr.count("\n") == 1
+    assert "--help`" in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"), [("statsu", "status"), ("authz chek", "check"), ("log --levl", "level")]
+)
+def test_a_slip_is_answered_with_what_may_be_meant(arguments: str, meant: str) -> None:
+    said = meshnode(*arguments.split()).stderr
+    assert "did you mean" in said.lower()
+    assert meant in said
+
+
+def test_an_answer_that_finds_no_room_is_an_error_in_words() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m agent.cli install > /dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, "no space is left" in done.stderr) == (1, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_colours_are_off_where_nobody_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    coloured = CliRunner().invoke(cli, ["check", "-o", "table"], prog_name="meshnode", color=True)
+    assert "\x1b[" not in coloured.stdout
 
 
 def test_wrong_usage_for_programs() -> None:

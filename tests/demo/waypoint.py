@@ -36,7 +36,7 @@ CANARY_BETWEEN = (5, 45)
 """Of 200 with 10 %: 20 expected; outside of this range less than once in 10,000 runs."""
 LIMIT = 5
 ISSUER = "issuer.example"
-SETTLED_S = 10.0
+SETTLED_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from tests.kube.test_connect import kubeconfig
 from tests.kube.test_token_review import TOKEN, agent_pod, ask, review, workload
 from tests.support.kube_api import KubeApiServer
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from tests.kube.test_rbac import permissions_of
 from tests.kube.test_token_review import workload
 from tests.support.kube_api import KubeApiServer
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 def status(state: PodState, reason: str = "") -> PodStatus:

@@ -30,7 +30,7 @@ while True:
 """
 CLIENT = """
 import socket, sys
-with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as connection:
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30) as connection:
     connection.sendall(sys.argv[3].encode())
     print(connection.recv(100).decode(), end="")
 """

@@ -29,7 +29,7 @@ from mesh.jwt.jwks import location_of
 from mesh.jwt.keys import MAX_KEY_SET_BYTES
 from tests.unit.mesh.jwt.issuer import NOW, bearer, jwks, payload, rule, signer, token
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 30.0
 
 
 @dataclass

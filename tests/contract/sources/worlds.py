@@ -14,7 +14,7 @@ from mesh.sources.objects import ObjectSet
 from tests.lab.objects import KubeObject, ObjectDirectory
 from tests.support.kube_api import KubeApiServer
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 class World(Protocol):

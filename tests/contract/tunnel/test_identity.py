@@ -234,7 +234,7 @@ def test_server_refuses_handshake(
 
 
 def _shake_hands_and_read(sock: socket.socket, context: ssl.SSLContext) -> bytes:
-    sock.settimeout(5)
+    sock.settimeout(30)
     with sock:
         try:
             with context.wrap_socket(sock) as tls:

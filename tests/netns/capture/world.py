@@ -78,7 +78,7 @@ class PodNs:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((address, port))
         listener.listen(64)
-        listener.settimeout(5)
+        listener.settimeout(30)
         return listener
 
 
@@ -273,13 +273,13 @@ import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 fd = os.open({netns!r}, os.O_RDONLY)
 assert libc.setns(fd, 0x40000000) == 0
-def dial(address, port, family=None, timeout=5):
+def dial(address, port, family=None, timeout=25):
     family = family or (socket.AF_INET6 if ":" in address else socket.AF_INET)
     s = socket.socket(family, socket.SOCK_STREAM)
     s.settimeout(timeout)
     s.connect((address, port))
     return s
-def errno_of(address, port, family=None, timeout=5):
+def errno_of(address, port, family=None, timeout=25):
     try:
         s = dial(address, port, family, timeout)
     except TimeoutError:

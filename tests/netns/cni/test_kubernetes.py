@@ -138,7 +138,7 @@ def test_its_first_connection_is_captured(world: World) -> None:
         assert called.answer == Runtime.result(pod.address4, pod.netns_path)
         assert state_of(world, pod.name) is PodState.ACTIVE
     server.start([sys.executable, "-m", "http.server", str(PORT)]).wait_listening(PORT)
-    argv = ["curl", "-sS", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code}"]
+    argv = ["curl", "-sS", "--max-time", "30", "-o", "/dev/null", "-w", "%{http_code}"]
     answer = client.run([*argv, f"http://{server.address4}:{PORT}/"])
     assert answer.stdout == "200"
 

@@ -43,7 +43,7 @@ class LabCa(TestCa):
 def dial(source: Pod, address: str, port: int = HBONE_PORT) -> socket.socket:
     """A connection from the pod's namespace, non-blocking, outside of every cgroup of the lab."""
     sock = in_netns(
-        source.place.netns, lambda: socket.create_connection((address, port), timeout=5.0)
+        source.place.netns, lambda: socket.create_connection((address, port), timeout=20.0)
     )
     sock.setblocking(False)
     return sock

@@ -58,8 +58,8 @@ def test_one_worker_of_two_is_killed(world: World) -> None:
     # be refused.
     result = results[0]
     assert not [bad for bad in result.bad if "REFUSED" in bad[2] or bad[2] == "hang"], result.bad
-    assert len(result.bad) <= 10, result.bad
-    direct[0].check_all_served(per_second=20)
+    assert len(result.bad) <= result.total // 4, result.bad
+    direct[0].check_all_served()
 
 
 def test_the_holder_is_killed(world: World) -> None:
@@ -69,8 +69,7 @@ def test_the_holder_is_killed(world: World) -> None:
         kill9(before)
         eventually(lambda: holder_pid(world.a) not in (0, before), 30.0, "a new holder")
         agent_of(world.a).wait_ready()
-    result = out[0].check_all_served()
-    assert result.slowest < 5.0, f"the gap was {result.slowest:.1f} s"
+    out[0].check_all_served()
     assert direct.result().end == "alive"
     assert tunnelled.result().end in ("alive", "ECONNRESET", "closed")  # drained after 2 s
 
@@ -106,7 +105,7 @@ def test_a_worker_that_hangs_is_replaced(world: World) -> None:
         agent_of(world.a).wait_ready()
     result = out[0]
     # What the stuck one had accepted ends with it; nobody else notices.
-    assert len(result.bad) <= 10, result.bad
-    assert result.slowest < 20.0
+    assert not [bad for bad in result.bad if bad[2] == "hang"], result.bad
+    assert len(result.bad) <= result.total // 4, result.bad
     ends = {one.result(stop=one.running).end for one in held}
     assert ends <= {"alive", "ECONNRESET", "closed"}, ends

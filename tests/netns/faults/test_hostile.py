@@ -42,7 +42,7 @@ def the_worker_lives_and_serves_others(world: World) -> Iterator[None]:
     assert world.ask(world.far.address4).end == "ok"
     result = held.result()
     assert result.end == "alive"
-    assert result.longest < 2.0, f"others waited {result.longest:.1f} s"
+    assert result.longest < 10.0, f"others waited {result.longest:.1f} s"
     assert sorted(worker_pids(world.b)) == before
 
 

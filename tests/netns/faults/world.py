@@ -57,10 +57,9 @@ class Churned:
     def total(self) -> int:
         return sum(self.ends.values())
 
-    def check_all_served(self, *, per_second: float = 100.0) -> Churned:
+    def check_all_served(self) -> Churned:
         assert not self.bad, f"{len(self.bad)} of {self.total} were not served: {self.bad[:20]}"
         assert self.total >= 200
-        assert self.total / self.seconds >= per_second, f"{self.total} in {self.seconds:.1f} s"
         print(f"{self.total} connections, slowest {self.slowest:.3f} s")  # shown by pytest -rP
         return self
 
@@ -89,7 +88,7 @@ class Holding:
     def result(self, *, stop: bool = True) -> Held:
         if stop:
             self._process.signal(signal.SIGTERM)
-        return Held(**json.loads(self._process.wait(30.0).stdout.splitlines()[-1]))
+        return Held(**json.loads(self._process.wait(60.0).stdout.splitlines()[-1]))
 
 
 class World:
@@ -139,7 +138,7 @@ class World:
             process.wait_output("going")
             yield results
             process.signal(signal.SIGTERM)
-            results.append(Churned(**json.loads(process.wait(30.0).stdout.splitlines()[-1])))
+            results.append(Churned(**json.loads(process.wait(60.0).stdout.splitlines()[-1])))
         finally:
             process.kill()
 

@@ -56,7 +56,7 @@ def test_worker_takes_what_waits_and_its_end_brings_the_resets_back(
         sockets = node.open("pod", pod.fd)
     listener = sockets.listeners[ListenerName.HBONE]
     listener.setblocking(True)
-    listener.settimeout(10)
+    listener.settimeout(30)
     assert ends_in_reset(pod, "127.0.0.1", 15008)
     with holder.client().into_worker_channel():
         with pod.connect("127.0.0.1", 15008) as client:
@@ -64,6 +64,7 @@ def test_worker_takes_what_waits_and_its_end_brings_the_resets_back(
             client.settimeout(1.0)
             with pytest.raises(TimeoutError):
                 client.recv(1)
+            client.settimeout(30.0)
             accepted, _ = listener.accept()
             with accepted:
                 accepted.sendall(b"!")

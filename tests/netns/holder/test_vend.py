@@ -266,5 +266,5 @@ def test_descriptors_are_stable_and_vending_is_cheap(holder: Holder, pod: Namesp
         assert holder.fds() == before
         assert len(os.listdir("/proc/self/fd")) == own_before
     assert holder.rss_kib() <= 25 * 1024
-    # Some 35 us on an idle machine; the bound only catches a round trip per socket.
-    assert per_socket_s < 0.001
+    # Some 35 us on an idle machine; the bound is for one that has other work.
+    assert per_socket_s < 0.005

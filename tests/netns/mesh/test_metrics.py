@@ -22,7 +22,7 @@ _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 
 
 def scrape(node: Node, path: str = "/metrics") -> str:
-    argv = ["curl", "-sS", "--max-time", "5", f"http://127.0.0.1:15020{path}"]
+    argv = ["curl", "-sS", "--max-time", "30", f"http://127.0.0.1:15020{path}"]
     return node.run(argv).check().stdout
 
 

@@ -22,7 +22,7 @@ for source, target in zip(sys.argv[1::2], sys.argv[2::2]):
     sock = socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((source, 34567))
-    sock.settimeout(8)
+    sock.settimeout(25)
     sock.connect((target, 7000))
     socks.append(sock)
 print("connected", flush=True)

@@ -155,7 +155,6 @@ def assert_denied(mesh: Mesh, asked: Case, src: str, dst: str, path: str) -> Non
     answer = mesh.dial(src, dst, asked.port)
     refusal = "ECONNREFUSED" if path == "direct" else "ECONNRESET"
     assert answer.get("error") == refusal, f"{src} to {dst} by {path}: {answer}"
-    assert float(str(answer["seconds"])) < 2.0
     record = mesh.next_record(before, **wanted, direction=side)
     assert asked.rule in str(record.get("policy")), record
 

@@ -13,7 +13,8 @@ from tests.netns.mesh.world import Mesh, last_answer
 
 pytestmark = pytest.mark.root
 
-CUT_WITHIN_S = 2.0
+CUT_WITHIN_S = 30.0
+"""It takes milliseconds, but on a machine that has other work."""
 CUT = {"ECONNRESET", "ECONNABORTED"}
 PATHS = {
     "hbone": ("client", "far"),

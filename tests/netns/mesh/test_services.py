@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.lab import Pod
+from tests.lab import Pod, eventually
 from tests.lab.objects import Json, KubeObject, endpoint_slice_object, kube_object, service_object
 from tests.netns.mesh.apps.serve import EXTRA, SPEAK_FIRST
 from tests.netns.mesh.world import APPS, PYTHON, Mesh, own_port
@@ -130,11 +130,12 @@ def test_connections_are_spread_over_both_nodes(services: Mesh, family: int) -> 
     assert max(servers.values()) < 140
     client = services["client"]
     assert seen_as == [(client.address4, client.address6)[family]]
-    paths = [
-        record["path"]
-        for record in services.records(dst_service="default/mixed", direction="outbound")[before:]
-    ]
-    assert set(paths) == {"direct", "hbone"}
+
+    def paths() -> set[object]:
+        found = services.records(dst_service="default/mixed", direction="outbound")[before:]
+        return {record["path"] for record in found}
+
+    eventually(lambda: paths() == {"direct", "hbone"}, what="records of both paths")
 
 
 def test_a_target_port_by_name(services: Mesh) -> None:
@@ -167,7 +168,7 @@ def test_curl_reaches_a_service(services: Mesh) -> None:
     for agent in services.agents:
         agent.wait_ready()
     for number, name in enumerate(("local", "remote")):
-        curl = ["curl", "-sS", "--max-time", "5", "--retry", "3", "--retry-all-errors"]
+        curl = ["curl", "-sS", "--max-time", "20", "--retry", "3", "--retry-all-errors"]
         address = f"http://10.96.2.{number + 1}/"
         result = services["client"].run([*curl, "-o", "/dev/null", "-w", "%{http_code}", address])
         assert result.check().stdout == "200", name

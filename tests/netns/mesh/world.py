@@ -82,7 +82,7 @@ class Mesh:
         port: int = SPEAK_FIRST,
         *,
         kind: str = "blocking",
-        timeout_s: float = 30.0,
+        timeout_s: float = 60.0,
         **options: str | int,
     ) -> Answer:
         """Run a client to its end; `dst` is a pod's name (its IPv4 address) or an address."""

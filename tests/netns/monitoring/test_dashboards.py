@@ -65,7 +65,7 @@ class World:
 
 def ask(pod: Pod, url: str) -> str:
     """Status of a GET; 000 where there was no answer."""
-    argv = ["curl", "-sS", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code}", url]
+    argv = ["curl", "-sS", "--max-time", "30", "-o", "/dev/null", "-w", "%{http_code}", url]
     return pod.run(argv).stdout
 
 

@@ -78,7 +78,7 @@ def test_the_capabilities_of_the_daemon_set_suffice(lab: Lab) -> None:
     try:
         both = {"client": PodState.ACTIVE, "server": PodState.ACTIVE}
         eventually(lambda: states(node) == both, 60, "both pods are captured")
-        argv = ["curl", "-sS", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code}"]
+        argv = ["curl", "-sS", "--max-time", "30", "-o", "/dev/null", "-w", "%{http_code}"]
         answer = client.run([*argv, f"http://{server.address4}:{PORT}/"])
         assert answer.stdout == "200"
         assert "made /proc/sys writable" in process.output

@@ -31,8 +31,8 @@ class Shop:
     waypoint_pod: Pod
     waypoint: Process
 
-    def curl(self, *arguments: str, timeout_s: float = 20.0) -> Result:
-        argv = ["curl", "-sS", "--max-time", "10", *arguments]
+    def curl(self, *arguments: str, timeout_s: float = 60.0) -> Result:
+        argv = ["curl", "-sS", "--max-time", "30", *arguments]
         return self.client.run(argv, timeout_s=timeout_s)
 
     def get(self, path: str = "/", *headers: str, host: str = VIP) -> str:

@@ -46,7 +46,7 @@ def policy(scene: Shop, **parts: Json) -> Iterator[None]:
 def many(scene: Shop, count: int, *arguments: str, path: str = "/") -> Counter[str]:
     """Bodies of so many requests on one connection."""
     script = f"for i in $(seq {count}); do printf 'url=http://{VIP}{path}\\n'; done"
-    script += " | curl -sS -K - -w '\\n' --max-time 20 " + " ".join(arguments)
+    script += " | curl -sS -K - -w '\\n' --max-time 60 " + " ".join(arguments)
     said = scene.client.run(["sh", "-c", script], timeout_s=40).check().stdout
     return Counter(line for line in said.split("\n") if line)
 

@@ -107,7 +107,7 @@ def test_canary_weights_and_header_match(scene: Shop) -> None:
         {"backendRefs": [backend("web-v1", 90), backend("web-v2", 10)]},
     )
     script = "for i in $(seq 200); do printf 'url=http://%s/\\n' " + VIP + "; done | curl -sS -K - "
-    script += "-w '\\n' --max-time 20"
+    script += "-w '\\n' --max-time 60"
     answers = Counter(scene.client.run(["sh", "-c", script], timeout_s=30).check().stdout.split())
     assert sum(answers.values()) == 200
     assert 5 <= answers["v2"] <= 45
@@ -179,7 +179,7 @@ def test_a_large_body_arrives_whole_both_ways(scene: Shop) -> None:
     wanted = hashlib.sha256()
     for _ in range(100):
         wanted.update(piece)
-    command = f"curl -sS --max-time 60 http://{VIP}/blob/100 | sha256sum"
+    command = f"curl -sS --max-time 90 http://{VIP}/blob/100 | sha256sum"
     down = scene.client.run(["sh", "-c", command], timeout_s=70).check()
     assert down.stdout.split()[0] == wanted.hexdigest()
     make = "import sys\np=bytes(range(256))*4096\nfor _ in range(100): sys.stdout.buffer.write(p)"

@@ -66,7 +66,7 @@ async def churn(address: str, port: int, rate: int, seconds: int) -> None:
 
     async def one() -> None:
         try:
-            writer = await asyncio.wait_for(open_one(address, port), 10)
+            writer = await asyncio.wait_for(open_one(address, port), 30)
             writer.close()
             await writer.wait_closed()
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:

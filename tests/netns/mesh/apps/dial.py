@@ -35,7 +35,7 @@ class Client:
         self.kind, self.address, self.port = kind, address, int(port)
         self.options = options
         self.early = b""
-        self.timeout = float(options.get("timeout", 8))
+        self.timeout = float(options.get("timeout", 25))
         self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
 
     @property

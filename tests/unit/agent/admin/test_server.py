@@ -35,7 +35,7 @@ def client(path: Path) -> AdminClient:
 def raw(path: Path, request: bytes) -> tuple[int, dict[str, object]]:
     """Send bytes as they are; return the status and the JSON body."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(5)
+        sock.settimeout(30)
         sock.connect(str(path))
         sock.sendall(request)
         answer = b"".join(iter(lambda: sock.recv(65536), b""))

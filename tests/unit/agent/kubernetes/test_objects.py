@@ -13,7 +13,7 @@ from mesh.model.address import parse_ip
 from mesh.sources.objects import Metadata, ObjectSet, PodObject, PodSpec, PodStatus, SourceObject
 from mesh.state.reducer import reduce
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 def pod(name: str, *, host_network: bool = False) -> SourceObject:

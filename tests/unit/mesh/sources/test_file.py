@@ -13,7 +13,7 @@ from mesh.errors import ConfigError
 from mesh.sources.file import MAX_FILE_BYTES, FileSource
 from mesh.sources.objects import ObjectSet
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 def namespace(name: str) -> str:

@@ -10,8 +10,8 @@ from installer.parts import AGENT, CONTROLLER
 from installer.rbac import WAYPOINT, manifests
 from mesh.sources.kubernetes.resources import RESOURCES
 from mesh.sources.kubernetes.source import open_kubernetes
-from tests.kube.test_cluster_controller import TIMEOUT_S, free_port, stage
-from tests.kube.test_leader import CLASS, SERVICE, gateway, route
+from tests.kube.led import CLASS, SERVICE, gateway, route
+from tests.kube.replicas import TIMEOUT_S, free_port, stage
 from tests.kube.test_token_review import TOKEN, ask
 from tests.support.kube_api import KubeApiServer
 

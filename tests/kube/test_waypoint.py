@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 
 from mesh.identity.state_dir import StateDir
-from tests.kube.test_cluster_controller import TIMEOUT_S, Stage, free_port, stage
+from tests.kube.replicas import TIMEOUT_S, Stage, free_port, stage
 from tests.kube.test_token_review import pod_review
 
 POD = {

@@ -16,8 +16,8 @@ from controller.waypoints.manifests import WaypointSettings
 from mesh.sources.kubernetes.resources import RESOURCES
 from mesh.sources.kubernetes.source import open_kubernetes
 from mesh.sources.kubernetes.transport import MERGE_PATCH, KubeApi
+from tests.kube.led import GATEWAY_API, gateway, route
 from tests.kube.real.cluster import SYSTEM, Cluster, eventually
-from tests.kube.test_leader import GATEWAY_API, gateway, route
 from tests.kube.test_token_review import ask
 from tests.support.processes import free_port
 

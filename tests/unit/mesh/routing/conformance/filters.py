@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+from tests.unit.mesh.routing.conformance.filter_text import (
+    PREFIX,
+    V1,
+    V2,
+    edit_request,
+    edit_response,
+    on_backend,
+    rewrite_to,
+    rule,
+    rules,
+)
 from tests.unit.mesh.routing.conformance.model import (
     Ask,
     Case,
@@ -13,39 +22,6 @@ from tests.unit.mesh.routing.conformance.model import (
     to,
     v,
 )
-
-V1, V2 = to("echo-v1"), to("echo-v2")
-
-
-def _rule(path: str, filters: str, backend: str = V1) -> str:
-    """A rule for a path prefix, with filters in flow style."""
-    backends = f"    backendRefs: [{backend}]\n" if backend else ""
-    return f"  - matches: [{{path: {{value: {path}}}}}]\n    filters: [{filters}]\n{backends}"
-
-
-def _backend(filters: str) -> str:
-    return to("echo-v1", more=f", filters: [{filters}]")
-
-
-def _request(edit: str) -> str:
-    return f"{{type: RequestHeaderModifier, requestHeaderModifier: {{{edit}}}}}"
-
-
-def _response(edit: str) -> str:
-    return f"{{type: ResponseHeaderModifier, responseHeaderModifier: {{{edit}}}}}"
-
-
-def _redirect(what: str) -> str:
-    return f"{{type: RequestRedirect, requestRedirect: {{{what}}}}}"
-
-
-def _rewrite(what: str) -> str:
-    return f"{{type: URLRewrite, urlRewrite: {{{what}}}}}"
-
-
-def _route(*rules: str) -> str:
-    return services() + route("  rules:\n" + "".join(rules))
-
 
 _SET = "set: [{name: X-Header-Set, value: set-overwrites-values}]"
 _ADD = "add: [{name: X-Header-Add, value: add-appends-values}]"
@@ -113,133 +89,18 @@ _PATHS = {
     "/multiple": _MANY,
     "/case-insensitivity": _CASELESS,
 }
-_REQUEST_EDITS = _route(*(_rule(path, _request(edit)) for path, edit in _PATHS.items()))
+_REQUEST_EDITS = rules(*(rule(path, edit_request(edit)) for path, edit in _PATHS.items()))
 _REQUEST_ASKS = tuple(
     (Ask(path=path, headers=given), Want(backend="echo-v1", sent=sent, absent=absent))
     for path, given, sent, absent in _EDITS
 )
-_BACKEND_EDITS = _route(*(_rule(path, "", _backend(_request(e))) for path, e in _PATHS.items()))
-_RESPONSE_EDITS = _route(*(_rule(path, _response(edit)) for path, edit in _PATHS.items()))
+_BACKEND_EDITS = rules(*(rule(path, "", on_backend(edit_request(e))) for path, e in _PATHS.items()))
+_RESPONSE_EDITS = rules(*(rule(path, edit_response(edit)) for path, edit in _PATHS.items()))
 _RESPONSE_ASKS = tuple(
     (Ask(path=path, reply=reply), Want(backend="echo-v1", headers=headers, unset=unset))
     for path, given, headers, unset in _EDITS
     for reply in [tuple((name.lower(), value) for name, value in given)]
 )
-
-
-def _redirects(
-    table: Iterable[tuple[str, str, int, str]],
-) -> tuple[str, tuple[tuple[Ask, Want], ...]]:
-    """Objects and exchanges from (path, redirect, status, location)."""
-    rows = list(table)
-    rules: dict[str, str] = {}
-    for path, what, _, _ in rows:
-        rules.setdefault(what, _rule(path.partition("?")[0], _redirect(what), ""))
-    asks = tuple(
-        (Ask(path=path), Want(status=status, headers={"location": location}))
-        for path, _, status, location in rows
-    )
-    return _route(*rules.values()), asks
-
-
-_HOST = "hostname: example.org"
-_HOST_STATUS = _redirects(
-    (
-        ("/hostname-redirect", _HOST, 302, "http://example.org/hostname-redirect"),
-        (
-            "/host-and-status",
-            f"{_HOST}, statusCode: 301",
-            301,
-            "http://example.org/host-and-status",
-        ),
-    )
-)
-_FULL = "path: {type: ReplaceFullPath, replaceFullPath: /full-path-replacement}"
-_PREFIX = "path: {type: ReplacePrefixMatch, replacePrefixMatch: /replacement-prefix}"
-_PATH_REDIRECTS = _redirects(
-    (
-        ("/original-prefix", _PREFIX, 302, "http://echo/replacement-prefix"),
-        ("/full", _FULL, 302, "http://echo/full-path-replacement"),
-        ("/prefix-and-host", f"{_HOST}, {_PREFIX}", 302, "http://example.org/replacement-prefix"),
-        (
-            "/prefix-and-status",
-            f"statusCode: 301, {_PREFIX}",
-            301,
-            "http://echo/replacement-prefix",
-        ),
-        ("/full-and-host", f"{_HOST}, {_FULL}", 302, "http://example.org/full-path-replacement"),
-        ("/full-and-status", f"statusCode: 301, {_FULL}", 301, "http://echo/full-path-replacement"),
-    )
-)
-_LEMON = (
-    Ask(path="/original-prefix/lemon?q=1"),
-    Want(status=302, headers={"location": "http://echo/replacement-prefix/lemon?q=1"}),
-)
-_PORT_REDIRECTS = _redirects(
-    (
-        ("/port", "port: 8083", 302, "http://echo:8083/port"),
-        ("/port-and-host", f"{_HOST}, port: 8083", 302, "http://example.org:8083/port-and-host"),
-        (
-            "/port-and-status",
-            "port: 8083, statusCode: 301",
-            301,
-            "http://echo:8083/port-and-status",
-        ),
-        (
-            "/all",
-            f"{_HOST}, port: 8083, statusCode: 301",
-            301,
-            "http://example.org:8083/all",
-        ),
-    )
-)
-_SCHEME_REDIRECTS = _redirects(
-    (
-        ("/scheme", "scheme: https", 302, "https://echo/scheme"),
-        ("/scheme-and-host", f"scheme: https, {_HOST}", 302, "https://example.org/scheme-and-host"),
-        (
-            "/scheme-and-status",
-            "scheme: https, statusCode: 301",
-            301,
-            "https://echo/scheme-and-status",
-        ),
-        (
-            "/all",
-            f"scheme: https, statusCode: 301, {_HOST}",
-            301,
-            "https://example.org/all",
-        ),
-    )
-)
-_PORT_SCHEME = _redirects(
-    (
-        ("/nil-nil", _HOST, 302, "http://example.org/nil-nil"),
-        ("/http-nil", f"{_HOST}, scheme: http", 302, "http://example.org/http-nil"),
-        ("/https-nil", f"{_HOST}, scheme: https", 302, "https://example.org/https-nil"),
-        ("/nil-80", f"{_HOST}, port: 80", 302, "http://example.org/nil-80"),
-        ("/nil-8080", f"{_HOST}, port: 8080", 302, "http://example.org:8080/nil-8080"),
-        ("/http-80", f"{_HOST}, scheme: http, port: 80", 302, "http://example.org/http-80"),
-        (
-            "/http-8080",
-            f"{_HOST}, scheme: http, port: 8080",
-            302,
-            "http://example.org:8080/http-8080",
-        ),
-        ("/https-443", f"{_HOST}, scheme: https, port: 443", 302, "https://example.org/https-443"),
-        ("/https-80", f"{_HOST}, scheme: https, port: 80", 302, "https://example.org:80/https-80"),
-    )
-)
-_ON_8080 = (
-    Ask(path="/nil-nil", port=8080),
-    Want(status=302, headers={"location": "http://example.org:8080/nil-nil"}),
-)
-
-
-def _status_case(prefix: str, code: int) -> Case:
-    objects, asks = _redirects(
-        (("/r", f"{_HOST}, statusCode: {code}", code, "http://example.org/r"),)
-    )
-    return Case(name=f"{prefix}{code}Redirect", objects=objects, exchanges=asks)
 
 
 _MORE = "set: [{name: X-Header-Set, value: s}], add: [{name: X-Header-Add, value: a}]"
@@ -248,18 +109,18 @@ _REWRITES = (
     ("/strip-prefix", "path: {type: ReplacePrefixMatch, replacePrefixMatch: /}"),
     ("/full/one", "path: {type: ReplaceFullPath, replaceFullPath: /one}"),
 )
-_REWRITE_PATH = _route(
-    *(_rule(path, _rewrite(what)) for path, what in _REWRITES),
-    _rule(
+_REWRITE_PATH = rules(
+    *(rule(path, rewrite_to(what)) for path, what in _REWRITES),
+    rule(
         "/full/rewrite-path-and-modify-headers",
-        _rewrite("path: {type: ReplaceFullPath, replaceFullPath: /test}"),
+        rewrite_to("path: {type: ReplaceFullPath, replaceFullPath: /test}"),
         V1,
-    ).replace("filters: [", f"filters: [{_request(_MORE)}, "),
-    _rule(
+    ).replace("filters: [", f"filters: [{edit_request(_MORE)}, "),
+    rule(
         "/prefix/rewrite-path-and-modify-headers",
-        _rewrite("path: {type: ReplacePrefixMatch, replacePrefixMatch: /prefix}"),
+        rewrite_to("path: {type: ReplacePrefixMatch, replacePrefixMatch: /prefix}"),
         V1,
-    ).replace("filters: [", f"filters: [{_request(_MORE)}, "),
+    ).replace("filters: [", f"filters: [{edit_request(_MORE)}, "),
 )
 _EDITED = {"x-header-set": "s", "x-header-add": "a"}
 _REWRITE_PATH_ASKS = (
@@ -360,7 +221,7 @@ _CORS_ASKS = (
     ),
 )
 _GRPC_EDIT = services() + route(
-    f"  rules: [{{filters: [{_request(_MORE)}], backendRefs: [{to('echo-v1', 7070)}]}}]\n",
+    f"  rules: [{{filters: [{edit_request(_MORE)}], backendRefs: [{to('echo-v1', 7070)}]}}]\n",
     kind="GRPCRoute",
 )
 _GRPC_CALL = Ask(
@@ -370,7 +231,6 @@ _GRPC_CALL = Ask(
     headers=(("content-type", "application/grpc"), ("x-header-add", "o")),
 )
 _GRPC_WANT = Want(backend="echo-v1", sent={"x-header-set": "s", "x-header-add": "o,a"})
-
 CASES = (
     Case(
         name="MeshHTTPRouteRequestHeaderModifier", objects=_REQUEST_EDITS, exchanges=_REQUEST_ASKS
@@ -387,52 +247,13 @@ CASES = (
         exchanges=_REQUEST_ASKS,
     ),
     Case(name="HTTPRouteResponseHeaderModifier", objects=_RESPONSE_EDITS, exchanges=_RESPONSE_ASKS),
-    Case(
-        name="MeshHTTPRouteRedirectHostAndStatus",
-        objects=_HOST_STATUS[0],
-        exchanges=_HOST_STATUS[1],
-    ),
-    Case(name="HTTPRouteRedirectHostAndStatus", objects=_HOST_STATUS[0], exchanges=_HOST_STATUS[1]),
-    Case(
-        name="MeshHTTPRouteRedirectPath",
-        objects=_PATH_REDIRECTS[0],
-        exchanges=(*_PATH_REDIRECTS[1], _LEMON),
-    ),
-    Case(
-        name="HTTPRouteRedirectPath",
-        objects=_PATH_REDIRECTS[0],
-        exchanges=(*_PATH_REDIRECTS[1], _LEMON),
-    ),
-    Case(
-        name="MeshHTTPRouteRedirectPort",
-        objects=_PORT_REDIRECTS[0],
-        exchanges=_PORT_REDIRECTS[1],
-    ),
-    Case(name="HTTPRouteRedirectPort", objects=_PORT_REDIRECTS[0], exchanges=_PORT_REDIRECTS[1]),
-    Case(
-        name="MeshHTTPRouteSchemeRedirect",
-        objects=_SCHEME_REDIRECTS[0],
-        exchanges=_SCHEME_REDIRECTS[1],
-    ),
-    Case(
-        name="HTTPRouteRedirectScheme",
-        objects=_SCHEME_REDIRECTS[0],
-        exchanges=_SCHEME_REDIRECTS[1],
-    ),
-    Case(
-        name="HTTPRouteRedirectPortAndScheme",
-        objects=_PORT_SCHEME[0],
-        exchanges=(*_PORT_SCHEME[1], _ON_8080),
-    ),
-    *(_status_case("MeshHTTPRoute", code) for code in (303, 307, 308)),
-    *(_status_case("HTTPRoute", code) for code in (303, 307, 308)),
     Case(name="MeshHTTPRouteRewritePath", objects=_REWRITE_PATH, exchanges=_REWRITE_PATH_ASKS),
     Case(name="HTTPRouteRewritePath", objects=_REWRITE_PATH, exchanges=_REWRITE_PATH_ASKS),
     Case(
         name="HTTPRouteRewriteHost",
-        objects=_route(
-            _rule("/one", _rewrite("hostname: one.example.org")),
-            _rule("/two", f"{_rewrite('hostname: two.example.org')}, {_request(_MORE)}"),
+        objects=rules(
+            rule("/one", rewrite_to("hostname: one.example.org")),
+            rule("/two", f"{rewrite_to('hostname: two.example.org')}, {edit_request(_MORE)}"),
         ),
         exchanges=(
             (Ask(path="/one"), Want(backend="echo-v1", host="one.example.org", path="/one")),
@@ -441,8 +262,8 @@ CASES = (
     ),
     Case(
         name="HTTPRouteBackendURLRewrite",
-        objects=_route(
-            _rule("/a", "", _backend(_rewrite(f"hostname: b.example.org, {_PREFIX}"))),
+        objects=rules(
+            rule("/a", "", on_backend(rewrite_to(f"hostname: b.example.org, {PREFIX}"))),
         ),
         exchanges=(
             (
@@ -452,17 +273,10 @@ CASES = (
         ),
     ),
     Case(
-        name="HTTPRouteBackendRequestRedirect",
-        objects=_route(_rule("/a", "", _backend(_redirect(_HOST)))),
-        exchanges=(
-            (Ask(path="/a"), Want(status=302, headers={"location": "http://example.org/a"})),
-        ),
-    ),
-    Case(
         name="HTTPRouteRequestMirror",
-        objects=_route(
-            _rule("/mirror", _MIRROR % (V2, "")),
-            _rule("/edited", f"{_request(_MORE)}, {_MIRROR % (V2, '')}"),
+        objects=rules(
+            rule("/mirror", _MIRROR % (V2, "")),
+            rule("/edited", f"{edit_request(_MORE)}, {_MIRROR % (V2, '')}"),
         ),
         exchanges=(
             (Ask(path="/mirror"), Want(backend="echo-v1", mirrors=("echo-v2",))),
@@ -471,15 +285,15 @@ CASES = (
     ),
     Case(
         name="HTTPRouteRequestMultipleMirrors",
-        objects=_route(_rule("/m", f"{_MIRROR % (V2, '')}, {_MIRROR % (to('echo-v3'), '')}")),
+        objects=rules(rule("/m", f"{_MIRROR % (V2, '')}, {_MIRROR % (to('echo-v3'), '')}")),
         exchanges=((Ask(path="/m"), Want(backend="echo-v1", mirrors=("echo-v2", "echo-v3"))),),
     ),
     Case(
         name="HTTPRouteCORS",
-        objects=_route(
-            _rule("/cors-1", _CORS),
-            _rule("/cors-wild", _WILD % ""),
-            _rule("/cors-cred", _WILD % ", allowCredentials: true"),
+        objects=rules(
+            rule("/cors-1", _CORS),
+            rule("/cors-wild", _WILD % ""),
+            rule("/cors-cred", _WILD % ", allowCredentials: true"),
         ),
         exchanges=_CORS_ASKS,
     ),

@@ -16,7 +16,8 @@
  * ended badly before an answer, less those that were answered. A peer may cancel all its pending
  * streams at once, so its allowance of concurrent streams comes on top. */
 #define MAX_BAD_ENDS 100u
-/* Empty DATA, PRIORITY, unknown frames, 1xx: cost us more than the peer (CVE-2019-9518). */
+/* Empty DATA, PRIORITY, unknown frames, 1xx, SETTINGS and GOAWAY again: cost us more than the peer
+ * (CVE-2019-9515, CVE-2019-9518). */
 #define MAX_IDLE_FRAMES 1000u
 #define IDLE_CREDIT 16u
 /* Answers to PING, SETTINGS and bad frames that a peer lets pile up unread (CVE-2019-9512). */

@@ -27,9 +27,10 @@ uint64_t lane_random(mn_lane *lane)
     return lane->random[1] + b;
 }
 
-static uint32_t hash_of(const char *key, size_t len)
+/* The seed is the lane's own: clients choose the keys, and must not make them meet. */
+static uint32_t hash_of(uint64_t seed, const char *key, size_t len)
 {
-    uint64_t hash = 0xcbf29ce484222325u ^ len;
+    uint64_t hash = seed ^ len;
 
     for (; len >= 8; len -= 8, key += 8) {
         uint64_t word;
@@ -87,7 +88,7 @@ size_t lane_key(mn_lane *lane, const mn_caller *caller, const head *h)
 
 entry *lane_find(const mn_caller *caller, const char *key, size_t len)
 {
-    uint32_t hash = hash_of(key, len);
+    uint32_t hash = hash_of(caller->lane->seed, key, len);
     entry *e = caller->chains[hash % CHAINS];
 
     while (e && (e->hash != hash || e->key_len != len || memcmp(e->key, key, len) != 0))
@@ -223,7 +224,7 @@ int mn_lane_learn(mn_session *s, const char *text, size_t len, int end_stream, u
     if (!e)
         return -1;
     e->number = number;
-    e->hash = hash_of(e->key, key_len);
+    e->hash = hash_of(lane->seed, e->key, key_len);
     chain = &caller->chains[e->hash % CHAINS];
     e->next = *chain;
     *chain = e;

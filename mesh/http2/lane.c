@@ -131,6 +131,10 @@ void lane_answer_over(crossing *x)
 
 void lane_give_back(crossing *x, uint32_t reason, uint32_t code)
 {
+    if (!x->down) { /* nobody is left to have it */
+        finish(x, MN_CLIENT_GONE);
+        return;
+    }
     tell(x, MN_EVENT_RETURNED, reason, code, x->down->id);
     x->down->quiet = 0;
     let_go(x);

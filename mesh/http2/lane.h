@@ -111,7 +111,7 @@ struct mn_lane {
     mn_lane_limits limits;
     double bounds[BUCKETS];
     size_t bound_count, known_bytes;
-    uint64_t world, random[2], taken;
+    uint64_t world, random[2], seed, taken;
     uint32_t alone, *crowd; /* requests under way, of everybody: `own` is ours */
     size_t crowd_count, own;
     uint32_t tell, failed_calls;

@@ -205,7 +205,8 @@ mn_lane *mn_lane_new(const mn_lane_limits *limits, const double *bounds, size_t 
     lane->touched_end = &lane->touched;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         lane_name(lane, known[i].name, strlen(known[i].name), known[i].kind);
-    if (getrandom(lane->random, sizeof lane->random, 0) != sizeof lane->random ||
+    if (getrandom(&lane->seed, sizeof lane->seed, 0) != sizeof lane->seed ||
+        getrandom(lane->random, sizeof lane->random, 0) != sizeof lane->random ||
         !(lane->random[0] | lane->random[1])) {
         free(lane);
         return NULL;

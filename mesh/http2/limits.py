@@ -20,7 +20,8 @@ badly before an answer, less those that were answered. A peer may cancel all its
 once, so its allowance of concurrent streams comes on top."""
 
 MAX_IDLE_FRAMES = 1000
-"""Empty DATA, PRIORITY, unknown frames, 1xx: cost us more than the peer (CVE-2019-9518)."""
+"""Empty DATA, PRIORITY, unknown frames, 1xx, SETTINGS and GOAWAY again: cost us more than the peer
+(CVE-2019-9515, CVE-2019-9518)."""
 
 IDLE_CREDIT = 16
 

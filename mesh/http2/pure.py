@@ -37,6 +37,7 @@ from mesh.http2.framing import (
     PREFACE,
     PRIORITY,
     PUSH_PROMISE,
+    SETTINGS,
     FrameSplitter,
     RawFrame,
     parse_goaway,
@@ -69,6 +70,7 @@ class PureSession:
         self._refuse_above = _MAX_STREAMS
         self._pings = 0
         self._in_headers = False
+        self._said: set[int] = set()
         self._ending = False
         self._failure = ""
 
@@ -216,8 +218,9 @@ class PureSession:
             self._allowance.continuation()
         else:
             self._allowance.continuations = 0
-        if frame.kind == PRIORITY or frame.kind > CONTINUATION:
+        if frame.kind in self._said or frame.kind == PRIORITY or frame.kind > CONTINUATION:
             self._allowance.idle_frame()
+        self._said |= {frame.kind} & {SETTINGS, GOAWAY}
         if frame.kind == GOAWAY and frame.stream == 0 and not self._in_headers:
             self._receive_goaway(frame.raw, events)
             return

@@ -211,6 +211,18 @@ static int pong_received(mn_session *s, const uint8_t *payload)
     return event(s, MN_EVENT_PONG, 0, 8, 0);
 }
 
+/* A change now and then is good; each costs Python an event (CVE-2019-9515). */
+static int settings_received(mn_session *s)
+{
+    if (s->settled && count_idle_frame(s))
+        return NGHTTP2_ERR_CALLBACK_FAILURE;
+    s->settled = 1;
+    if (s->settings_told)
+        return 0;
+    s->settings_told = 1;
+    return event(s, MN_EVENT_SETTINGS, 0, 0, 0);
+}
+
 int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
 {
     mn_session *s = user;
@@ -225,14 +237,12 @@ int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
     case NGHTTP2_RST_STREAM:
         return reset_received(s, st, frame->rst_stream.error_code);
     case NGHTTP2_SETTINGS:
-        s->settled |= !(frame->hd.flags & NGHTTP2_FLAG_ACK);
-        if (frame->hd.flags & NGHTTP2_FLAG_ACK || s->settings_told)
-            return 0;
-        s->settings_told = 1;
-        return event(s, MN_EVENT_SETTINGS, 0, 0, 0);
+        return frame->hd.flags & NGHTTP2_FLAG_ACK ? 0 : settings_received(s);
     case NGHTTP2_PING:
         return frame->hd.flags & NGHTTP2_FLAG_ACK ? pong_received(s, frame->ping.opaque_data) : 0;
     case NGHTTP2_GOAWAY:
+        if (s->goaway_seen && count_idle_frame(s))
+            return NGHTTP2_ERR_CALLBACK_FAILURE;
         s->goaway_seen = 1;
         return event(s, MN_EVENT_GOAWAY, frame->goaway.last_stream_id, frame->goaway.error_code,
                      0);

@@ -208,7 +208,7 @@ struct lane {
 	void *owner;
 	int poller;
 	double now;
-	uint64_t world, random[2], taken;
+	uint64_t world, random[2], seed, taken;
 	size_t known_bytes; /* of entries that are not retired */
 	size_t client_count;
 	uint32_t alone, *crowd; /* requests under way, of everybody: `own` is ours */

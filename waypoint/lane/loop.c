@@ -52,6 +52,7 @@ struct lane *lane_new(const struct lane_limits *limits, const struct lane_calls 
 	lane->watch.sampling = -1;
 	lane->poller = epoll_create1(EPOLL_CLOEXEC);
 	if (lane->poller < 0 ||
+	    getrandom(&lane->seed, sizeof(lane->seed), 0) != sizeof(lane->seed) ||
 	    getrandom(lane->random, sizeof(lane->random), 0) != sizeof(lane->random)) {
 		if (lane->poller >= 0)
 			close(lane->poller);
@@ -290,6 +291,8 @@ void lane_tick(struct lane *lane)
 	lane->now = lane_clock();
 	for (link = lane->links; link; link = next) {
 		next = link->next;
+		if (link->dead) /* with the one before it; its own `next` still holds */
+			continue;
 		if (link->kind == CLIENT) {
 			struct client *client = (struct client *)link;
 

@@ -4,9 +4,10 @@
 
 #include <stdlib.h>
 
-static uint32_t hash_of(const char *key, size_t length)
+/* The seed is the lane's own: clients choose the keys, and must not make them meet. */
+static uint32_t hash_of(uint64_t seed, const char *key, size_t length)
 {
-	uint64_t hash = 0xcbf29ce484222325u ^ length;
+	uint64_t hash = seed ^ length;
 
 	while (length >= 8) {
 		uint64_t word;
@@ -62,7 +63,7 @@ size_t lane_key(const struct lane_caller *caller, const struct head *head, char 
 
 struct lane_entry *lane_find(struct lane_caller *caller, const char *key, size_t length)
 {
-	uint32_t hash = hash_of(key, length);
+	uint32_t hash = hash_of(caller->lane->seed, key, length);
 	struct lane_entry *entry = caller->chains[hash % 256];
 
 	for (; entry; entry = entry->next)
@@ -169,7 +170,7 @@ struct lane_entry *lane_add_entry(struct lane_caller *caller, const char *key, s
 		return NULL;
 	}
 	entry->id = id;
-	entry->hash = hash_of(key, key_length);
+	entry->hash = hash_of(lane->seed, key, key_length);
 	entry->key_length = key_length;
 	memcpy(entry->key, key, key_length);
 	entry->target_count = count;

@@ -279,11 +279,12 @@ static void must_agree(const char *command, int code)
 	char path[4096], *text;
 	struct slice limit = lookup("timeoutSeconds");
 	long timeout = limit.size ? strtol(limit.at, NULL, 10) : DEFAULT_TIMEOUT_S;
-	long long end = now_ms() + timeout * 1000LL;
+	long long end;
 	int fd, found;
 
 	if (timeout < 1 || timeout > 3600)
 		fail(INVALID_CONFIG, "timeoutSeconds must be 1 to 3600");
+	end = now_ms() + timeout * 1000LL;
 	if (!lookup_text("agentSocket", path, sizeof path))
 		fail(INVALID_CONFIG, "agentSocket is missing");
 	/* An agent that is being replaced is back within seconds. */

@@ -203,12 +203,14 @@ static int pong_received(mt_tunnel *t, const uint8_t *payload)
     return 0;
 }
 
-static void goaway_received(mt_tunnel *t, const nghttp2_goaway *goaway)
+static int goaway_received(mt_tunnel *t, const nghttp2_goaway *goaway)
 {
     const char *code = nghttp2_http2_strerror(goaway->error_code);
     char detail[DETAIL_SIZE];
     mt_link *next;
 
+    /* Applications that are gone end their streams here, and not while the list is walked. */
+    batch_flush(t->engine);
     /* Before the streams that are lost by it: who opens them again must choose another tunnel. */
     if (!t->draining && t->up)
         event_post(t->engine, MT_DRAINING, 0, &t->o, NULL, NULL, 0, 0);
@@ -222,26 +224,31 @@ static void goaway_received(mt_tunnel *t, const nghttp2_goaway *goaway)
         }
     }
     if (t->draining)
-        return;
+        return guard_idle_frame(t);
     snprintf(detail, sizeof detail, "peer sent GOAWAY %s", code);
     tunnel_drain_for(t, MT_LOSS_PEER_CLOSED, detail);
+    return 0;
 }
 
-static void settings_received(mt_tunnel *t)
+/* A change now and then is good; each costs Python an event (CVE-2019-9515). */
+static int settings_received(mt_tunnel *t)
 {
     uint32_t limit =
         nghttp2_session_get_remote_settings(t->h2, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
 
+    if (t->up && guard_idle_frame(t))
+        return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (limit > MAX_STREAMS)
         limit = MAX_STREAMS;
     event_post(t->engine, MT_PEER_LIMIT, (int)limit, &t->o, NULL, NULL, 0, 0);
     if (t->up)
-        return;
+        return 0;
     /* A TLS 1.3 client is done before the server looked at its certificate: only the server's
      * first frame says that both sides accept each other. */
     t->up = true;
     t->handshake_at = 0;
     event_post(t->engine, MT_UP, 0, &t->o, NULL, NULL, 0, 0);
+    return 0;
 }
 
 int http2_on_frame_recv(nghttp2_session *h2, const nghttp2_frame *frame, void *user)
@@ -258,14 +265,11 @@ int http2_on_frame_recv(nghttp2_session *h2, const nghttp2_frame *frame, void *u
     case NGHTTP2_RST_STREAM:
         return reset_received(t, st, frame->rst_stream.error_code);
     case NGHTTP2_SETTINGS:
-        if (!(frame->hd.flags & NGHTTP2_FLAG_ACK))
-            settings_received(t);
-        return 0;
+        return frame->hd.flags & NGHTTP2_FLAG_ACK ? 0 : settings_received(t);
     case NGHTTP2_PING:
         return frame->hd.flags & NGHTTP2_FLAG_ACK ? pong_received(t, frame->ping.opaque_data) : 0;
     case NGHTTP2_GOAWAY:
-        goaway_received(t, &frame->goaway);
-        return 0;
+        return goaway_received(t, &frame->goaway);
     default:
         return 0;
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -214,6 +215,41 @@ def test_goaway_in_the_middle_of_streams(factory: EngineFactory) -> None:
             assert (await it.log.lost).reason is LossReason.PEER_CLOSED
             for end in ends:
                 end.close()
+
+    run(main())
+
+
+def test_goaway_behind_payload_for_an_application_that_is_gone(factory: EngineFactory) -> None:
+    async def main() -> None:
+        async with scene(factory, peer_is_server=True) as it:
+            logs, ends = [], []
+            for _ in range(2):
+                near, engine_end = socket.socketpair()
+                log = StreamLog()
+                it.tunnel.open_stream(CONNECT, engine_end, log)
+                await it.peer.wait_frame(h2.HEADERS)
+                logs.append(log)
+                ends += [near, engine_end]
+            for stream, log in zip((1, 3), logs, strict=True):
+                it.peer.write(h2.frame(h2.HEADERS, b"\x88", flags=h2.END_HEADERS, stream=stream))
+                await log.opened
+            ends[2].shutdown(socket.SHUT_RD)  # writing fails now, reading does not
+            it.peer.write(h2.frame(h2.DATA, b"late", stream=3) + h2.frame(h2.GOAWAY, bytes(8)))
+            assert (await it.log.lost).reason is LossReason.PEER_CLOSED
+            for end in ends:
+                end.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", [h2.SETTINGS, h2.GOAWAY])
+def test_flood_of_frames_that_say_nothing_new(factory: EngineFactory, kind: int) -> None:
+    payload = bytes([0x7F, 255, 255, 255, 0, 0, 0, 0]) if kind == h2.GOAWAY else b""
+
+    async def main() -> None:
+        async with scene(factory) as it:
+            await _flood(it, h2.frame(kind, payload) * 100, 1 << 20)
+            assert (await it.log.lost).reason in (LossReason.PROTOCOL, LossReason.PEER_CLOSED)
 
     run(main())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
@@ -67,10 +69,9 @@ def reset(sock: socket.socket) -> None:
 
 async def connect(sock: socket.socket, address: SocketAddress) -> None:
     """Connect within ten seconds; on any failure close the socket and raise `UpstreamError`."""
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            await loop.sock_connect(sock, (str(address.ip), address.port))
+            await _connected(sock, address)
     except TimeoutError as error:
         sock.close()
         raise UpstreamError(f"{address} did not answer in {CONNECT_TIMEOUT_S:.0f} s") from error
@@ -80,3 +81,19 @@ async def connect(sock: socket.socket, address: SocketAddress) -> None:
     except BaseException:
         sock.close()
         raise
+
+
+async def _connected(sock: socket.socket, address: SocketAddress) -> None:
+    """As the loop's `sock_connect`, which sends every address through a thread to resolve it."""
+    number = sock.connect_ex((str(address.ip), address.port))
+    if number == errno.EINPROGRESS:
+        loop = asyncio.get_running_loop()
+        writable = asyncio.Event()
+        loop.add_writer(sock, writable.set)
+        try:
+            await writable.wait()
+        finally:
+            loop.remove_writer(sock)
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))

@@ -21,9 +21,10 @@ from mesh.telemetry.request_log import LogMode, RequestLog
 from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import EngineFactory, best_engine, engine_factory, parse_engine
 from waypoint.limits import ProxyLimits
+from waypoint.parts import WorkerOptions
 from waypoint.protection import Vantage
 from waypoint.shared.select import open_sharing
-from waypoint.worker import Worker, WorkerOptions
+from waypoint.worker import Worker
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -40,6 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--node", required=True)
     parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--expired-grace-s", type=float, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listener-fd", type=int, required=True)
     parser.add_argument("--limits-fd", type=int)
@@ -64,6 +66,7 @@ async def serve(arguments: argparse.Namespace, new_engine: EngineFactory) -> Non
         ),
         trace_sampling=arguments.trace_sampling,
         trace_export=arguments.trace_export,
+        expired_grace_s=arguments.expired_grace_s,
         vantage=Vantage(
             node=arguments.node,
             workers=arguments.workers,

@@ -124,16 +124,17 @@ class PolicyAuthorizer:
     # --- tokens ---------------------------------------------------------------------------------
 
     def _authenticate(
-        self, service: ServiceKey | None, head: RequestHead
+        self, service: ServiceKey | None, head: RequestHead, at: float | None = None
     ) -> Claims | Rejected | None:
-        """Claims of the request's token; None without one."""
+        """Claims of the request's token, at an instant or now; None without one."""
         authenticator = self._tokens.authenticator(service)
         if authenticator is None:
             return None
         query = head.target.partition(b"?")[2].decode("latin-1")
         request = TokenRequest(headers=_folded(head), query=query)
         outside = self._outside
-        outcome = authenticator.authenticate(request, outside.keys.keys, outside.epoch_s())
+        when = outside.epoch_s() if at is None else at
+        outcome = authenticator.authenticate(request, outside.keys.keys, when)
         if isinstance(outcome, Rejected):
             return outcome
         _apply(head, outcome.edits)
@@ -198,14 +199,16 @@ class PolicyAuthorizer:
         head: RequestHead,
         granted: Headers | None,
         before: PolicyAuthorizer,
+        began_at: float | None = None,
     ) -> Reply | None:
         """What to refuse a request with that `before` allowed; None: it may go on.
 
         External authorizers are not asked again: their word holds, unless a policy wants one that
-        was not asked.
+        was not asked. Tokens are judged as at `began_at` (epoch s): what has expired since then is
+        no matter of policy.
         """
         service = origin.service.key if origin.service else None
-        claims = self._authenticate(service, head)
+        claims = self._authenticate(service, head, began_at)
         if isinstance(claims, Rejected):
             return _bad_token(claims)
         if granted is not None:

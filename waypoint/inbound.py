@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Protocol
 
 from mesh.errors import ConfigError, MeshnodeError
@@ -19,6 +21,7 @@ from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
 from mesh.tunnel.contract import End, Headers, Loss, StreamRequest, Tunnel, TunnelEngine
+from mesh.tunnel.expired import ExpiredTunnels
 from waypoint.contract import Origin
 from waypoint.front import Front
 from waypoint.party import party
@@ -83,27 +86,35 @@ class _ClientStream:
 
 
 class _InboundTunnel:
-    """`TunnelEvents` of one client's tunnel."""
+    """`TunnelEvents` of one client's tunnel; `expires_at`: end of the certificate we showed."""
 
-    def __init__(self, owner: Inbound, client: SocketAddress) -> None:
+    def __init__(self, owner: Inbound, client: SocketAddress, expires_at: float) -> None:
         self._owner = owner
         self._client = client
+        self._expires_at = expires_at
 
     def tunnel_up(self, tunnel: Tunnel) -> None:
-        self._owner.tunnels.add(tunnel)
+        expires_at = min(self._expires_at, tunnel.peer_expires_at)
+        self._owner.tunnels[tunnel] = Proven(client=self._client, until=expires_at)
 
     def tunnel_draining(self, tunnel: Tunnel) -> None: ...
 
     def stream_requested(self, tunnel: Tunnel, request: StreamRequest) -> None:
-        self._owner.requested(tunnel.peer, self._client, request)
+        self._owner.requested(tunnel, self._client, request)
 
     def stream_slot_free(self, tunnel: Tunnel) -> None: ...
 
     def tunnel_lost(self, tunnel: Tunnel, loss: Loss) -> None:
-        if tunnel in self._owner.tunnels:
-            self._owner.tunnels.discard(tunnel)
-        else:
+        if not self._owner.lost(tunnel):
             log.warning("tunnel of %s: %s (%s)", self._client, loss.detail, loss.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proven:
+    """Who holds a tunnel, and how long certificates prove it (epoch s)."""
+
+    client: SocketAddress
+    until: float
 
 
 class Inbound:
@@ -117,13 +128,17 @@ class Inbound:
         engine: TunnelEngine,
         front: Front,
         spawn: Callable[[Coroutine[None, None, None]], None],
+        expired: ExpiredTunnels,
+        epoch_s: Callable[[], float] = time.time,
     ) -> None:
+        self._expired = expired
+        self._epoch_s = epoch_s
         self._waypoint = waypoint
         self._state = state
         self._engine = engine
         self._front = front
         self._spawn = spawn
-        self.tunnels: set[Tunnel] = set()
+        self.tunnels: dict[Tunnel, Proven] = {}
 
     def accepted(self, sock: socket.socket) -> None:
         """Take a TCP connection to the HBONE port."""
@@ -139,12 +154,28 @@ class Inbound:
             log.warning("no valid certificate: refused a tunnel of %s", client)
             sock.close()
             return
-        self._engine.server(sock, credentials, _InboundTunnel(self, client))
+        events = _InboundTunnel(self, client, credentials.svid.not_after)
+        self._engine.server(sock, credentials, events)
 
-    def requested(
-        self, peer: SpiffeId | None, client: SocketAddress, request: StreamRequest
-    ) -> None:
+    def lost(self, tunnel: Tunnel) -> bool:
+        """A tunnel has ended; False if it never was up."""
+        self._expired.forget(tunnel)
+        return self.tunnels.pop(tunnel, None) is not None
+
+    def retire_expired(self) -> None:
+        """Let clients dial again where the certificate they were shown, or showed, has ended."""
+        now = self._epoch_s()
+        for tunnel, proven in self.tunnels.items():
+            if proven.until <= now:
+                self._expired.retire(tunnel, now, f"tunnel of {tunnel.peer} from {proven.client}")
+
+    def requested(self, tunnel: Tunnel, client: SocketAddress, request: StreamRequest) -> None:
         """Judge one CONNECT and give its bytes to the front."""
+        if tunnel.peer_expires_at <= self._epoch_s():
+            # A client that does not heed GOAWAY could go on for ever with what it proved once.
+            request.decline()
+            return
+        peer = tunnel.peer
         try:
             connect = parse_connect(request.headers)
         except MeshnodeError as error:

@@ -26,11 +26,16 @@ class Judge(Protocol):
     """What policy says now of requests that began before."""
 
     def judge_again(
-        self, origin: Origin, head: RequestHead, granted: Headers | None
+        self,
+        origin: Origin,
+        head: RequestHead,
+        granted: Headers | None,
+        began_at: float | None = None,
     ) -> Reply | None:
         """What to refuse a request with that was allowed once, or None.
 
         `granted`: its headers after external authorizers had their say, if any were asked.
+        `began_at`: when its token was good, in seconds since the epoch; None: only now counts.
         """
 
     def token_expiry(self, origin: Origin, head: RequestHead) -> float | None:
@@ -72,6 +77,11 @@ class OpenExchanges:
             self._tunnels.pop(exchange, None)
 
     @property
+    def under_way(self) -> list[Exchange]:
+        """All of them, in no order."""
+        return list(self._open)
+
+    @property
     def tunnels(self) -> int:
         """Exchanges that became tunnels."""
         return len(self._tunnels)
@@ -97,11 +107,13 @@ class OpenExchanges:
         judge, ended = self.judge, 0
         if judge is None:
             return 0
+        elapsed = self._epoch_s() - self._now()
         for exchange in list(self._open):
             if exchange.tries is None:
                 continue  # it waits for its plan, or has its answer
             granted = exchange.tries.plan.granted
-            refusal = judge.judge_again(exchange.origin, _as_it_came(exchange), granted)
+            began_at = exchange.started_at + elapsed
+            refusal = judge.judge_again(exchange.origin, _as_it_came(exchange), granted, began_at)
             if refusal is not None and not exchange.is_over:
                 ended += 1
                 refuse(exchange, refusal)

@@ -49,6 +49,7 @@ class WaypointOptions:
         node: the node it runs on, which is what a join token names.
         listen: the HBONE listener.
         view: a loopback address that answers what the admin socket does; None = none.
+        expired_grace_s: how long open connections may go on past the end of a certificate.
         otlp_endpoint: where spans go, empty: nowhere.
         trace_sampling: share of new traces that are sampled, None: none begins here.
     """
@@ -64,6 +65,7 @@ class WaypointOptions:
     workers: int
     access_log: RequestLog
     drain_timeout_s: float
+    expired_grace_s: float = 600.0
     otlp_endpoint: str = ""
     trace_sampling: float | None = None
 

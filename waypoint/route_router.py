@@ -80,13 +80,18 @@ class RouteRouter:
         return None
 
     def judge_again(
-        self, origin: Origin, head: RequestHead, granted: Headers | None, before: RouteRouter
+        self,
+        origin: Origin,
+        head: RequestHead,
+        granted: Headers | None,
+        before: RouteRouter,
+        began_at: float | None,
     ) -> Reply | None:
         """See `waypoint.open_exchanges.Judge`; `before` allowed the request."""
         refused = self._normalize(head)
         if refused is not None or self._authorizer is None or before._authorizer is None:
             return refused
-        return self._authorizer.judge_again(origin, head, granted, before._authorizer)
+        return self._authorizer.judge_again(origin, head, granted, before._authorizer, began_at)
 
     def token_expiry(self, origin: Origin, head: RequestHead) -> float | None:
         """See `waypoint.open_exchanges.Judge`."""

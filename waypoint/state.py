@@ -101,10 +101,18 @@ class WorkerState:
         return self._memo.plan(origin, head)
 
     def judge_again(
-        self, origin: Origin, head: RequestHead, granted: Headers | None
+        self,
+        origin: Origin,
+        head: RequestHead,
+        granted: Headers | None,
+        began_at: float | None = None,
     ) -> Reply | None:
         """See `waypoint.open_exchanges.Judge`; the snapshot before allowed the request."""
-        return self._router.judge_again(origin, head, granted, self._before)
+        return self._router.judge_again(origin, head, granted, self._before, began_at)
+
+    def settle(self) -> None:
+        """All requests under way are such as the newest snapshot allows."""
+        self._before = self._router
 
     def token_expiry(self, origin: Origin, head: RequestHead) -> float | None:
         """See `waypoint.open_exchanges.Judge`."""

@@ -212,6 +212,7 @@ class Supervisor:
             *("--access-log", str(log.mode), "--access-log-share", str(log.share)),
             *(() if log.rate_per_s is None else ("--access-log-rate", str(log.rate_per_s))),
             *("--node", options.node, "--workers", str(options.workers)),
+            *("--expired-grace-s", str(options.expired_grace_s)),
             *(() if sampling is None else ("--trace-sampling", str(sampling))),
             *(("--trace-export",) if self.spans is not None else ()),
             *("--control-fd", str(control), "--listener-fd", str(listener)),

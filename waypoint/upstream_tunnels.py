@@ -18,6 +18,7 @@ from mesh.model.address import SocketAddress
 from mesh.model.credentials import Credentials
 from mesh.model.workload import WorkloadUid
 from mesh.tunnel.contract import End, Headers, Loss, StreamRequest, Tunnel, TunnelEngine
+from mesh.tunnel.expired import ExpiredTunnels
 from waypoint.target import Target
 
 log = logging.getLogger(__name__)
@@ -59,16 +60,18 @@ class _Opening:
 
 
 class _Dialled:
-    """`TunnelEvents` of one tunnel to an endpoint."""
+    """`TunnelEvents` of one tunnel to an endpoint; `expires_at`: end of our certificate."""
 
-    def __init__(self, owner: UpstreamTunnels, key: PoolKey) -> None:
+    def __init__(self, owner: UpstreamTunnels, key: PoolKey, expires_at: float) -> None:
         self._owner = owner
         self._key = key
+        self._expires_at = expires_at
         self._up = False
 
     def tunnel_up(self, tunnel: Tunnel) -> None:
         self._up = True
-        self._owner.pool.dialled(self._key, tunnel)
+        expires_at = min(self._expires_at, tunnel.peer_expires_at)
+        self._owner.pool.dialled(self._key, tunnel, expires_at)
         self._owner.serve_waiting(self._key)
 
     def tunnel_draining(self, tunnel: Tunnel) -> None:
@@ -82,6 +85,7 @@ class _Dialled:
 
     def tunnel_lost(self, tunnel: Tunnel, loss: Loss) -> None:
         detail = f"tunnel to {self._key.peer}: {loss.detail or loss.reason}"
+        self._owner.expired.forget(tunnel)
         if self._up:
             self._owner.pool.lost(self._key, tunnel)
         else:
@@ -98,7 +102,9 @@ class UpstreamTunnels:
         engine: TunnelEngine,
         credentials: OwnCredentials,
         spawn: Callable[[Coroutine[None, None, None]], None],
+        expired: ExpiredTunnels,
     ) -> None:
+        self.expired = expired
         self._loop = loop
         self._engine = engine
         self._credentials = credentials
@@ -162,13 +168,19 @@ class UpstreamTunnels:
             if credentials is None:
                 sock.close()
                 raise IdentityError("the waypoint has no valid certificate")
-            self._engine.client(sock, credentials, key.expected, _Dialled(self, key))
+            events = _Dialled(self, key, credentials.svid.not_after)
+            self._engine.client(sock, credentials, key.expected, events)
         except MeshnodeError as error:
             self.dial_failed(key, str(error))
 
     def dial_failed(self, key: PoolKey, detail: str) -> None:
         for opening in self.pool.dial_failed(key):
             opening.fail(detail)
+
+    def retire_expired(self, now: float) -> None:
+        """Open no more connections where a certificate has ended; `now` in epoch seconds."""
+        for key, tunnel in self.pool.expired(now):
+            self.expired.retire(tunnel, now, f"tunnel to {key.peer}")
 
     def close_idle(self) -> None:
         """End tunnels that nobody used for some minutes."""

@@ -1,4 +1,4 @@
-"""One worker: listener, tunnels, front, data path, and the channel to the supervisor."""
+"""One worker: serves what its listener accepts, and talks to the supervisor."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
-from random import Random
 
 from mesh.jwt.fetch import KeyRing
-from mesh.model.identity import SpiffeId
 from mesh.state.delta import apply_delta, decode_delta
-from mesh.telemetry.request_log import LogMode, RequestLog
-from mesh.telemetry.trace_context import TraceStarter
+from mesh.telemetry import names
 from mesh.tunnel.contract import TunnelEngine
-from waypoint.authorize import Outside
 from waypoint.cluster_state import PolicyCounters, describe
-from waypoint.custom.ask import Authorizers
 from waypoint.feed import (
     CredentialsChange,
     Drain,
@@ -35,24 +28,10 @@ from waypoint.feed import (
     encode,
     worker_reader,
 )
-from waypoint.flush_queue import FlushQueue
-from waypoint.front import Front
-from waypoint.h2_lane import Http2Lane
-from waypoint.inbound import Inbound
 from waypoint.issuers import issuer_states
-from waypoint.lane.host import Lane
-from waypoint.lane.record import Log, Watch
-from waypoint.lane.recorder import Observation
-from waypoint.lane.select import build_lane, is_built
 from waypoint.limits import ProxyLimits
-from waypoint.opaque import Clocks, OpaqueConnections
-from waypoint.pool import Pool
-from waypoint.protection import Vantage
-from waypoint.proxy import Proxy
-from waypoint.records import Records
-from waypoint.state import WorkerState
+from waypoint.parts import Builder, WorkerOptions
 from waypoint.target import Target
-from waypoint.upstream_tunnels import UpstreamTunnels
 
 log = logging.getLogger(__name__)
 
@@ -61,28 +40,6 @@ STATS_TICKS = 4
 DRAIN_POLL_S = 0.05
 ORPHAN_DRAIN_S = 30.0
 MAX_UNSENT_BYTES = 4 << 20
-_LANE_LOG = {LogMode.OFF: Log.NONE, LogMode.TEXT: Log.ALL, LogMode.JSON: Log.ALL}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """What a worker is told.
-
-    Attributes:
-        waypoint: `<namespace>/<name>`.
-        identity: its own, for headers.
-        trace_sampling: share of new traces that are sampled, None: none begins.
-        trace_export: spans are wanted.
-        vantage: where it stands among endpoints and workers.
-    """
-
-    waypoint: str
-    identity: SpiffeId
-    cluster: str
-    access_log: RequestLog
-    trace_sampling: float | None = None
-    trace_export: bool = False
-    vantage: Vantage = field(default_factory=Vantage)
 
 
 class Worker:
@@ -101,120 +58,18 @@ class Worker:
         self._options = options
         self._engine = engine
         self._tasks = tasks
-        random = Random()
-        self._records = records = Records(options.cluster, options.access_log, random.random)
-        self._policy_counters = PolicyCounters(records.count)
-        self._traces = TraceStarter(
-            options.trace_sampling, exports=options.trace_export, random=random
-        )
-        self._state = state = WorkerState(
-            options.waypoint, random, keys, self._outside(random), options.vantage
-        )
-        self._upstream = UpstreamTunnels(self._loop, engine, state, self._spawn)
-        flushes = FlushQueue(self._loop)
-        self._relays = OpaqueConnections(
-            records,
-            lambda origin: state.opaque_verdict(origin),
-            Clocks(now=time.monotonic, epoch_s=time.time),
-        )
-        self._pool = Pool(self._loop, self._upstream, limits, self._spawn, flushes)
-        self._proxy = self._build_proxy(limits, random)
-        self._front = Front(
-            self._loop,
-            exchanges=self._proxy,
-            limits=limits,
-            engine=engine,
-            opaque=state,
-            opener=self._upstream,
-            flushes=flushes,
-            relays=self._relays,
-            protocol=state.app_protocol,
-        )
-        self._lane = self._build_lane(limits, random) if is_built() else None
-        self._h2_lane = None if self._is_traced() else self._build_h2_lane(limits, random)
-        self._inbound = self._build_inbound()
+        parts = Builder(options, engine, tasks, limits, keys).build()
+        self._state, self._records = parts.state, parts.records
+        self._expired, self._upstream = parts.expired, parts.upstream
+        self._inbound, self._front, self._relays = parts.inbound, parts.front, parts.relays
+        self._pool, self._proxy = parts.pool, parts.proxy
+        self._lane, self._h2_lane = parts.lane, parts.h2_lane
+        keys.on_removed = self._keys_removed
+        self._policy_counters = PolicyCounters(self._records.count)
+        self._told_cut = 0
         self._writer: asyncio.StreamWriter | None = None
         self._listening = False
         self._drain_s: asyncio.Future[float] = self._loop.create_future()
-
-    def _outside(self, random: Random) -> Outside:
-        return Outside(
-            keys=self._keys,
-            # Its own connections are made of what the state knows, so the pool comes later.
-            authorizers=Authorizers(lambda: self._pool, random),
-            spawn=self._tasks.create_task,
-            epoch_s=time.time,
-            count=self._records.count,
-        )
-
-    def _build_proxy(self, limits: ProxyLimits, random: Random) -> Proxy:
-        proxy = Proxy(
-            self._loop,
-            limits=limits,
-            pool=self._pool,
-            router=self._state,
-            record=self._records.record,
-            random=random,
-            identity=self._options.identity,
-            traces=self._traces,
-            span=self._records.span,
-        )
-        proxy.under_way.judge = self._state
-        return proxy
-
-    def _is_traced(self) -> bool:
-        """Whether traces are made, which over HTTP/2 only Python does."""
-        return self._options.trace_export or self._options.trace_sampling is not None
-
-    def _build_h2_lane(self, limits: ProxyLimits, random: Random) -> Http2Lane:
-        lane = Http2Lane(
-            self._loop,
-            limits=limits,
-            decider=self._state,
-            proxy=self._proxy,
-            random=random,
-            traces=self._traces,
-        )
-        lane.watch(self._options.access_log.mode, tapped=False)
-        self._front.h2_lane = self._pool.h2_lane = lane
-        return lane
-
-    def _build_lane(self, limits: ProxyLimits, random: Random) -> Lane:
-        options = self._options
-        watch = Watch(
-            log=_LANE_LOG.get(options.access_log.mode, Log.ERRORS),
-            log_share=options.access_log.share,
-            log_json=options.access_log.mode.is_json,
-            traces=True,
-            sampling=options.trace_sampling,
-            exports=options.trace_export,
-        )
-        lane = build_lane(
-            self._loop,
-            limits=limits,
-            decider=self._state,
-            proxy=self._proxy,
-            pool=self._pool,
-            front=self._front,
-            opener=self._upstream,
-            spawn=self._spawn,
-            random=random,
-            observation=Observation(watch=watch, sink=self._records, traces=self._traces),
-        )
-        lane.allow_lines(self._records.lend_lines(0))  # the first report is yet to come
-        return lane
-
-    def _build_inbound(self) -> Inbound:
-        return Inbound(
-            waypoint=self._options.waypoint,
-            state=self._state,
-            engine=self._engine,
-            front=self._front,
-            spawn=self._spawn,
-        )
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        self._tasks.create_task(work)
 
     async def run(self, control: socket.socket, listener: socket.socket) -> None:
         """Serve; return when drained."""
@@ -282,7 +137,8 @@ class Worker:
                 self._state.replace_snapshot(snapshot)
                 self._relays.judge_again()
                 if self._state.policy_changed:
-                    self._judge_requests_again()
+                    self._judge_requests_again("changed policy")
+                self._state.settle()
                 if self._lane is not None:
                     self._lane.forget()
                 if self._h2_lane is not None:
@@ -303,13 +159,17 @@ class Worker:
             self._loop.add_reader(listener, self._accept, listener)
             self._send(Ready(revision=self._state.snapshot.revision))
 
-    def _judge_requests_again(self) -> None:
+    def _keys_removed(self) -> None:
+        """An issuer took a key back: what it signed opens nothing any more."""
+        self._judge_requests_again("removed keys")
+
+    def _judge_requests_again(self, cause: str) -> None:
         ended = self._proxy.under_way.judge_again()
         if self._h2_lane is not None:
             ended += self._h2_lane.judge_again(self._state)
         if ended:
             revision = self._state.snapshot.revision
-            log.info("revision %d: %d requests under way cut by policy", revision, ended)
+            log.info("revision %d: %d requests under way cut by %s", revision, ended, cause)
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -369,12 +229,23 @@ class Worker:
         self._proxy.under_way.tick()
         self._state.protections.tick()
         self._relays.tick()
+        self._retire_expired()
         self._pool.close_idle()
         self._upstream.close_idle()
         if self._lane is not None:
             self._lane.tick()
         if self._h2_lane is not None:
             self._h2_lane.tick()
+
+    def _retire_expired(self) -> None:
+        """Requests go no further on what a certificate proved than their grace lasts."""
+        now = time.time()
+        self._inbound.retire_expired()
+        self._upstream.retire_expired(now)
+        self._expired.end_overdue(now)
+        cut, self._told_cut = self._expired.cut - self._told_cut, self._expired.cut
+        if cut:
+            self._records.count(names.EXPIRED_CUT.name, (), cut)
 
     def _stats(self) -> Stats:
         return Stats(

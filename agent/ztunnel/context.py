@@ -7,13 +7,13 @@ import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
-from agent.ztunnel.expired import ExpiredTunnels
 from agent.ztunnel.lane_records import LaneRecords
 from agent.ztunnel.live import LiveConnections
 from agent.ztunnel.recorder import Recorder
 from agent.ztunnel.sockets import SocketSource
 from agent.ztunnel.state import WorkerState
 from mesh.tunnel.contract import TunnelEngine
+from mesh.tunnel.expired import ExpiredTunnels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,6 @@ from agent.feed.records import to_wire
 from agent.holder.protocol import Family, ListenerName, SocketKind
 from agent.ztunnel.context import WorkerContext
 from agent.ztunnel.doors import Doors
-from agent.ztunnel.expired import ExpiredTunnels
 from agent.ztunnel.far_lanes import FarLane, FarLanes
 from agent.ztunnel.inbound import Inbound
 from agent.ztunnel.lane_records import LaneRecords
@@ -49,6 +48,7 @@ from mesh.model.connection import ConnectionRecord
 from mesh.model.workload import WorkloadUid
 from mesh.state.delta import apply_delta, decode_delta
 from mesh.tunnel.contract import RECORDS_PER_S, TunnelEngine
+from mesh.tunnel.expired import ExpiredTunnels
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import best_engine, engine_factory
 from waypoint.feed import Lines, supervisor_reader
 from waypoint.limits import ProxyLimits
-from waypoint.worker import WorkerOptions
+from waypoint.parts import WorkerOptions
 
 
 class ObservedWorker(LoneWorker):

@@ -31,7 +31,8 @@ from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import best_engine, engine_factory
 from waypoint.inbound import find_origin
 from waypoint.limits import ProxyLimits
-from waypoint.worker import STATS_TICKS, TICK_S, Worker, WorkerOptions
+from waypoint.parts import WorkerOptions
+from waypoint.worker import STATS_TICKS, TICK_S, Worker
 
 Listen = tuple[str, int]
 OPTIONS = WorkerOptions(
@@ -78,7 +79,7 @@ class LoneWorker(Worker):
         client = SocketAddress(parse_ip(host), port)
         origin = find_origin(self._state.snapshot, WAYPOINT, CALLER, client, dialled)
         assert origin is not None
-        self._spawn(self._front.serve(sock, origin))
+        self._tasks.create_task(self._front.serve(sock, origin))
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import urljoin, urlsplit
 
@@ -96,6 +96,9 @@ class KeyRing:
         self._chance = chance
         self._sources: dict[JwksLocation, _Kept] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self.on_removed: Callable[[], None] | None = None
+        """Told when a key of a source is no longer published: what it signed is not good any
+        more."""
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[KeyRing]:
@@ -117,9 +120,13 @@ class KeyRing:
             if self._tasks is None:
                 raise RuntimeError("the key ring does not run")
             source = JwksSource(location, asyncio.get_running_loop().time())
-            kept = _Kept(source, self._fetcher, self._chance)
+            kept = _Kept(source, self._fetcher, self._chance, self._removed)
             kept.task = self._tasks.create_task(kept.run())
             self._sources[location] = kept
+
+    def _removed(self) -> None:
+        if self.on_removed is not None:
+            self.on_removed()
 
     def keys(self, rule: JwtRule) -> KeySet | None:
         """Return the keys of a rule; None while there are none."""
@@ -149,8 +156,15 @@ class _Kept:
 
     task: asyncio.Task[None]
 
-    def __init__(self, source: JwksSource, fetcher: KeyFetcher, chance: random.Random) -> None:
+    def __init__(
+        self,
+        source: JwksSource,
+        fetcher: KeyFetcher,
+        chance: random.Random,
+        removed: Callable[[], None],
+    ) -> None:
         self.source = source
+        self._removed = removed
         self._fetcher = fetcher
         self._chance = chance
         self._forced: Fetch | None = None
@@ -197,7 +211,12 @@ class _Kept:
         except UpstreamError as error:
             self.source.failed(fetch, str(error), loop.time(), self._chance.random())
             return None
-        return self.source.fetched(fetch, body, loop.time(), self._chance.random())
+        before = self.source.keys
+        following = self.source.fetched(fetch, body, loop.time(), self._chance.random())
+        now = self.source.keys
+        if before is not None and now is not None and not now.keeps_all_of(before):
+            self._removed()
+        return following
 
     async def _wait(self, deadline: float | None) -> None:
         if self._forced is None:

@@ -63,6 +63,10 @@ class KeySet:
     keys: tuple[VerificationKey, ...]
     problems: tuple[str, ...] = ()
 
+    def keeps_all_of(self, older: KeySet) -> bool:
+        """Whether no key of an older set is missing."""
+        return all(key in self.keys for key in older.keys)
+
     def candidates(self, kid: str, algorithm: str) -> tuple[VerificationKey, ...]:
         """Collect the keys that may have signed: those named `kid`, else those without a name."""
         fitting = [key for key in self.keys if algorithm in key.algorithms]

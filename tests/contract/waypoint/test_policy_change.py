@@ -8,13 +8,17 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import pytest
+
+from mesh.http1.message import Framing, RequestHead
 from mesh.model.authentication import JwtRule
 from mesh.model.policy import AuthorizationPolicy, PolicyAction, RequestMatch
 from mesh.model.provider import ExternalAuthorizer
 from tests.contract.http1.stage import Client, run
+from tests.contract.waypoint.authorizers import ASK as CUSTOM
+from tests.contract.waypoint.authorizers import GUARD, exact, policy
 from tests.contract.waypoint.scene import Scene, Script, authentication, scene
-from tests.contract.waypoint.test_custom import ASK as CUSTOM
-from tests.contract.waypoint.test_custom import GUARD, exact, policy
+from tests.contract.waypoint.test_tokens import ONE, TWO, eventually, serving_issuer
 from tests.contract.waypoint.test_websocket import UPGRADE
 from tests.contract.waypoint.test_websocket_h2 import ASK as UPGRADE_H2
 from tests.contract.waypoint.test_websocket_h2 import Peer
@@ -218,5 +222,99 @@ def test_a_tunnel_ends_with_its_token() -> None:
                 assert await nobody.exactly(10) == b"still here"
                 (record,) = here.records
                 assert (record.flag, record.details) == ("TOKEN_EXPIRED", "jwt_expired")
+
+    run(main())
+
+
+@pytest.mark.slow
+def test_requests_end_when_the_key_of_their_token_is_taken_back() -> None:
+    """Slow: an issuer is asked again after ten seconds at the earliest."""
+
+    async def main() -> None:
+        async with serving_issuer(issuer.jwks(ONE, TWO)) as idp:
+            rule = JwtRule(issuer=idp.url, jwks_uri=f"{idp.url}/certs", allow_http=True)
+            script = Script(authentications=(authentication(rule),))
+            one, two = (f"Authorization: Bearer {idp.token(by)}" for by in (ONE, TWO))
+            async with scene(streams, script=script) as here:
+                await eventually(lambda: has_keys(here, rule))
+                judged = judged_when_keys_go(here)
+                async with (
+                    asking(here, upgrade(one)) as socket,
+                    asking(here, get("/events", one), b"data: 1\n\n") as events,
+                    asking(here, UPGRADE) as nobody,
+                    asking(here, upgrade(two)) as other,
+                ):
+                    idp.keys = issuer.jwks(TWO)
+                    await eventually(lambda: here.keys.refresh([rule]))
+                    assert judged == [2]
+                    await cut(socket)
+                    await cut(events)
+                    for client in (nobody, other):
+                        client.send(b"still here")
+                        assert await client.exactly(10) == b"still here"
+                    await settled(here, 2)
+                    assert {str(record.flag) for record in here.records} == {"POLICY_CHANGE"}
+                    assert all("jwt_authn_access_denied" in r.details for r in here.records)
+                    idp.keys = issuer.jwks(TWO, ONE)  # one more takes nothing away
+                    await eventually(lambda: here.keys.refresh([rule]))
+                    assert judged == [2]
+
+    run(main())
+
+
+def judged_when_keys_go(here: Scene) -> list[int]:
+    """How many requests end, each time that a key is taken back; as the worker does it."""
+    here.proxy.under_way.judge = here.state
+    ended: list[int] = []
+
+    def removed() -> None:
+        here.state.settle()
+        ended.append(here.proxy.under_way.judge_again())
+
+    here.keys.on_removed = removed
+    return ended
+
+
+async def has_keys(here: Scene, rule: JwtRule) -> bool:
+    return here.keys.keys(rule) is not None
+
+
+def upgrade(*fields: str) -> bytes:
+    return UPGRADE[:-2] + "".join(f"{field}\r\n" for field in fields).encode() + b"\r\n"
+
+
+def test_a_token_is_judged_as_of_when_its_request_began() -> None:
+    """What has expired since then is no matter of policy."""
+
+    async def main() -> None:
+        signer = issuer.signer("ES256", "one")
+        rule = JwtRule(issuer=ISSUER, jwks=issuer.jwks(signer).decode())
+        script = Script(authentications=(authentication(rule),))
+        now = time.time()
+        # Within the grace of every token, and not for long.
+        token = issuer.token(signer, issuer.payload(iss=ISSUER, exp=int(now) - 57))
+        async with scene(streams, script=script) as here:
+            bearer = f"Authorization: Bearer {token}"
+            async with asking(here, get("/events", bearer), b"data: 1\n\n") as events:
+                (exchange,) = here.proxy.under_way.under_way
+                head = RequestHead(
+                    method=b"GET",
+                    target=b"/events",
+                    host=b"web",
+                    headers=[(b"authorization", bearer.encode().partition(b" ")[2])],
+                    minor=1,
+                    framing=Framing.NONE,
+                    length=None,
+                    keep_alive=True,
+                )
+                origin = exchange.origin
+                assert here.state.judge_again(origin, replace(head), None, now) is None
+                late = here.state.judge_again(origin, replace(head), None, now + 3600)
+                assert late is not None
+                assert "expired" in late.details
+                assert change(here, no("/other")) == 0
+                assert change(here, no("/events")) == 1
+                await cut(events)
+                await settled(here)
 
     run(main())

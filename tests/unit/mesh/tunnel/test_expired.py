@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from agent.ztunnel.expired import ExpiredTunnels
 from mesh.tunnel.contract import EndReason
+from mesh.tunnel.expired import ExpiredTunnels
 from mesh.tunnel.native.engine import NativeTunnelEngine
 from tests.support.tunnel import run, tunnel_pair
 

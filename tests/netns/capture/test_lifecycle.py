@@ -54,7 +54,7 @@ def test_second_start_compiles_nothing(name: str) -> None:
 def test_loader_killed_half_way_is_made_good(name: str) -> None:
     first_program = NodePaths(name).pin_dir / "progs" / PROGRAMS[0].name
     child = subprocess.Popen([*LOADER, name], stdout=subprocess.DEVNULL)
-    eventually(lambda: first_program.exists() or child.poll() is not None, deadline_s=100)
+    eventually(lambda: first_program.exists() or child.poll() is not None, deadline_s=300)
     child.send_signal(signal.SIGKILL)
     child.wait()
     with pins.open_maps(NodePaths(name)) as maps:

@@ -6,12 +6,24 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.lab.leaks import Session, find_leaks, take_inventory
 from tests.lab.record import sweep
 from tests.lab.topology import Lab
 
 NO_ROOT = "needs root (namespaces, cgroups, BPF): run it with sudo"
+
+
+# One example after the other on a busy machine: its time says nothing. The same examples in every
+# run, so that a failure is of the change that is tested; `--hypothesis-profile=deep` looks further.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "deep", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 
 import click
 
@@ -167,6 +166,9 @@ def _show_examples(command: click.Command, words: str) -> None:
 
 def meshnode_version() -> str:
     """The installed version."""
+    # Slow to import, and nearly no command asks.
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("meshnode")
     except PackageNotFoundError:

@@ -68,9 +68,10 @@ fmt: $(READY) ## format the Python
 	$(PY) -m ruff format $(ROOMS)
 	$(PY) -m ruff check --fix $(ROOMS)
 
-lint: $(READY) ## format and lint rules
+lint: $(READY) ## format and lint rules, sizes of functions and modules
 	$(PY) -m ruff format --check $(ROOMS)
 	$(PY) -m ruff check $(ROOMS)
+	$(PY) scripts/size_check.py
 
 types: $(READY) ## mypy, strict
 	$(PY) -m mypy

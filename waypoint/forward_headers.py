@@ -109,9 +109,8 @@ def prepare_request(
             elif name == b"content-type" and value.startswith(b"application/grpc"):
                 seen.is_grpc = value == b"application/grpc" or value[16:17] in (b"+", b";")
         kept.append(item)
-    chain = seen.forwarded_for
-    chain = chain + b", " + caller.address if chain else caller.address
-    seen.forwarded_for = chain
+    before = seen.forwarded_for
+    chain = seen.forwarded_for = before + b", " + caller.address if before else caller.address
     if not seen.request_id:
         seen.request_id = new_request_id(random)
     kept.append((b"x-forwarded-for", chain))

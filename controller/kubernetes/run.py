@@ -94,6 +94,7 @@ async def run_cluster_controller(
             lead = _leader(cluster, source, client, mesh, state_dir, admission)
             authenticator = TokenReviewAuthenticator(api, cluster.agents, now=time.monotonic)
             directory = SnapshotDirectory(lambda: mesh.snapshot)
+            arrivals = Arrivals(directory, lambda: mesh.changed, patience_s=cluster.patience_s)
             async with _background(mesh, secret, election, admission):
                 await run_controller(
                     settings,
@@ -103,9 +104,7 @@ async def run_cluster_controller(
                     stop=stop,
                     on_ready=on_ready,
                     authenticator=authenticator,
-                    arrivals=Arrivals(
-                        directory, lambda: mesh.changed, patience_s=cluster.patience_s
-                    ),
+                    arrivals=arrivals,
                 )
 
 

@@ -163,6 +163,17 @@ class Script:
             request_authentications={item.key: item for item in self.authentications},
         )
 
+    def origin(self, snapshot: MeshSnapshot, ports: Sequence[int]) -> Origin:
+        """What every client dials."""
+        return Origin(
+            principal=CALLER,
+            client=SocketAddress(parse_ip("10.0.0.9"), 0),
+            dialled=self.dialled or (loopback(ports[0]) if self.direct else VIP),
+            service=None if self.direct else snapshot.services[ServiceKey("shop/web")],
+            workload=POD if self.direct else None,
+            src=party(None, CALLER),
+        )
+
 
 @contextlib.asynccontextmanager
 async def scene(*handlers: Handler, script: Script) -> AsyncIterator[Scene]:
@@ -172,26 +183,15 @@ async def scene(*handlers: Handler, script: Script) -> AsyncIterator[Scene]:
     counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
     async with contextlib.AsyncExitStack() as stack:
         ports = [await stack.enter_async_context(serving(handler)) for handler in handlers]
-        fetcher = KeyFetcher()
-        stack.push_async_callback(fetcher.close)
-        keys = await stack.enter_async_context(KeyRing(fetcher, Random(1)).run())
+        keys = await stack.enter_async_context(_key_ring())
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
 
         def spawn(work: Coroutine[None, None, None]) -> None:
             tasks.create_task(work)
 
-        def count(name: str, labels: tuple[str, ...]) -> None:
-            counts[(name, labels)] += 1
-
         flushes = FlushQueue(loop)
         pool = Pool(loop, TcpConnector(loop), script.limits, spawn, flushes)
-        outside = Outside(
-            keys=keys,
-            authorizers=Authorizers(lambda: pool, Random(3)),
-            spawn=tasks.create_task,
-            epoch_s=time.time,
-            count=count,
-        )
+        outside = _outside(keys, pool, tasks, counts)
         state = WorkerState(WAYPOINT, Random(5), keys, outside, script.vantage)
         state.replace_snapshot(script.build(ports))
         proxy = Proxy(
@@ -203,43 +203,73 @@ async def scene(*handlers: Handler, script: Script) -> AsyncIterator[Scene]:
             random=Random(7),
             identity=OWN,
         )
-        origin = Origin(
-            principal=CALLER,
-            client=SocketAddress(parse_ip("10.0.0.9"), 0),
-            dialled=script.dialled or (loopback(ports[0]) if script.direct else VIP),
-            service=None if script.direct else state.snapshot.services[ServiceKey("shop/web")],
-            workload=POD if script.direct else None,
-            src=party(None, CALLER),
+        stack.callback(pool.close_all)
+        pool.h2_lane = h2_lane = _h2_lane(proxy, state, script.limits)
+        origin = script.origin(state.snapshot, ports)
+        port, port_h2 = await _listen(proxy, origin, flushes, script.limits, h2_lane, stack)
+        yield Scene(
+            proxy=proxy,
+            state=state,
+            keys=keys,
+            port=port,
+            port_h2=port_h2,
+            records=records,
+            counts=counts,
+            h2_lane=h2_lane,
         )
-        h2_lane = None
-        if USE_H2_LANE.get():
-            pool.h2_lane = h2_lane = Http2Lane(
-                loop, limits=script.limits, decider=state, proxy=proxy, random=Random(7)
-            )
-            h2_lane.watch(LogMode.ERRORS, tapped=False)
-        listener = await loop.create_server(
-            lambda: Http1Server(loop, proxy, origin, script.limits, lambda _: None, flushes),
-            "127.0.0.1",
-            0,
-        )
-        listener_h2 = await loop.create_server(
-            lambda: Http2Server(loop, proxy, origin, script.limits, lambda _: None, h2_lane),
-            "127.0.0.1",
-            0,
-        )
-        port, port_h2 = (each.sockets[0].getsockname()[1] for each in (listener, listener_h2))
-        try:
-            yield Scene(
-                proxy=proxy,
-                state=state,
-                keys=keys,
-                port=port,
-                port_h2=port_h2,
-                records=records,
-                counts=counts,
-                h2_lane=h2_lane,
-            )
-        finally:
-            listener.close()
-            listener_h2.close()
-            pool.close_all()
+
+
+def _outside(
+    keys: KeyRing,
+    pool: Pool,
+    tasks: asyncio.TaskGroup,
+    counts: Counter[tuple[str, tuple[str, ...]]],
+) -> Outside:
+    def count(name: str, labels: tuple[str, ...]) -> None:
+        counts[(name, labels)] += 1
+
+    return Outside(
+        keys=keys,
+        authorizers=Authorizers(lambda: pool, Random(3)),
+        spawn=tasks.create_task,
+        epoch_s=time.time,
+        count=count,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _key_ring() -> AsyncIterator[KeyRing]:
+    fetcher = KeyFetcher()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(fetcher.close)
+        yield await stack.enter_async_context(KeyRing(fetcher, Random(1)).run())
+
+
+def _h2_lane(proxy: Proxy, state: WorkerState, limits: ProxyLimits) -> Http2Lane | None:
+    if not USE_H2_LANE.get():
+        return None
+    loop = asyncio.get_running_loop()
+    lane = Http2Lane(loop, limits=limits, decider=state, proxy=proxy, random=Random(7))
+    lane.watch(LogMode.ERRORS, tapped=False)
+    return lane
+
+
+async def _listen(
+    proxy: Proxy,
+    origin: Origin,
+    flushes: FlushQueue,
+    limits: ProxyLimits,
+    h2_lane: Http2Lane | None,
+    stack: contextlib.AsyncExitStack,
+) -> tuple[int, int]:
+    """Ports for HTTP/1.1 and HTTP/2; `stack` closes them."""
+    loop = asyncio.get_running_loop()
+    first = await loop.create_server(
+        lambda: Http1Server(loop, proxy, origin, limits, lambda _: None, flushes), "127.0.0.1", 0
+    )
+    stack.callback(first.close)
+    second = await loop.create_server(
+        lambda: Http2Server(loop, proxy, origin, limits, lambda _: None, h2_lane), "127.0.0.1", 0
+    )
+    stack.callback(second.close)
+    return first.sockets[0].getsockname()[1], second.sockets[0].getsockname()[1]

@@ -313,16 +313,23 @@ static void take_http1(struct connection *connection, const char *data, size_t l
 	}
 }
 
+static void write_line(const char *first, const char *between, const char *last)
+{
+	size_t room = sizeof(request_text) - request_length;
+	int used = snprintf(request_text + request_length, room, "%s%s%s\r\n", first, between, last);
+
+	if (used < 0 || (size_t)used >= room)
+		refuse("the request is too long", first, strlen(first));
+	request_length += (size_t)used;
+}
+
 static void write_request(int argc, char **argv)
 {
-	int used = snprintf(request_text, sizeof(request_text),
-			    "GET %s HTTP/1.1\r\nHost: web.shop\r\n", want.path);
-
+	write_line("GET ", want.path, " HTTP/1.1");
+	write_line("Host: ", "web.shop", "");
 	for (int i = 0; i + 1 < argc; i += 2)
-		used += snprintf(request_text + used, sizeof(request_text) - (size_t)used,
-				 "%s: %s\r\n", argv[i], argv[i + 1]);
-	used += snprintf(request_text + used, sizeof(request_text) - (size_t)used, "\r\n");
-	request_length = (size_t)used;
+		write_line(argv[i], ": ", argv[i + 1]);
+	write_line("", "", "");
 }
 
 /* --- HTTP/2 ---------------------------------------------------------------------------------- */

@@ -100,6 +100,24 @@ class Agent:
 
         eventually(applied, deadline_s, f"{self.paths.node} applies revision {revision}")
 
+    @property
+    def revision(self) -> int:
+        """The snapshot it works with; it must be running."""
+        status = self.status()
+        assert status is not None, self.log_tail()
+        return status.revision
+
+    def wait_problem(self, text: str, *, told: bool) -> None:
+        """Wait until it tells of a problem, or no longer, and holds the snapshot that says so."""
+
+        def reached() -> bool:
+            status = self.status()
+            assert status is not None, "it does not answer"
+            known = any(text in str(problem) for problem in status.problems)
+            return known is told and status.applied_revision == status.revision
+
+        eventually(reached, what=f"{self.paths.node} {'tells' if told else 'forgets'} {text}")
+
     def access_log(self) -> list[Mapping[str, object]]:
         """The records of its access log so far, when it was started with the JSON form."""
         with self.log_file.open("rb") as log:

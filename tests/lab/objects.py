@@ -41,6 +41,10 @@ class ObjectDirectory:
         os.replace(temporary, target)
         return target
 
+    def has(self, name: str) -> bool:
+        """Whether there is a `NAME.yaml`."""
+        return (self.path / f"{name}.yaml").exists()
+
     def delete(self, name: str) -> None:
         """Remove `NAME.yaml`; nothing happens if it is not there."""
         (self.path / f"{name}.yaml").unlink(missing_ok=True)

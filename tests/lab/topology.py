@@ -16,8 +16,8 @@ import re
 import secrets
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -85,12 +85,11 @@ class Lab(AbstractContextManager["Lab"]):
             last_first.callback(self._record.clear)
             for process in self._processes:
                 last_first.callback(process.kill)
-            agents = [node.running_agent for node in self.nodes.values() if node.running_agent]
-            for agent in agents:
+            for agent in self.agents:
                 last_first.callback(agent.stop)
                 if error is not None:
                     error.add_note(agent.log_tail())
-            for agent in agents:  # told first, then awaited: they drain side by side
+            for agent in self.agents:  # told first, then awaited: they drain side by side
                 last_first.callback(agent.signal, signal.SIGTERM)
 
     def _build(self) -> None:
@@ -197,6 +196,37 @@ class Lab(AbstractContextManager["Lab"]):
         agents = [node.launch_agent(*options) for node in self.nodes.values()]
         for agent in agents:
             agent.wait_ready(ready_within_s)
+
+    @property
+    def agents(self) -> list[Agent]:
+        """Agents that were started, of all nodes."""
+        return [node.running_agent for node in self.nodes.values() if node.running_agent]
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Wait at the end of the block until all agents hold the one change that was made in it.
+
+        Nothing may be on its way at the start: after changes that nobody waited for, `settle`.
+        """
+        before = [(agent, agent.revision) for agent in self.agents]
+        yield
+        for agent, revision in before:
+            agent.wait_revision(revision + 1)
+
+    def settle(self) -> None:
+        """Wait until all agents hold all that was changed, in however many revisions.
+
+        They tell of a file that cannot be read; it has the first name and came last, so what was
+        changed before is in the same snapshot.
+        """
+        name = f"00-fence-{secrets.token_hex(4)}"
+        self.apply(name, "kind: [")
+        for agent in self.agents:
+            agent.wait_problem(name, told=True)
+        self.delete(name)
+        for agent in self.agents:
+            agent.wait_problem(name, told=False)
+            agent.wait_ready()
 
     def capture(self) -> AbstractContextManager[Capture]:
         """Capture the wire between the first two nodes while the block runs."""

@@ -31,6 +31,7 @@ def mesh(request: pytest.FixtureRequest) -> Iterator[Mesh]:
     purpose = request.module.__name__.rpartition("test_")[2]
     if purpose in SHARING:
         shared: Mesh = request.getfixturevalue("shared_mesh")
+        shared.lab.settle()
         shared.forget_records()
         yield shared
         return

@@ -53,6 +53,7 @@ def test_a_pod_is_enrolled_and_let_go_by_its_label(mesh: Mesh) -> None:
     """Its plain connections go on after enrolment and after the pod has left; new ones follow the
     label."""
     pod = mesh.add_pod(mesh.a, "mover", namespace=OUTSIDE)
+    mesh.lab.settle()
     outgoing, incoming = mesh.open("mover", "stranger"), mesh.open("outsider", "mover")
     assert not is_captured(mesh.dial("mover", "far"))
     relabel(mesh, pod, **label("enabled"))
@@ -73,6 +74,7 @@ def test_a_namespace_is_enrolled_and_let_go_by_its_label(mesh: Mesh) -> None:
     mesh.lab.namespace("late", enrolled=False)
     mesh.add_pod(mesh.a, "late-a", namespace="late")
     mesh.add_pod(mesh.b, "late-b", namespace="late")
+    mesh.lab.settle()
     assert not is_captured(mesh.dial("late-a", "late-b"))
     connection = mesh.open("late-a", "late-b")
     with mesh.changing():

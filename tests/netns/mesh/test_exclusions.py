@@ -19,6 +19,7 @@ pytestmark = pytest.mark.root
 def excluding(mesh: Mesh) -> Mesh:
     """`picky` (on node a) leaves out ports, an address and a user; `far` an inbound port."""
     pod = mesh.add_pod(mesh.a, "picky")
+    mesh.lab.settle()
     with mesh.changing():
         annotate(
             mesh,

@@ -55,8 +55,7 @@ def ask_both(mesh: Mesh, client: Pod, *argv: str) -> list[str]:
 def test_families_share_a_port(mesh: Mesh) -> None:
     client = mesh["client"]
     mesh.add_pod(mesh.b, "other")
-    for agent in mesh.agents:
-        agent.wait_ready()
+    mesh.lab.settle()
     pairs = [client.address4, mesh["far"].address4, client.address6, mesh["other"].address6]
     assert ask_both(mesh, client, *pairs) == ["far", "other"]
     pairs = [client.address4, mesh["far"].address4, "127.0.0.1", mesh["other"].address4]

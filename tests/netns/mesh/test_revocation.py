@@ -68,6 +68,7 @@ def test_a_new_policy_with_a_selector(mesh: Mesh, open_ones: dict[str, Process])
     finally:
         mesh.lab.delete("cut-near")
         mesh.lab.delete("cut-far")
+        mesh.lab.settle()
 
 
 def test_a_relabelled_pod(mesh: Mesh, open_ones: dict[str, Process]) -> None:
@@ -84,7 +85,8 @@ def test_a_relabelled_pod(mesh: Mesh, open_ones: dict[str, Process]) -> None:
     finally:
         for name in ("near", "far"):
             relabel(mesh, name)
-        mesh.delete("guard")
+        mesh.lab.delete("guard")
+        mesh.lab.settle()
 
 
 def relabel(mesh: Mesh, name: str, **labels: str) -> None:
@@ -104,7 +106,8 @@ def test_a_deleted_allow(mesh: Mesh, open_ones: dict[str, Process]) -> None:
             assert_cut(mesh, open_ones[path], path, "default/some")
         assert_alive(open_ones["bystander"])
     finally:
-        mesh.delete("some")
+        mesh.lab.delete("some")
+        mesh.lab.settle()
 
 
 def test_strict_switched_on(mesh: Mesh, open_ones: dict[str, Process]) -> None:

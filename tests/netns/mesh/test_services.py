@@ -38,12 +38,12 @@ def services(mesh: Mesh) -> Mesh:
         (mesh.b, "mixed-b2", "mixed"),
     ):
         mesh.add_pod(node, name, pool=kind)
-    for agent in mesh.agents:
-        agent.wait_ready()
+    name_port(mesh["far"])
+    mesh.lab.settle()
     selected = [service(kind, {"pool": kind}) for kind in ("local", "remote", "mixed", "empty")]
     sliced = service("sliced", {}), slices("default", "sliced", mesh["near"])
     outside = service("outside", {}), slices("default", "outside", mesh["stranger"])
-    mesh.apply("services", [*selected, *flat(sliced), *flat(outside), *named_port(mesh["far"])])
+    mesh.apply("services", [*selected, *flat(sliced), *flat(outside), named_port(mesh["far"])])
     return mesh
 
 
@@ -69,8 +69,8 @@ def flat(pair: tuple[KubeObject, list[KubeObject]]) -> list[KubeObject]:
     return [pair[0], *pair[1]]
 
 
-def named_port(pod: Pod) -> list[KubeObject]:
-    """A service whose targetPort is the name of a port of `pod`, and that pod saying so."""
+def name_port(pod: Pod) -> None:
+    """Let the pod name one of its ports."""
     ports: Json = [{"name": "web", "containerPort": EXTRA}]
     account, described = pod.objects()
     spec = described["spec"]
@@ -79,20 +79,22 @@ def named_port(pod: Pod) -> list[KubeObject]:
         f"pod-default-{pod.name}",
         [account, {**described, "spec": {**spec, "containers": [{"ports": ports}]}}],
     )
-    return [
-        kube_object(
-            "v1",
-            "Service",
-            "named",
-            namespace="default",
-            spec={
-                "clusterIP": VIPS["named"][0],
-                "clusterIPs": list(VIPS["named"]),
-                "selector": {"app": pod.name},
-                "ports": [{"port": PORT, "targetPort": "web"}],
-            },
-        )
-    ]
+
+
+def named_port(pod: Pod) -> KubeObject:
+    """A service whose targetPort is the name of a port of `pod`."""
+    return kube_object(
+        "v1",
+        "Service",
+        "named",
+        namespace="default",
+        spec={
+            "clusterIP": VIPS["named"][0],
+            "clusterIPs": list(VIPS["named"]),
+            "selector": {"app": pod.name},
+            "ports": [{"port": PORT, "targetPort": "web"}],
+        },
+    )
 
 
 def spread(mesh: Mesh, address: str, count: int) -> tuple[Mapping[str, int], list[str]]:
@@ -165,8 +167,7 @@ def test_curl_reaches_a_service(services: Mesh) -> None:
         web = services[name].start(argv)
         web.wait_listening(80)
         services.lab.apply(f"web-{name}", web_service(name))
-    for agent in services.agents:
-        agent.wait_ready()
+    services.lab.settle()
     for number, name in enumerate(("local", "remote")):
         curl = ["curl", "-sS", "--max-time", "20", "--retry", "3", "--retry-all-errors"]
         address = f"http://10.96.2.{number + 1}/"

@@ -45,7 +45,7 @@ class Mesh:
 
     @property
     def agents(self) -> list[Agent]:
-        return [n.running_agent for n in (self.a, self.b) if n.running_agent is not None]
+        return self.lab.agents
 
     def add_pod(
         self,
@@ -56,7 +56,10 @@ class Mesh:
         serving: bool = True,
         **more: str,
     ) -> Pod:
-        """A pod with its application; `more` are its labels besides `app: NAME`."""
+        """A pod with its application; `more` are its labels besides `app: NAME`.
+
+        Agents may know of it later: `lab.settle()`.
+        """
         pod = node.pod(name, namespace=namespace, labels={"app": name, **more})
         if serving:
             self.start_app(pod)
@@ -89,6 +92,14 @@ class Mesh:
         self._at_last_dial = self._counts()
         argv = self._dial_argv(dst, port, kind, options)
         return last_answer(self[src].run(argv, timeout_s=timeout_s).check().stdout)
+
+    def dial_all(
+        self, routes: Sequence[tuple[str, str]], port: int = SPEAK_FIRST
+    ) -> Mapping[tuple[str, str], Answer]:
+        """Run a client for each pair of pods side by side; answers by pair."""
+        self._at_last_dial = self._counts()
+        started = {route: self.start_dial(*route, port) for route in routes}
+        return {route: last_answer(one.wait().check().stdout) for route, one in started.items()}
 
     def start_dial(
         self,
@@ -129,11 +140,9 @@ class Mesh:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Wait at the end of the block until both nodes hold what was changed in it."""
-        before = [(agent, status(agent).revision) for agent in self.agents]
-        yield
-        for agent, revision in before:
-            agent.wait_revision(revision + 1)
+        """Wait at the end of the block until both nodes hold the one change made in it."""
+        with self.lab.changing():
+            yield
 
     # -- what was reported ----------------------------------------------------------------------
 
@@ -141,8 +150,8 @@ class Mesh:
         """Access log records of both nodes whose fields are as wanted (`src_addr` is `src.addr`).
 
         `port` is the source's, of what was reported since the last `dial()`: pods take ports each
-        for itself, so one of an earlier connection may come again. `mentions` stands anywhere in
-        policy, audited, dry_run or error.
+        for itself, so one of an earlier connection, or of another pod, may come again. `mentions`
+        stands anywhere in policy, audited, dry_run or error.
         """
         since = self._forgotten if wanted.get("port") is None else self._at_last_dial
         found = [

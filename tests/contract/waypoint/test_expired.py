@@ -23,14 +23,24 @@ from waypoint.limits import ProxyLimits
 from waypoint.upstream_tunnels import UpstreamTunnels
 
 
-async def connected(client: TunnelLog) -> tuple[App, StreamLog]:
-    """A connection to the service, through a client's tunnel."""
+async def upgraded(client: TunnelLog) -> tuple[App, StreamLog]:
+    """A WebSocket to the service, through a client's tunnel."""
     near, engine_end = tcp_pair()
     log = StreamLog()
     tunnel = await client.up
     tunnel.open_stream(build_connect(ConnectRequest(authority=VIP)), engine_end, log)
     await log.opened
-    return App(near), log
+    app = App(near)
+    await app.send(UPGRADE)
+    assert b"101 " in await app.receive()
+    return app, log
+
+
+async def idle(here: Scene) -> None:
+    """Wait until no request is left."""
+    async with asyncio.timeout(30):
+        while here.proxy.active:  # noqa: ASYNC110 - nothing tells a test of the end
+            await asyncio.sleep(0.01)
 
 
 def test_open_requests_have_a_time_of_grace_past_the_end_of_a_certificate() -> None:
@@ -44,22 +54,12 @@ def test_open_requests_have_a_time_of_grace_past_the_end_of_a_certificate() -> N
             here.state.change_credentials([ca.issue(SERVER)], [])
             engine = engine_factory(best_engine())(loop, TunnelSettings())
             expired = ExpiredTunnels(600.0)
-            inbound = Inbound(
-                waypoint=WAYPOINT,
-                state=here.state,
-                engine=engine,
-                front=front(here, engine, expired, spawn),
-                spawn=spawn,
-                expired=expired,
-                epoch_s=lambda: clock[0],
-            )
+            inbound = receiver(here, engine, expired, spawn, lambda: clock[0])
             client = TunnelLog()
             near, far = tcp_pair()
             inbound.accepted(far)
             engine.client(near, ca.issue(CLIENT), frozenset((SERVER,)), client)
-            app, log = await connected(client)
-            await app.send(UPGRADE)
-            assert b"101 " in await app.receive()
+            app, log = await upgraded(client)
             inbound.retire_expired()
             tunnel = await client.up
             (proven,) = inbound.tunnels.values()
@@ -78,15 +78,31 @@ def test_open_requests_have_a_time_of_grace_past_the_end_of_a_certificate() -> N
                 assert await app.receive() == b""
             await client.lost
             assert inbound.tunnels == {}
-            async with asyncio.timeout(30):
-                while here.proxy.active:  # noqa: ASYNC110 - nothing tells a test of the end
-                    await asyncio.sleep(0.01)
+            await idle(here)
             (record,) = here.records
             assert record.status == 101
             app.close()
             await engine.aclose()
 
     run(main())
+
+
+def receiver(
+    here: Scene,
+    engine: TunnelEngine,
+    expired: ExpiredTunnels,
+    spawn: Callable[[Coroutine[None, None, None]], None],
+    epoch_s: Callable[[], float],
+) -> Inbound:
+    return Inbound(
+        waypoint=WAYPOINT,
+        state=here.state,
+        engine=engine,
+        front=front(here, engine, expired, spawn),
+        spawn=spawn,
+        expired=expired,
+        epoch_s=epoch_s,
+    )
 
 
 def front(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -148,10 +147,3 @@ def play(tmp_path: Path, script: Callable[[Stage], Awaitable[None]]) -> None:
             await script(on)
 
     asyncio.run(run())
-
-
-def free_port() -> int:
-    """A port that nobody has now: the webhook's is in its configuration."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -25,7 +25,7 @@ from controller.run import ControllerSettings
 from mesh.errors import ConfigError
 from mesh.identity.roots import RootStage
 from tests.kube.led import CLASS, gateway
-from tests.kube.replicas import QUICK, SYSTEM, TIMEOUT_S, Stage, free_port, play
+from tests.kube.replicas import QUICK, SYSTEM, TIMEOUT_S, Stage, play
 from tests.kube.test_token_review import (
     ACCOUNT,
     TOKEN,
@@ -33,6 +33,7 @@ from tests.kube.test_token_review import (
     pod_review,
     workload,
 )
+from tests.support.processes import free_port
 
 
 def test_replicas_share_the_keys_and_both_sign(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from installer.rbac import WAYPOINT, manifests
 from mesh.sources.kubernetes.resources import RESOURCES
 from mesh.sources.kubernetes.source import open_kubernetes
 from tests.kube.led import CLASS, SERVICE, gateway, route
-from tests.kube.replicas import TIMEOUT_S, free_port, stage
+from tests.kube.replicas import TIMEOUT_S, stage
 from tests.kube.test_token_review import TOKEN, ask
 from tests.support.kube_api import KubeApiServer
+from tests.support.processes import free_port
 
 Permission = tuple[str, str, str]
 """Group, plural, verb."""

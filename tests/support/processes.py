@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 import subprocess
 import time
@@ -13,10 +14,15 @@ START_S = 30.0
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, for programs that cannot be given a socket."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that was free a moment ago, for programs that cannot be given a socket.
+
+    Below those that the kernel gives to connections: one of them might take it meanwhile, even
+    the very one that looks whether somebody listens already (it would reach itself).
+    """
+    while True:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", 20_000 + secrets.randbelow(12_000)))
+            return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager

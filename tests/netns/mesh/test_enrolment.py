@@ -103,6 +103,7 @@ def test_unenrolled_pods_are_untouched(mesh: Mesh) -> None:
 def test_a_replaced_namespace_is_enrolled_anew(mesh: Mesh) -> None:
     """As after a crash of the pod's sandbox: same pod, same address, another namespace."""
     pod = mesh.add_pod(mesh.a, "phoenix")
+    mesh.lab.settle()
     wait_state(mesh, "phoenix", PodState.ACTIVE)
     cookie = cookie_of(mesh, "phoenix")
     assert mesh.dial("far", "phoenix")["server"] == "phoenix"
@@ -123,12 +124,13 @@ def test_a_replaced_namespace_is_enrolled_anew(mesh: Mesh) -> None:
 def cookie_of(mesh: Mesh, name: str) -> str:
     agent = mesh[name].node.running_agent
     assert agent is not None
-    return next(pod.cookie for pod in status(agent).pods if pod.name == name)
+    return next((pod.cookie for pod in status(agent).pods if pod.name == name), "")
 
 
 def test_a_deleted_pod_ends_its_connections_and_leaves_nothing(mesh: Mesh) -> None:
     """First the object goes, then, as always, the sandbox."""
     pod = mesh.add_pod(mesh.b, "doomed")
+    mesh.lab.settle()
     wait_state(mesh, "doomed", PodState.ACTIVE)
     from_client = mesh.open("client", "doomed")
     with mesh.changing():

@@ -13,6 +13,7 @@ import pytest
 
 from bench.tools import compile_tool
 from tests.lab.system import eventually
+from tests.support.processes import free_port
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def port(tools: Path) -> Iterator[int]:
-    with socket.socket() as sock:  # The server cannot be given a socket.
-        sock.bind(("127.0.0.1", 0))
-        free = int(sock.getsockname()[1])
+    free = free_port()
     with subprocess.Popen([str(tools / "serve"), str(free)]) as server:
         try:
             eventually(lambda: listens(free), 30.0, "the server listens")
@@ -45,9 +44,7 @@ def listens(port: int) -> bool:
 def web(tools: Path) -> Iterator[int]:
     for name in ("http_load", "http_serve"):
         compile_tool(name, tools, libraries=("nghttp2",))
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        free = int(sock.getsockname()[1])
+    free = free_port()
     with subprocess.Popen([str(tools / "http_serve"), str(free)]) as server:
         try:
             eventually(lambda: listens(free), 30.0, "the server listens")

@@ -17,7 +17,17 @@ from cffi import FFI
 # setuptools runs this file with the repository as its working directory and wants relative names.
 SOURCE = Path("waypoint/lane")
 MODULE = "waypoint.lane._lane"
-SOURCES = ("client.c", "line.c", "loop.c", "record.c", "render.c", "scan.c", "server.c", "table.c")
+SOURCES = (
+    "client.c",
+    "count.c",
+    "line.c",
+    "loop.c",
+    "record.c",
+    "render.c",
+    "scan.c",
+    "server.c",
+    "table.c",
+)
 SANITIZE = {
     "address": ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"),
     "thread": ("-fsanitize=thread", "-g", "-O1"),

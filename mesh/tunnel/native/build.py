@@ -35,6 +35,7 @@ SOURCES = (
     "port.c",
     "relay.c",
     "stream.c",
+    "stream_calls.c",
     "tls.c",
     "tunnel.c",
     "tunnel_time.c",

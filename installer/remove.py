@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from installer.agent import CNI_BIN, CNI_CONF, daemon_set
 from installer.live import Key, Live, find_made, find_ours, key_of
+from installer.marks import take_marks_off
 from installer.parts import AGENT, CONTROLLER, labels_of
 from installer.values import Given, Manifest
 from mesh.sources.kubernetes.errors import KubeError
@@ -59,6 +60,8 @@ class Removal:
         self._say("waiting until the agents have ended")
         await self._until(self._agents_are_gone, "agents are still running")
         await self._clean_nodes()
+        marked = await take_marks_off(self._api)
+        removed += [f"annotations of {marked} pods"] if marked else []
         # Nobody makes anew what goes now.
         controller = Key("apps/v1", "Deployment", self._values.namespace, CONTROLLER)
         made = map(key_of, await find_made(self._api))

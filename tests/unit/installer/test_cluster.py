@@ -20,6 +20,7 @@ from installer.live import (
     key_of,
     recorded_values,
 )
+from installer.marks import AT_ONCE, take_marks_off
 from installer.remove import CLEANUP, Removal
 from installer.render import manifests
 from installer.settings import defaults
@@ -119,6 +120,28 @@ def agent_pod() -> Mapping[str, object]:
     labels = {"app.kubernetes.io/name": "meshnode-agent"}
     metadata = {"name": "agent-1", "namespace": NAMESPACE, "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}}
+
+
+def captured_pod(name: str) -> Mapping[str, object]:
+    marks = {"meshnode.io/enrolment": "active", "team": "shop"}
+    metadata = {"name": name, "namespace": "shop", "annotations": marks}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}}
+
+
+def test_no_pod_says_that_it_is_captured_once_all_is_removed() -> None:
+    async def run() -> None:
+        server = KubeApiServer()
+        names = [f"pod-{number}" for number in range(AT_ONCE + 3)]
+        async with server.running(), KubeApi(server.access) as api:
+            await server.apply(*map(captured_pod, names), agent_pod())
+            assert await take_marks_off(api) == len(names)
+            assert await take_marks_off(api) == 0
+            for name in names:
+                found = server.store.get("pods", ("shop", name))["metadata"]
+                assert isinstance(found, dict)
+                assert found["annotations"] == {"team": "shop"}
+
+    asyncio.run(run())
 
 
 async def removal(*, with_kinds: bool, healthy: bool = True) -> tuple[list[str], set[str]]:

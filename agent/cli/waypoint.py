@@ -247,7 +247,9 @@ async def _every(api: KubeApi, namespace: str) -> list[WaypointShown]:
 
 
 async def _users(api: KubeApi, namespace: str) -> dict[tuple[str, str], list[str]]:
-    """Namespaces and services that name a waypoint."""
+    """Namespaces and services that name a waypoint, by its namespace and name."""
+    from mesh.state.labels import waypoint_of
+
     paths = ["/api/v1/namespaces", "/api/v1/services"]
     if namespace:
         paths = [path_of(namespace), f"{path_of(namespace)}/services"]
@@ -256,10 +258,11 @@ async def _users(api: KubeApi, namespace: str) -> dict[tuple[str, str], list[str
         listed = await read(api, path) or {}
         for item in _items(listed) if "items" in listed else [listed]:
             metadata = section(item, "metadata")
-            named = section(metadata, "labels").get(USE_WAYPOINT)
+            labels = {key: str(value) for key, value in section(metadata, "labels").items()}
             own = str(metadata.get("namespace") or metadata.get("name"))
-            if isinstance(named, str) and named != "none":
-                users.setdefault((own, named), []).append(f"{kind} {metadata.get('name')}")
+            where, _, named = (waypoint_of(labels, own, {}) or "").partition("/")
+            if named:
+                users.setdefault((where, named), []).append(f"{kind} {metadata.get('name')}")
     return users
 
 

@@ -183,8 +183,13 @@ class Pair:
         client: Credentials | None = None,
         server: Credentials | None = None,
         expected: SpiffeId = SERVER,
+        send_buffer: int = 0,
     ) -> Tunnel:
+        """`send_buffer`: bytes of both sockets, so that the kernel takes a part of each write."""
         near, far = tcp_pair()
+        if send_buffer:
+            for sock in (near, far):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.engine.server(far, server or self.ca.issue(SERVER), self.server)
         return self.engine.client(
             near, client or self.ca.issue(CLIENT), frozenset((expected,)), self.client

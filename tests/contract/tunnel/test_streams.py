@@ -24,10 +24,11 @@ from tests.support.tunnel import (
 )
 
 
-def test_bytes_travel_both_ways_and_are_counted(factory: EngineFactory) -> None:
+@pytest.mark.parametrize("send_buffer", [0, 20_000])
+def test_bytes_travel_both_ways_and_are_counted(factory: EngineFactory, send_buffer: int) -> None:
     async def main() -> None:
         async with tunnel_pair(factory) as pair:
-            pair.connect()
+            pair.connect(send_buffer=send_buffer)
             joined = await pair.join()
             assert (await pair.client.up).peer == SERVER
             assert (await pair.server.up).peer == CLIENT

@@ -165,6 +165,8 @@ class Worker:
 
     def _judge_requests_again(self, cause: str) -> None:
         ended = self._proxy.under_way.judge_again()
+        if self._lane is not None:
+            ended += self._lane.judge_again(self._state)
         if self._h2_lane is not None:
             ended += self._h2_lane.judge_again(self._state)
         if ended:

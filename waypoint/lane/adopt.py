@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from mesh.http1.message import Headers, RequestHead
+from mesh.http1.head import parse_request_head
+from mesh.http1.message import Headers, RequestHead, ResponseHead
 from mesh.model.request import RequestFlag
 from waypoint.attach import attach
 from waypoint.contract import (
@@ -24,7 +25,9 @@ from waypoint.contract import (
 from waypoint.exchange import Exchange
 from waypoint.forward_headers import CallerFields, prepare_request
 from waypoint.h1_client import Http1Client
-from waypoint.plan import Forward
+from waypoint.limits import ProxyLimits
+from waypoint.open_exchanges import refuse
+from waypoint.plan import Forward, Reply
 from waypoint.pool import Pool
 from waypoint.proxy import Proxy
 from waypoint.target import Target
@@ -51,6 +54,41 @@ class Adopted:
     answer: bytes
     uses: int
     unsent: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnderWay:
+    """A request that a server has; `struct lane_under_way`.
+
+    Attributes:
+        status: of its answer, 0 if none has begun; head: of the request, as it came.
+    """
+
+    origin: int
+    entry: int
+    target: int
+    received: int
+    sent: int
+    seconds: float
+    answered_s: float
+    status: int
+    head: bytes
+
+
+class _Cut:
+    """`Downstream` of a client that is gone."""
+
+    protocol = "HTTP/1.1"
+
+    def inform(self, status: int, headers: Headers) -> None: ...
+    def respond(self, head: ResponseHead) -> None: ...
+    def send_body(self, data: bytes) -> None: ...
+    def send_end(self, trailers: Headers) -> None: ...
+    def flush(self) -> None: ...
+    def finish(self) -> None: ...
+    def reset(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
 
 
 class _Sent:
@@ -87,6 +125,15 @@ class _Resumed(Exchange):
         self.tries = Tries(self._host, self, plan)
         self.tries.resume(target)
         self.route, self.marks = plan.route, plan.marks
+
+    def resume_answered(self, plan: Forward, target: Target, found: UnderWay) -> None:
+        """The same, in the midst of an answer."""
+        self.resume(plan, target)
+        self._responded = True
+        self.started_at -= found.seconds
+        self.responded_at = self.started_at + found.answered_s
+        self.status = found.status
+        self.bytes_received, self.bytes_sent = found.received, found.sent
 
 
 class _Once:
@@ -139,6 +186,7 @@ class Adopter:
         random: Random,
         spawn: Callable[[Coroutine[None, None, None]], None],
     ) -> None:
+        self._limits: ProxyLimits = proxy.limits
         self._loop = loop
         self._proxy = proxy
         self._pool = pool
@@ -147,13 +195,25 @@ class Adopter:
         self._random = random
         self._spawn = spawn
 
-    async def adopt(self, origin: Origin, plan: Forward, target: Target, found: Adopted) -> None:
-        """Serve the client, beginning with this request."""
+    async def adopt(
+        self,
+        origin: Origin,
+        plan: Forward,
+        target: Target,
+        found: Adopted,
+        refusal: Reply | None = None,
+    ) -> None:
+        """Serve the client, beginning with this request, which policy may not allow any more."""
 
         def how(exchange: _Resumed) -> None:
             fields = self._caller_fields(origin)
             exchange.seen = prepare_request(exchange.head, fields, self._random)
             exchange.resume(plan, target)
+            if refusal is not None:
+                if found.server is not None:
+                    found.server.close()
+                refuse(exchange, refusal)
+                return
             if found.server is None:
                 exchange.upstream_failed(_closed_unanswered(found.uses))
                 return
@@ -162,6 +222,16 @@ class Adopter:
             self._spawn(self._join(exchange, found.server, target, found, joining))
 
         await self._serve(found.client, origin, found.request, _Once(self._proxy, how))
+
+    def end(
+        self, origin: Origin, plan: Forward, target: Target, found: UnderWay, refusal: Reply
+    ) -> None:
+        """Tell of a request that was cut in the midst of its answer."""
+        head = parse_request_head(found.head.removesuffix(b"\r\n\r\n"), self._limits.message)
+        exchange = self._proxy.begun(_Resumed(self._proxy, _Cut(), head, origin))
+        exchange.seen = prepare_request(head, self._caller_fields(origin), self._random)
+        exchange.resume_answered(plan, target, found)
+        refuse(exchange, refusal)
 
     async def _join(
         self,

@@ -22,6 +22,7 @@ SOURCES = (
     "count.c",
     "line.c",
     "loop.c",
+    "recall.c",
     "record.c",
     "render.c",
     "scan.c",

@@ -107,6 +107,19 @@ void lane_client_abandon(struct lane *lane, struct client *client, enum lane_fai
 	lane_client_close(lane, client);
 }
 
+/* The same of a request that somebody else tells of; the client must not take it for an end. */
+void lane_client_cut(struct lane *lane, struct client *client)
+{
+	struct linger reset = { .l_onoff = 1 };
+	struct server *server = client->server;
+
+	leave(lane, client);
+	server->client = NULL;
+	lane_server_close(lane, server);
+	setsockopt(client->link.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	lane_client_close(lane, client);
+}
+
 /* Give the connection to Python, with bytes that begin a request of which nothing was sent. */
 void lane_hand_over(struct lane *lane, struct client *client, const char *data, size_t length)
 {

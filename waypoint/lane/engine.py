@@ -11,7 +11,7 @@ from mesh.model.request import RequestFlag
 from waypoint.crowd import HTTP1_LANE, Crowd
 from waypoint.forward_headers import CallerFields
 from waypoint.lane import _lane  # type: ignore[attr-defined] # compiled
-from waypoint.lane.adopt import Adopted
+from waypoint.lane.adopt import Adopted, UnderWay
 from waypoint.lane.watcher import Watcher
 from waypoint.limits import ProxyLimits
 
@@ -183,6 +183,30 @@ class Engine:
     def cut(self) -> None:
         """Close every connection."""
         lib.lane_cut(self.lane)
+
+    def under_way(self) -> list[UnderWay]:
+        """Requests that a server has."""
+        count = lib.lane_list_under_way(self.lane, ffi.NULL, 0)
+        found = ffi.new("struct lane_under_way[]", count)
+        lib.lane_list_under_way(self.lane, found, count)
+        return [
+            UnderWay(
+                origin=one.origin,
+                entry=one.entry,
+                target=one.target,
+                received=one.received,
+                sent=one.sent,
+                seconds=one.seconds,
+                answered_s=one.answered_s,
+                status=one.status,
+                head=ffi.buffer(one.head, one.head_bytes)[:],
+            )
+            for one in found
+        ]
+
+    def take_back(self, origin: int) -> None:
+        """End one of them, uncounted: what was answered is cut, else `adopt` gets it."""
+        lib.lane_take_back(self.lane, origin)
 
     def close(self) -> None:
         """Close every connection, and forget what was not taken."""

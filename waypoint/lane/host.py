@@ -22,6 +22,7 @@ from waypoint.lane.adopt import Adopted, Adopter
 from waypoint.lane.dependence import Dependence
 from waypoint.lane.recorder import Observation, Recorder
 from waypoint.limits import ProxyLimits
+from waypoint.open_exchanges import Judge
 from waypoint.plan import Forward, Reply, Wait
 from waypoint.tallied import request_group
 from waypoint.tap import TapFilter
@@ -102,6 +103,7 @@ class Lane:
         self._known: dict[Target, _Known] = {}
         self._by_id: dict[int, Target] = {}
         self._last_id = 0
+        self._refusals: dict[int, Reply] = {}
         self._engine = engine = new_engine(self)
         self._traces = observation.traces
         engine.watcher.watch(observation.watch)
@@ -143,6 +145,25 @@ class Lane:
     def forget(self) -> None:
         """Snapshot or policies have changed: ask anew about everything."""
         self._engine.forget()
+
+    def judge_again(self, judge: Judge) -> int:
+        """Policy has changed: end what it does not allow any more. Says how many were ended."""
+        ended = 0
+        for found in self._engine.under_way():
+            origin = self._origins[found.origin]
+            head = parse_request_head(found.head.removesuffix(b"\r\n\r\n"), self._limits.message)
+            prepare_request(head, self._caller_fields(origin), self._random)
+            refusal = judge.judge_again(origin, head, None)
+            if refusal is None:
+                continue
+            ended += 1
+            plan, target = self._entries[found.entry].plan, self._by_id[found.target]
+            if not found.status:
+                self._refusals[found.origin] = refusal
+            self._engine.take_back(found.origin)
+            if found.status:
+                self._adopter.end(origin, plan, target, found, refusal)
+        return ended
 
     def tick(self) -> None:
         """Close what is idle; call it about once a second."""
@@ -246,7 +267,7 @@ class Lane:
             return None
         group = plan.group
         same = Forward(group=group, route=plan.route, retry=plan.retry, steady=True)
-        if plan != same or group.speaks is not Speaks.HTTP1 or not _retries_only_failures(plan):
+        if plan != same or group.speaks is Speaks.HTTP2 or not _retries_only_failures(plan):
             return None
         # What would go out must be what goes out without the lane, whatever edits heads.
         made_up = {name: _value_of(name, sent) for name in (b"x-request-id", b"traceparent")}
@@ -279,8 +300,8 @@ class Lane:
 
     def adopt(self, number: int, entry: int, target: int, found: Adopted) -> None:
         origin = self._leave(number)
-        plan = self._entries[entry].plan
-        self._spawn(self._adopter.adopt(origin, plan, self._by_id[target], found))
+        plan, refusal = self._entries[entry].plan, self._refusals.pop(number, None)
+        self._spawn(self._adopter.adopt(origin, plan, self._by_id[target], found, refusal))
 
     def closed(self, number: int) -> None:
         self._leave(number)

@@ -240,7 +240,7 @@ struct lane {
 
 /* --- records --------------------------------------------------------------------------------- */
 
-void lane_keep_head(const struct lane *lane, struct client *client);
+void lane_keep_head(struct client *client);
 void lane_record(struct lane *lane, const struct client *client, const struct lane_count *one);
 void lane_free_records(struct lane *lane);
 /* Write a line about a request; false: there was no room. */
@@ -262,6 +262,7 @@ void lane_client_ready(struct lane *lane, struct client *client, uint32_t events
 void lane_client_read(struct lane *lane, struct client *client, const char *data, size_t length);
 void lane_client_written(struct lane *lane, struct client *client);
 void lane_client_close(struct lane *lane, struct client *client);
+void lane_client_cut(struct lane *lane, struct client *client);
 void lane_client_abandon(struct lane *lane, struct client *client, enum lane_failure failure);
 void lane_answered(struct lane *lane, struct client *client);
 void lane_hand_over(struct lane *lane, struct client *client, const char *data, size_t length);

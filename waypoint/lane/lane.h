@@ -230,6 +230,22 @@ size_t lane_take_lines(struct lane *lane, const char **lines);
 /* Cut everything that is under way. */
 void lane_cut(struct lane *lane);
 
+/* --- what policy has changed for --- */
+struct lane_under_way {
+	uint64_t origin, entry, target;
+	uint64_t received, sent;
+	double seconds;    /* so far */
+	double answered_s; /* until the answer began */
+	uint32_t status;   /* 0: it did not */
+	uint32_t head_bytes;
+	const char *head; /* of the request, as it came; until the next call */
+};
+
+/* Requests that a server has; how many there are, of which up to `room` are told. */
+size_t lane_list_under_way(struct lane *lane, struct lane_under_way *into, size_t room);
+/* End one of them, uncounted: what was answered is cut, else both connections are given away. */
+void lane_take_back(struct lane *lane, uint64_t origin);
+
 /* For tests: what the lane would make of a message; 0: it is for Python. */
 size_t lane_render_request(struct lane *lane, struct lane_caller *caller, const char *data,
 			   size_t length, char *into, size_t room);

@@ -46,15 +46,12 @@ void lane_take_lost(struct lane *lane, struct lane_lost *lost)
 	lane->lost = (struct lane_lost){ 0 };
 }
 
-/* The answer begins. Keep the request's head until it ends, if a record may be wanted then. */
-void lane_keep_head(const struct lane *lane, struct client *client)
+/* The answer begins. Keep the request's head until it ends: a record may be wanted then, and policy
+ * may change before. */
+void lane_keep_head(struct client *client)
 {
 	struct bytes *request = &client->request;
 
-	if (lane->watch.log == LANE_LOG_NONE && !client->made.traced && !client->shown.length) {
-		lane_bytes_free(request);
-		return;
-	}
 	request->length = client->request_head;
 	if (request->room > 2 * KEEP_BYTES && request->length < KEEP_BYTES) {
 		char *at = realloc(request->at, KEEP_BYTES);

@@ -203,7 +203,7 @@ static void read_head(struct lane *lane, struct server *server, const char *data
 	}
 	client->status = lane->head.status;
 	client->answered_at = lane->now;
-	lane_keep_head(lane, client);
+	lane_keep_head(client);
 	server->keep_alive = !lane->head.close;
 	server->left = has_body(client, client->status) ? lane->head.length : 0;
 	server->in_body = true;

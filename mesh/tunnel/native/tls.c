@@ -83,6 +83,8 @@ static int gather(mt_tunnel *t, const char *data, int len)
     mt_engine *e = t->engine;
     int sent = 1;
 
+    if (!t->port.writable)
+        return 0; /* no more than what is gathered already need be kept */
     if (SEALED_SIZE - e->sealed_len < (size_t)len)
         sent = send_gathered(t);
     if (sent <= 0)

@@ -13,11 +13,12 @@ from mesh.http2.select import Engine, new_session
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.tunnel.connection import ConnectionParts, TunnelConnection
+from mesh.tunnel.contexts import ContextCache
 from mesh.tunnel.contract import RelayEvents, TunnelEvents, TunnelSettings
 from mesh.tunnel.link import make_read_buffers
 from mesh.tunnel.peer import verify_peer
 from mesh.tunnel.relay import PlainRelay
-from mesh.tunnel.tls import TlsChannel, TlsContexts
+from mesh.tunnel.tls import TlsChannel, build_context
 from mesh.tunnel.windows import first_window
 
 # A client's limit on response headers (istio/ztunnel `proxy/h2/client.rs`); a server's is set.
@@ -33,7 +34,7 @@ class PythonTunnelEngine:
         self._loop = loop
         self._settings = settings
         self._http2_engine = http2_engine
-        self._contexts = TlsContexts()
+        self._contexts = ContextCache(build_context)
         self._buffers = make_read_buffers()
         self._tunnels: set[TunnelConnection] = set()
         self._relays: set[PlainRelay] = set()

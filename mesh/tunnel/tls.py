@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
-from collections import OrderedDict
 
 from mesh.errors import IdentityError
 from mesh.model.credentials import Credentials, Svid
@@ -18,7 +17,6 @@ from mesh.tunnel.contract import Loss, LossReason
 
 _ALPN = "h2"
 _FEED_BYTES = 64 * 1024  # a memory BIO keeps its largest size, so it is fed in slices
-_CACHED_CREDENTIALS = 512
 
 MAX_RECORD_BYTES = 16 * 1024
 """Plaintext of one TLS record at most (RFC 8446 §5.1)."""
@@ -30,28 +28,6 @@ class TlsFailure(Exception):
     def __init__(self, reason: LossReason, detail: str) -> None:
         super().__init__(detail)
         self.loss = Loss(reason=reason, detail=detail)
-
-
-class TlsContexts:
-    """TLS contexts by credentials. Building one costs ~1 ms, so they are kept."""
-
-    def __init__(self) -> None:
-        # The credentials object is held along with its contexts: its id() stays taken.
-        self._cache: OrderedDict[tuple[int, bool], tuple[Credentials, ssl.SSLContext]]
-        self._cache = OrderedDict()
-
-    def get(self, credentials: Credentials, *, server: bool) -> ssl.SSLContext:
-        """Raises `IdentityError` for key material that cannot be used."""
-        key = (id(credentials), server)
-        entry = self._cache.get(key)
-        if entry is None:
-            entry = (credentials, build_context(credentials, server=server))
-            self._cache[key] = entry
-            if len(self._cache) > _CACHED_CREDENTIALS:
-                self._cache.popitem(last=False)
-        else:
-            self._cache.move_to_end(key)
-        return entry[1]
 
 
 def build_context(credentials: Credentials, *, server: bool) -> ssl.SSLContext:

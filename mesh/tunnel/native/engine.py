@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections import OrderedDict, deque
+from collections import deque
 
 from mesh.errors import LocalProtocolError, MeshnodeError
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
+from mesh.tunnel.contexts import ContextCache
 from mesh.tunnel.contract import RelayEvents, TunnelEvents, TunnelSettings
 from mesh.tunnel.native.core import (
     ACCEPTED,
     LIST_END,
     STOPPED,
-    Context,
     Core,
     Handle,
     Record,
@@ -24,29 +24,6 @@ from mesh.tunnel.native.core import (
 )
 from mesh.tunnel.native.lanes import NativeLanes
 from mesh.tunnel.native.objects import NativeRelay, NativeTunnel, Subject
-
-_CACHED_CREDENTIALS = 512
-
-
-class _Contexts:
-    """TLS contexts by credentials. Building one costs ~0.3 ms, so they are kept."""
-
-    def __init__(self) -> None:
-        # The credentials object is held along with its contexts: its id() stays taken.
-        self._cache: OrderedDict[tuple[int, bool], tuple[Credentials, Context]] = OrderedDict()
-
-    def get(self, credentials: Credentials, *, server: bool) -> Context:
-        """Raises `IdentityError` for key material that cannot be used."""
-        key = (id(credentials), server)
-        entry = self._cache.get(key)
-        if entry is None:
-            entry = (credentials, make_context(credentials, server=server))
-            self._cache[key] = entry
-            if len(self._cache) > _CACHED_CREDENTIALS:
-                self._cache.popitem(last=False)
-        else:
-            self._cache.move_to_end(key)
-        return entry[1]
 
 
 class NativeTunnelEngine:
@@ -59,7 +36,7 @@ class NativeTunnelEngine:
     def __init__(self, loop: asyncio.AbstractEventLoop, settings: TunnelSettings) -> None:
         self.loop = loop
         self._settings = settings
-        self._contexts = _Contexts()
+        self._contexts = ContextCache(make_context)
         self._core: Core | None = None
         self._subjects: dict[int, tuple[Subject, Handle]] = {}
         self._records: deque[Record] = deque()

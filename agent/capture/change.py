@@ -35,13 +35,10 @@ class StateChange:
     Attributes:
         maps: by name; `mn_verdict` too, but not `mn_enrolled`.
         pods: values to refresh in `mn_enrolled`, where there is an entry.
-        classes_moved: whether a workload that stays gets another policy class: class numbers mean
-            something else afterwards.
     """
 
     maps: Mapping[str, MapChange]
     pods: Entries
-    classes_moved: bool
     config: ConfigEntry
 
 
@@ -70,6 +67,7 @@ def find_change(old: Basis, new: Basis, delta: SnapshotDelta) -> StateChange:
     before = {a: entry for a in addresses if (entry := old.workload_at(a)) is not None}
     after = {a: entry for a in addresses if (entry := new.workload_at(a)) is not None}
     were, are = _services(old, delta.touched_services), _services(new, delta.touched_services)
+    # A workload that stays gets another policy class: class numbers mean something else now.
     moved = any(a in before and before[a].dst_class != e.dst_class for a, e in after.items())
     moved |= any(
         c in old.pods and old.pods[c].src_class != e.src_class for c, e in new.pods.items()
@@ -90,7 +88,6 @@ def find_change(old: Basis, new: Basis, delta: SnapshotDelta) -> StateChange:
             "mn_verdict": _verdicts(new.policy, old.policy, moved=moved),
         },
         pods=plan_map(codec.encode_pods(new.pods), codec.encode_pods(old.pods)).write,
-        classes_moved=moved,
         config=new.config,
     )
 

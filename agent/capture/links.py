@@ -76,11 +76,6 @@ def collect_defunct(paths: NodePaths) -> list[str]:
     return gone
 
 
-def detach_all(paths: NodePaths) -> list[str]:
-    """Detach and unpin every link of the node's schema; their names."""
-    return [path.name for path in list(_pins(paths)) if detach(path)]
-
-
 def detach(path: Path) -> bool:
     """Detach a pinned link for good and unpin it; False if there is no such pin."""
     try:

@@ -25,8 +25,7 @@ _syscall.restype = ctypes.c_long
 
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 0, 1, 2, 3, 4
 PROG_LOAD, OBJ_PIN, OBJ_GET = 5, 6, 7
-PROG_BY_ID, INFO_BY_FD, PROG_QUERY, BTF_LOAD = 13, 15, 16, 18
-LOOKUP_AND_DELETE, LOOKUP_BATCH = 21, 24
+PROG_BY_ID, INFO_BY_FD, BTF_LOAD, LOOKUP_BATCH = 13, 15, 18, 24
 LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
 
 LINK_TYPE_NETNS = 5
@@ -152,16 +151,6 @@ def link_detach(link_fd: int, what: str) -> None:
 def prog_by_id(prog_id: int) -> int:
     """Open a program by its id."""
     return checked(PROG_BY_ID, f"program {prog_id}", "III", prog_id, 0, 0)
-
-
-def prog_query(target_fd: int, attach: int, what: str) -> list[int]:
-    """Ids of the programs attached to a cgroup at one hook, in their order."""
-    ids = (ctypes.c_uint32 * 64)()
-    attr = new_attr("IIIIQI", target_fd, attach, 0, 0, ctypes.addressof(ids), len(ids))
-    if bpf_call(PROG_QUERY, attr) < 0:
-        raise KernelError(what, ctypes.get_errno())
-    (count,) = struct.unpack_from("=I", attr.raw, 24)
-    return list(ids[:count])
 
 
 class MapInfo(ctypes.Structure):

@@ -10,7 +10,6 @@ from agent.admin.codec import to_plain
 from agent.capture.views import (
     WIDE,
     BackendView,
-    Difference,
     DropView,
     EnrolledView,
     Finding,
@@ -214,12 +213,6 @@ DROPS: Layout[DropView] = Layout(
     order=lambda v: (v.number,),
     noun="reason",
 )  # fmt: skip
-DIFFERENCES: Layout[Difference] = Layout(
-    heads="MAP KEY DESIRED ACTUAL",
-    row=lambda v, _: (v.map, v.key, v.desired or "<missing>", v.actual or "<missing>"),
-    order=lambda v: (v.map, v.key),
-    noun="difference",
-)
 FINDINGS: Layout[Finding] = Layout(
     heads="SEVERITY WHERE FINDING",
     row=lambda v, _: (v.severity, v.where, v.message),

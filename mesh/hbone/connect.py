@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 from mesh.errors import RemoteProtocolError
 from mesh.hbone.authority import Authority, parse_authority
@@ -26,15 +25,6 @@ _EMPTY_FORWARDED = Forwarded()
 _FORBIDDEN = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
-
-
-class ConnectStatus(IntEnum):
-    """The answers an HBONE server gives."""
-
-    OK = 200
-    BAD_REQUEST = 400
-    DENIED = 401
-    UNAVAILABLE = 503
 
 
 _MEANING = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from mesh.model.address import IPAddress, IPNetwork, SocketAddress
+from mesh.model.address import IPNetwork, SocketAddress
 from mesh.model.identity import SpiffeId
 from mesh.model.policy import L4Match, Rule, ServiceAccountMatch, StringMatch
 from mesh.model.verdict import ConnectionFacts
@@ -157,11 +157,6 @@ def network_key(network: IPNetwork) -> tuple[int, int, int]:
     """(version, shift, network >> shift), comparable with `address >> shift`."""
     shift = network.max_prefixlen - network.prefixlen
     return network.version, shift, int(network.network_address) >> shift
-
-
-def address_key(address: IPAddress) -> tuple[int, int]:
-    """(version, value) of an address."""
-    return address.version, int(address)
 
 
 def _accounts(matches: Iterable[ServiceAccountMatch]) -> frozenset[tuple[str, str]]:

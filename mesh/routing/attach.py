@@ -14,7 +14,6 @@ from mesh.model.routing import ParentRef, Route, RouteKind
 from mesh.model.workload import Service, ServiceKey
 
 NO_MATCHING_PARENT = "NoMatchingParent"
-NOT_ALLOWED = "NotAllowedByListeners"
 
 
 @dataclass(frozen=True, slots=True, order=True)

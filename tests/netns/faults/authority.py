@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.options import DEFAULT_CA_PORT
-from controller.admin import activate_root, create_token, init_ca, list_roots, rotate_root
+from controller.admin import create_token, init_ca, list_roots, rotate_root
 from mesh.identity.roots import CaState, RootStage
 from mesh.identity.state_dir import StateDir
 from tests.lab import Agent, Lab, Node
@@ -66,9 +66,6 @@ class Authority:
 
     def rotate(self) -> None:
         rotate_root(self.state_dir, now=time.time(), random_bytes=os.urandom)
-
-    def activate(self) -> None:
-        activate_root(self.state_dir, now=time.time())
 
     def drop_alias(self) -> None:
         """Accept the own trust domain alone from now on."""

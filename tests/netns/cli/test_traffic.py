@@ -63,15 +63,15 @@ def edges_of(mesh: Mesh, command: tuple[str, ...]) -> EdgesAnswer:
 @pytest.mark.parametrize("command", [("edges", "--since", "5m"), ("top", "--once")], ids=" ".join)
 def test_edges_say_who_how_and_whether_secured(mesh: Mesh, command: tuple[str, ...]) -> None:
     def complete() -> EdgesAnswer:
+        if command[0] == "top":  # of the last seconds only
+            mesh.dial("client", "far")
+            mesh.dial("near", "client")
         found = edges_of(mesh, command)
         assert {("default/client", "default/far"), ("default/near", "default/client")} <= {
             (edge.src, edge.dst) for edge in found.edges
         }, found
         return found
 
-    if command[0] == "top":
-        mesh.dial("client", "far")
-        mesh.dial("near", "client")
     found = {(edge.src, edge.dst): edge for edge in eventually(complete, 30.0, "edges").edges}
     tunnelled = found["default/client", "default/far"]
     assert (tunnelled.path, tunnelled.secured) == ("hbone", True)
@@ -79,9 +79,15 @@ def test_edges_say_who_how_and_whether_secured(mesh: Mesh, command: tuple[str, .
     assert tunnelled.dst_identity == "cluster.local/ns/default/sa/far"
     direct = found["default/near", "default/client"]
     assert (direct.path, direct.secured) == ("direct", True)
-    table = meshnode(mesh, *command).check().stdout
-    assert table.splitlines()[0].split()[:3] == ["FROM", "TO", "PATH"]
-    assert "default/near" in table
+
+    def shown() -> str:
+        if command[0] == "top":
+            mesh.dial("near", "client")
+        table = meshnode(mesh, *command).check().stdout
+        assert "default/near" in table, table
+        return table
+
+    assert eventually(shown, what="a table").splitlines()[0].split()[:3] == ["FROM", "TO", "PATH"]
 
 
 def test_stat_counts_success_and_denials(mesh: Mesh) -> None:
@@ -100,7 +106,8 @@ def test_stat_counts_success_and_denials(mesh: Mesh) -> None:
     ).rows
     assert service.connections_s > 0
     table = meshnode(mesh, "stat", "namespace", "--since", "5m").check().stdout
-    assert table.splitlines()[1].split()[0] == "default"
+    # A waypoint of another lab on this machine may have rows, too.
+    assert "default" in {line.split()[0] for line in table.splitlines()[1:]}
 
 
 @pytest.mark.parametrize(
@@ -178,6 +185,5 @@ def test_the_kernels_events_carry_verdict_and_reason(mesh: Mesh) -> None:
 
 def test_denials_are_counted_by_rule(mesh: Mesh) -> None:
     url = "http://127.0.0.1:15020/metrics"
-    text = mesh.a.run(["curl", "-sS", url]).check().stdout
     wanted = f'meshnode_policy_denied_total{{policy="{RULE}",reporter="source"}}'
-    assert wanted in text
+    eventually(lambda: wanted in mesh.a.run(["curl", "-sS", url]).check().stdout, what=wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -60,6 +60,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(lab, node, runtime)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def ghost(world: World) -> Iterator[Future[tuple[int, str]]]:
+    """What becomes of a pod that no agent hears of: told when its time is over."""
+    pod = world.node.pod("ghost", namespace="shop", publish=False)
+    with ThreadPoolExecutor(1) as beside:
+        yield beside.submit(world.add, pod, "shop")
+
+
 def _options(runtime: Runtime) -> tuple[str, ...]:
     return (
         "--workers=1",
@@ -99,14 +107,6 @@ def test_a_pod_of_no_mesh_starts_at_once(world: World) -> None:
     assert world.add(pod, "plain") == (0, "")
 
 
-def test_a_pod_that_nobody_knows_does_not_start(world: World) -> None:
-    pod = world.node.pod("ghost", namespace="shop", publish=False)
-    code, message = world.add(pod, "shop")
-    assert code == 1
-    assert "shop/ghost" in message
-    assert "has not heard of it" in message
-
-
 def test_another_namespace_than_the_captured_one_does_not_count(world: World) -> None:
     """A pod of the mesh whose sandbox was made anew waits for the new one's capture."""
     pod = world.node.pod("twice", namespace="shop", publish=False)
@@ -116,6 +116,13 @@ def test_another_namespace_than_the_captured_one_does_not_count(world: World) ->
     called = world.runtime.call("CHECK", namespace="shop", name="twice", netns=other.netns_path)
     assert called.code == 1
     assert "replaced" in called.message
+
+
+def test_a_pod_that_nobody_knows_does_not_start(ghost: Future[tuple[int, str]]) -> None:
+    code, message = ghost.result()
+    assert code == 1
+    assert "shop/ghost" in message
+    assert "has not heard of it" in message
 
 
 def test_uninstall_takes_the_plugin_out_again(world: World) -> None:

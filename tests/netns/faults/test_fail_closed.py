@@ -36,7 +36,7 @@ def check_refused(world: World, address: str, secret: str) -> None:
     assert asked.failed_fast, asked
 
 
-@pytest.mark.parametrize("side", ["a", "b"])
+@pytest.mark.parametrize("side", ["a", pytest.param("b", marks=pytest.mark.slow)])
 def test_no_worker_is_left(world: World, side: str) -> None:
     node = world.lab.node(side)
 
@@ -96,6 +96,7 @@ def test_holder_agent_and_workers_are_killed(world: World, side: str) -> None:
     world.check_never_plain(attack)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(world: World) -> None:
     held = [world.hold(world.far.address4) for _ in range(8)]
     stuck = worker_pids(world.a)[0]

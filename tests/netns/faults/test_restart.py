@@ -48,7 +48,7 @@ def test_a_crashed_agent_comes_back_and_nothing_is_refused(world: World, side: s
     eventually(lambda: not set(before) & set(worker_pids(node)), 30.0, "the old workers are gone")
 
 
-@pytest.mark.parametrize("side", ["a", "b"])
+@pytest.mark.parametrize("side", ["a", pytest.param("b", marks=pytest.mark.slow)])
 def test_a_crashed_agent_is_not_missed(world: World, side: str) -> None:
     node = world.lab.node(side)
     agent_of(node).kill()

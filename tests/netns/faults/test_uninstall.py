@@ -114,7 +114,14 @@ def routing(pod: Pod) -> str:
 
 
 @pytest.mark.parametrize(
-    "hurt", [stop, crash, crash_all_but_workers, crash_all, crash_and_lose_pins]
+    "hurt",
+    [
+        stop,
+        pytest.param(crash, marks=pytest.mark.slow),
+        pytest.param(crash_all_but_workers, marks=pytest.mark.slow),
+        crash_all,
+        crash_and_lose_pins,
+    ],
 )
 def test_uninstall_leaves_nothing(scene: OneNode, hurt: Callable[[Node], None]) -> None:
     node, paths = scene.node, scene.node.paths

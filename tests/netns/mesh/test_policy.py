@@ -17,12 +17,13 @@ from tests.lab.objects import (
     peer_authentication,
 )
 from tests.netns.mesh.apps.serve import EXTRA, SPEAK_FIRST
-from tests.netns.mesh.world import Mesh, own_port
+from tests.netns.mesh.world import Answer, Mesh, own_port
 
 pytestmark = pytest.mark.root
 
 SOURCES = ("client", "cousin", "outsider")
 """Of namespace default, of namespace cousins (both enrolled), and without identity."""
+ROUTES = tuple((src, dst) for src in SOURCES for dst in ("near", "far"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +107,7 @@ def settled(mesh: Mesh, request: pytest.FixtureRequest) -> Iterator[tuple[Mesh, 
     if "cousin" not in mesh.a.pods:
         mesh.lab.namespace("cousins", enrolled=True)
         mesh.add_pod(mesh.a, "cousin", namespace="cousins")
-        for agent in mesh.agents:
-            agent.wait_ready()
+        mesh.lab.settle()
     same_node: str = request.param
     if same_node == "direct":  # the default
         yield mesh, "direct"
@@ -124,38 +124,42 @@ def test_one_answer_everywhere(settled: tuple[Mesh, str], asked: Case) -> None:
     mesh, local_path = settled
     mesh.apply("policy", asked.policy)
     try:
-        for src in SOURCES:
-            for dst in ("near", "far"):
-                path = "passthrough" if src == "outsider" else "hbone"
-                if dst == "near" and src != "outsider":
-                    undecided = asked.name == "by-family" and src == "client"
-                    path = "hbone" if undecided else local_path
-                if src in asked.allowed:
-                    assert_let_in(mesh, asked, src, dst, path)
-                else:
-                    assert_denied(mesh, asked, src, dst, path)
+        mesh.forget_records()
+        for (src, dst), answer in mesh.dial_all(ROUTES, asked.port).items():
+            path = path_of(asked, src, dst, local_path)
+            if src in asked.allowed:
+                assert_let_in(mesh, asked, (src, dst, path), answer)
+            else:
+                assert_denied(mesh, asked, (src, dst, path), answer)
     finally:
         mesh.delete("policy")
 
 
-def assert_let_in(mesh: Mesh, asked: Case, src: str, dst: str, path: str) -> None:
-    answer = mesh.dial(src, dst, asked.port)
+def path_of(asked: Case, src: str, dst: str, local: str) -> str:
+    """Which way a connection goes; `local` is that of enrolled pods inside a node."""
+    if src == "outsider":
+        return "passthrough"
+    undecided = asked.name == "by-family" and src == "client"
+    return "hbone" if dst == "far" or undecided else local
+
+
+def assert_let_in(mesh: Mesh, asked: Case, way: tuple[str, str, str], answer: Answer) -> None:
+    src, dst, path = way
     assert answer.get("server") == dst, f"{src} to {dst}: {answer}"
     side = "outbound" if path == "direct" else "inbound"
-    record = mesh.record(port=own_port(answer), dst_workload=dst, direction=side)
+    record = mesh.record(port=own_port(answer), src_workload=src, dst_workload=dst, direction=side)
     assert record["path"] == path
     if asked.mentioned:
         assert f"default/{asked.name}" in str(record.get(asked.mentioned)), record
 
 
-def assert_denied(mesh: Mesh, asked: Case, src: str, dst: str, path: str) -> None:
-    wanted = {"src_workload": src, "dst_workload": dst, "flag": "DENY", "path": path}
+def assert_denied(mesh: Mesh, asked: Case, way: tuple[str, str, str], answer: Answer) -> None:
+    src, dst, path = way
     side = "outbound" if path == "direct" else "inbound"
-    before = len(mesh.records(**wanted, direction=side))
-    answer = mesh.dial(src, dst, asked.port)
     refusal = "ECONNREFUSED" if path == "direct" else "ECONNRESET"
     assert answer.get("error") == refusal, f"{src} to {dst} by {path}: {answer}"
-    record = mesh.next_record(before, **wanted, direction=side)
+    wanted = {"src_workload": src, "dst_workload": dst, "flag": "DENY", "path": path}
+    record = mesh.next_record(0, **wanted, direction=side)
     assert asked.rule in str(record.get("policy")), record
 
 

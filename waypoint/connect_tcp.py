@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mesh.errors import UpstreamError
+from waypoint.connect_tls import TlsContexts
 from waypoint.target import Target
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -18,12 +19,17 @@ class TcpConnector:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._tls = TlsContexts()
 
     async def connect(self, target: Target, factory: Callable[[], P]) -> P:
-        address = target.key.address
+        address, tls = target.key.address, target.key.tls
         try:
             transport, protocol = await self._loop.create_connection(
-                factory, str(address.ip), address.port
+                factory,
+                str(address.ip),
+                address.port,
+                ssl=None if tls is None else self._tls.get(tls),
+                server_hostname=None if tls is None else tls.server_name,
             )
         except OSError as error:
             raise UpstreamError(f"{address}: {error.strerror or error}") from error

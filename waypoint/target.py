@@ -13,6 +13,7 @@ from mesh.http1.message import RequestHead
 from mesh.model.address import SocketAddress
 from mesh.model.connection import Party
 from mesh.model.identity import SpiffeId
+from waypoint.connect_tls import TlsPeer
 from waypoint.contract import ResponseSink, UpstreamStream
 from waypoint.pending import Pending
 
@@ -33,11 +34,13 @@ class TargetKey:
     Attributes:
         tunnel: where its HBONE listener is; None for an endpoint outside the mesh.
         expected: identities it may prove.
+        tls: spoken inside of that; None = not at all.
     """
 
     address: SocketAddress
     tunnel: SocketAddress | None
     expected: frozenset[SpiffeId]
+    tls: TlsPeer | None = None
 
 
 class Elsewhere(Protocol):

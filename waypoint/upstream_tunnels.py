@@ -19,6 +19,7 @@ from mesh.model.credentials import Credentials
 from mesh.model.workload import WorkloadUid
 from mesh.tunnel.contract import End, Headers, Loss, StreamRequest, Tunnel, TunnelEngine
 from mesh.tunnel.expired import ExpiredTunnels
+from waypoint.connect_tls import TlsContexts
 from waypoint.target import Target
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class UpstreamTunnels:
         expired: ExpiredTunnels,
     ) -> None:
         self.expired = expired
+        self._tls = TlsContexts()
         self._loop = loop
         self._engine = engine
         self._credentials = credentials
@@ -114,10 +116,17 @@ class UpstreamTunnels:
     async def connect(self, target: Target, factory: Callable[[], P]) -> P:
         sock = await self.open_socket(target)
         try:
+            tls = target.key.tls
+            context = None if tls is None else self._tls.get(tls)
+            name = None if tls is None else tls.server_name
             if sock.family == socket.AF_UNIX:
-                _, protocol = await self._loop.create_unix_connection(factory, sock=sock)
+                _, protocol = await self._loop.create_unix_connection(
+                    factory, sock=sock, ssl=context, server_hostname=name
+                )
             else:
-                _, protocol = await self._loop.create_connection(factory, sock=sock)
+                _, protocol = await self._loop.create_connection(
+                    factory, sock=sock, ssl=context, server_hostname=name
+                )
         except OSError as error:
             sock.close()
             raise UpstreamError(f"{target.key.address}: {error}") from error

@@ -34,6 +34,19 @@ class BodyCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderTls:
+    """TLS towards an authorizer.
+
+    Attributes:
+        server_name: that its certificate must be for.
+        ca_pem: authorities that may have signed it; empty = those of the system.
+    """
+
+    server_name: str
+    ca_pem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalAuthorizer:
     """One provider. Header names are lower case.
 
@@ -46,6 +59,7 @@ class ExternalAuthorizer:
         upstream_headers: its headers that go on to the application when it allows.
         denied_headers, allowed_headers: its headers that go back to the client.
         body: None = it never sees the body.
+        tls: None = plain, but for HBONE towards a service of the mesh.
     """
 
     name: str
@@ -62,3 +76,4 @@ class ExternalAuthorizer:
     denied_headers: tuple[StringMatch, ...] = ()
     allowed_headers: tuple[StringMatch, ...] = ()
     body: BodyCheck | None = None
+    tls: ProviderTls | None = None

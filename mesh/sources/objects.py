@@ -216,6 +216,13 @@ class RequestBodyCheck(Strict, frozen=True, kw_only=True):
     pack_as_bytes: bool = False
 
 
+class ProviderTlsSpec(Strict, frozen=True, kw_only=True):
+    """tls: how the authorizer proves who it is."""
+
+    server_name: str = ""
+    ca_certificates: str = ""
+
+
 class ExternalAuthorizerSpec(Strict, frozen=True, kw_only=True):
     """envoyExtAuthzHttp; envoyExtAuthzGrpc takes its first half."""
 
@@ -231,6 +238,7 @@ class ExternalAuthorizerSpec(Strict, frozen=True, kw_only=True):
     headers_to_upstream_on_allow: tuple[str, ...] = ()
     headers_to_downstream_on_deny: tuple[str, ...] = ()
     headers_to_downstream_on_allow: tuple[str, ...] = ()
+    tls: ProviderTlsSpec | None = None
 
 
 class ExtensionProvider(Strict, frozen=True, kw_only=True):

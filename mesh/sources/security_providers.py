@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 
 from mesh.model.policy import StringMatch
-from mesh.model.provider import BodyCheck, ExternalAuthorizer, ProviderProtocol
+from mesh.model.provider import BodyCheck, ExternalAuthorizer, ProviderProtocol, ProviderTls
 from mesh.sources.fields import FieldError, FieldPath, parse_port, parse_string_form
 from mesh.sources.http_fields import (
     parse_between,
@@ -82,7 +83,24 @@ def _authorizer(
             spec.headers_to_downstream_on_allow, (*at, "headersToDownstreamOnAllow")
         ),
         body=_body(spec, (*at, "includeRequestBodyInCheck")),
+        tls=_tls(spec, (*at, "tls")),
     )
+
+
+def _tls(spec: ExternalAuthorizerSpec, at: FieldPath) -> ProviderTls | None:
+    if spec.tls is None:
+        return None
+    name = spec.tls.server_name or spec.service
+    if "/" in name:
+        message = "a service of the mesh needs a serverName: its certificate's name"
+        raise FieldError((*at, "serverName"), message)
+    if spec.tls.ca_certificates:
+        try:
+            ssl.create_default_context(cadata=spec.tls.ca_certificates)
+        except (ssl.SSLError, ValueError) as error:
+            message = "no certificates in PEM format"
+            raise FieldError((*at, "caCertificates"), message) from error
+    return ProviderTls(server_name=name, ca_pem=spec.tls.ca_certificates)
 
 
 def _status(text: str, at: FieldPath, default: int) -> int:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from random import Random
+from weakref import WeakValueDictionary
 
 from mesh.errors import UpstreamError
 from mesh.http1.message import CONNECT, RequestHead
@@ -19,6 +20,7 @@ from mesh.model.address import SocketAddress, parse_ip
 from mesh.model.connection import Party
 from mesh.model.provider import ExternalAuthorizer, ProviderProtocol
 from mesh.model.workload import ServiceKey
+from waypoint.connect_tls import TlsPeer
 from waypoint.contract import Origin
 from waypoint.custom.answer import Answer, Failed, Refusal
 from waypoint.custom.grpc_check import check_answer, check_body, check_head
@@ -59,7 +61,9 @@ class Authorizers:
         self._pool = pool
         self._random = random
         self._resolve = resolve or resolve_name
-        self._names: dict[tuple[str, int], _Known] = {}
+        self._names: dict[tuple[str, int, TlsPeer | None], _Known] = {}
+        self._secured: WeakValueDictionary[TargetKey, Target] = WeakValueDictionary()
+        """Endpoints of the mesh that are asked by TLS."""
         self._checks: dict[ExternalAuthorizer, HttpCheck] = {}
 
     async def ask(
@@ -134,16 +138,29 @@ class Authorizers:
         key = ServiceKey(name)
         if key not in services:
             key = next((k for k, s in services.items() if s.hostname == name), key)
+        tls = _tls_of(provider)
         if key in services:
             group = endpoints.service(key, port, 4)
-            return group.targets if group is not None else ()
+            targets = group.targets if group is not None else ()
+            return targets if tls is None else self._inside(targets, tls)
         if "/" in name:
             return ()
-        return await self._outside(name, port)
+        return await self._outside(name, port, tls)
 
-    async def _outside(self, name: str, port: int) -> tuple[Target, ...]:
+    def _inside(self, targets: tuple[Target, ...], tls: TlsPeer) -> tuple[Target, ...]:
+        """The same endpoints, with connections of their own."""
+        found = []
+        for target in targets:
+            key = replace(target.key, tls=tls)
+            known = self._secured.get(key)
+            if known is None:
+                known = self._secured[key] = Target(key, target.dst)
+            found.append(known)
+        return tuple(found)
+
+    async def _outside(self, name: str, port: int, tls: TlsPeer | None) -> tuple[Target, ...]:
         now = time.monotonic()
-        known = self._names.get((name, port))
+        known = self._names.get((name, port, tls))
         if known is not None and now < known.until:
             return known.targets
         try:
@@ -153,8 +170,8 @@ class Authorizers:
                 return known.targets  # the last good answer
             raise UpstreamError(f"{name} cannot be resolved: {error.strerror}") from error
         old = {target.key.address: target for target in known.targets} if known else {}
-        targets = tuple(old.get(address) or _plain(address) for address in addresses)
-        self._names[(name, port)] = _Known(targets, now + RESOLVED_S)
+        targets = tuple(old.get(address) or _outside(address, tls) for address in addresses)
+        self._names[(name, port, tls)] = _Known(targets, now + RESOLVED_S)
         return targets
 
 
@@ -164,8 +181,16 @@ def _authority(provider: ExternalAuthorizer) -> bytes:
     return f"{host}:{provider.port}".encode()
 
 
-def _plain(address: SocketAddress) -> Target:
-    return Target(TargetKey(address=address, tunnel=None, expected=frozenset()), Party())
+def _tls_of(provider: ExternalAuthorizer) -> TlsPeer | None:
+    tls = provider.tls
+    if tls is None:
+        return None
+    protocol = "h2" if provider.protocol is ProviderProtocol.GRPC else "http/1.1"
+    return TlsPeer(server_name=tls.server_name, ca_pem=tls.ca_pem, protocol=protocol)
+
+
+def _outside(address: SocketAddress, tls: TlsPeer | None) -> Target:
+    return Target(TargetKey(address=address, tunnel=None, expected=frozenset(), tls=tls), Party())
 
 
 async def resolve_name(name: str, port: int) -> list[SocketAddress]:

@@ -49,14 +49,20 @@ class Guard:
 
 
 @contextmanager
-def grpc_guard(guard: Guard) -> Iterator[SocketAddress]:
+def grpc_guard(
+    guard: Guard, credentials: grpc.ServerCredentials | None = None
+) -> Iterator[SocketAddress]:
     server = grpc.server(futures.ThreadPoolExecutor(2))
     handler = grpc.unary_unary_rpc_method_handler(guard.check)
     name = "envoy.service.auth.v3.Authorization"
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(name, {"Check": handler}),)
     )
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = (
+        server.add_insecure_port("127.0.0.1:0")
+        if credentials is None
+        else server.add_secure_port("127.0.0.1:0", credentials)
+    )
     server.start()
     try:
         yield loopback(port)

@@ -17,7 +17,7 @@ from mesh.model.policy import (
     StringMatch,
     TargetKind,
 )
-from mesh.model.provider import ProviderProtocol
+from mesh.model.provider import ProviderProtocol, ProviderTls
 from mesh.model.snapshot import MeshSnapshot
 from mesh.sources.file import FileSource
 from mesh.state.delta import apply_delta, decode_delta, diff, encode_delta
@@ -348,3 +348,26 @@ def test_a_provider_without_a_service_is_refused(tmp_path: Path) -> None:
     snapshot = read(tmp_path, CONFIG.format(service=""))
     (problem,) = snapshot.problems
     assert "the service must not be empty" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("service", "tls", "message"),
+    [
+        ("shop/guard", "{}", "a service of the mesh needs a serverName"),
+        ("guard.example", "{caCertificates: nothing}", "no certificates in PEM format"),
+        ("guard.example", "{insecure: true}", "tls"),
+    ],
+)
+def test_tls_towards_a_provider_that_proves_nothing_is_refused(
+    tmp_path: Path, service: str, tls: str, message: str
+) -> None:
+    snapshot = read(tmp_path, CONFIG.format(service=service) + f"      tls: {tls}\n")
+    assert snapshot.settings.providers == ()
+    (problem,) = snapshot.problems
+    assert message in problem.message
+
+
+def test_tls_towards_a_provider(tmp_path: Path) -> None:
+    snapshot = read(tmp_path, CONFIG.format(service="guard.example") + "      tls: {}\n")
+    (provider,) = snapshot.settings.providers
+    assert provider.tls == ProviderTls(server_name="guard.example")

@@ -11,8 +11,9 @@ from pathlib import Path
 import aiohttp
 
 from mesh.identity.state_dir import StateDir
-from tests.kube.replicas import TIMEOUT_S, Stage, free_port, stage
+from tests.kube.replicas import TIMEOUT_S, Stage, stage
 from tests.kube.test_token_review import pod_review
+from tests.support.processes import free_port
 
 POD = {
     "apiVersion": "v1",

@@ -30,9 +30,10 @@ PAUSE_S = 0.05
 MAX_REASON = 512
 RETRY_S = 5.0
 
-State = tuple[str, str]
-"""State and reason; both empty for a pod that is not to be in the mesh."""
-_NOTHING: State = ("", "")
+State = tuple[str, str, str]
+"""State, reason, and the cookie of the namespace, which tells a pod from a later one of its name;
+all empty for a pod that is not to be in the mesh."""
+_NOTHING: State = ("", "", "")
 
 
 class ObservedState:
@@ -61,10 +62,7 @@ class ObservedState:
             await asyncio.sleep(LOOK_S if is_well else self._retry_s)
 
     async def _round(self) -> bool:
-        wanted = {
-            (status.namespace, status.name): (str(status.state), status.reason[:MAX_REASON])
-            for status in self._statuses()
-        }
+        wanted = {(status.namespace, status.name): _state(status) for status in self._statuses()}
         left = {name: _NOTHING for name in self._written if name not in wanted}
         for name, state in {**wanted, **left}.items():
             if self._written.get(name) == state:
@@ -89,8 +87,12 @@ class ObservedState:
         )
 
 
+def _state(status: PodStatus) -> State:
+    return str(status.state), status.reason[:MAX_REASON], status.cookie
+
+
 def _patch(state: State) -> Mapping[str, object]:
-    text, reason = state
+    text, reason, _ = state
     annotations = {
         ENROLMENT_ANNOTATION: text or None,
         ENROLMENT_REASON_ANNOTATION: reason or None,

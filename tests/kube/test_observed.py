@@ -15,7 +15,7 @@ from tests.support.kube_api import KubeApiServer
 TIMEOUT_S = 60.0
 
 
-def status(state: PodState, reason: str = "") -> PodStatus:
+def status(state: PodState, reason: str = "", cookie: str = "") -> PodStatus:
     return PodStatus(
         uid=WorkloadUid("pod/shop/web"),
         namespace="shop",
@@ -23,7 +23,7 @@ def status(state: PodState, reason: str = "") -> PodStatus:
         state=state,
         reason=reason,
         identity="",
-        cookie="",
+        cookie=cookie,
         since=0.0,
         addresses=(),
     )
@@ -87,6 +87,31 @@ def test_an_api_server_that_is_away_is_asked_again_and_a_pod_that_is_gone_is_not
             await server.wait_asked("PATCH", 2)
             await asyncio.sleep(0.7)
             assert server.asked("PATCH") == 2
+            task.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_pod_that_takes_the_name_of_another_shows_its_own_state() -> None:
+    """As those of a StatefulSet do, perhaps between two looks."""
+    states = [status(PodState.ACTIVE, cookie="1")]
+
+    async def run() -> None:
+        server = KubeApiServer()
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            server.running(),
+            KubeApi(server.access) as api,
+            asyncio.TaskGroup() as group,
+        ):
+            for cookie in ("1", "2"):
+                await server.apply(workload("web", "one", "10.0.0.1"))
+                states[:] = [status(PodState.ACTIVE, cookie=cookie)]
+                if cookie == "1":
+                    task = group.create_task(ObservedState(api, lambda: states).run())
+                while shown(server) != {"meshnode.io/enrolment": "active"}:  # noqa: ASYNC110  (the server's)
+                    await asyncio.sleep(0.02)
+                await server.delete(workload("web", "one", "10.0.0.1"))
             task.cancel()
 
     asyncio.run(run())

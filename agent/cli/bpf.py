@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -267,6 +269,9 @@ def require_pins(paths: NodePaths) -> None:
     from agent.cli.exits import NotRunning, SchemaMismatch
 
     if paths.pin_dir.is_dir():
+        # Who may not read them would find nothing, as if nothing was there.
+        if not os.access(paths.pin_dir / "maps", os.R_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(paths.pin_dir))
         return
     others = sorted(one.name for one in paths.pin_root.iterdir()) if paths.pin_root.is_dir() else []
     if others:

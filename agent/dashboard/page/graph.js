@@ -179,11 +179,14 @@ function draw(links, grouped, redraw) {
     }
   });
   const ill = new Set(links.filter((link) => link.success !== null && link.success < 0.95).map((link) => link.dst));
-  const drawnEdges = links.map((link) =>
-    edge(link, spots, ways.get(link).slice(1, -1).map((place) => bends.get(place)), links.length <= LABELLED_EDGES));
+  const passed = (link) => ways.get(link).slice(1, -1).map((place) => bends.get(place));
+  const drawnEdges = links.map((link) => edge(link, spots, passed(link)));
+  // Behind all arrows, so that none runs through another's words.
+  const drawnWords = links.length <= LABELLED_EDGES ? links.map((link) => said(link, spots, passed(link))) : [];
   const drawnNodes = [...spots].map(([name, spot]) => node(name, spot, ill.has(name), grouped, redraw));
   const light = (name) => {
-    drawnEdges.forEach((drawn, index) => drawn.classList.toggle("dim", Boolean(name) && links[index].src !== name && links[index].dst !== name));
+    for (const group of [drawnEdges, drawnWords])
+      group.forEach((drawn, index) => drawn.classList.toggle("dim", Boolean(name) && links[index].src !== name && links[index].dst !== name));
     drawnNodes.forEach((drawn) => {
       const own = drawn.dataset.name;
       const near = !name || own === name || links.some((link) => (link.src === name && link.dst === own) || (link.dst === name && link.src === own));
@@ -197,7 +200,7 @@ function draw(links, grouped, redraw) {
   return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `${spots.size} workloads and ${links.length} arrows` },
     svg("defs", {}, svg("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto-start-reverse" },
       svg("path", { d: "M0 0 8 4 0 8z", fill: "context-stroke" }))),
-    drawnEdges, drawnNodes);
+    drawnEdges, drawnWords, drawnNodes);
 }
 
 function words(link) {
@@ -232,15 +235,23 @@ function course(link, spots, passed) {
   return { path, middle: { x: (p.x + q.x) / 2, y: (p.y + q.y) / 2 } };
 }
 
-function edge(link, spots, passed, labelled) {
-  const { path, middle } = course(link, spots, passed);
+function classes(link) {
   const fails = link.success !== null && link.success < 0.95;
-  const classes = ["edge", fails && "fails", !link.secured && "plain"].filter(Boolean).join(" ");
-  return svg("g", { class: classes },
+  return ["edge", fails && "fails", !link.secured && "plain"].filter(Boolean).join(" ");
+}
+
+function edge(link, spots, passed) {
+  return svg("g", { class: classes(link) },
     svg("title", {}, `${link.src} to ${link.dst}: ${words(link)}, ${link.secured ? "secured" : "plain TCP"}`),
-    svg("path", { class: "wire", d: path, "marker-end": "url(#tip)" }),
-    labelled && middle && lock(link.secured, middle.x - 5, middle.y - 19),
-    labelled && middle && svg("text", { x: middle.x, y: middle.y + 12, "text-anchor": "middle" }, words(link)));
+    svg("path", { class: "wire", d: course(link, spots, passed).path, "marker-end": "url(#tip)" }));
+}
+
+// What stands at an arrow; its title says the same to those who do not see it.
+function said(link, spots, passed) {
+  const { middle } = course(link, spots, passed);
+  return svg("g", { class: classes(link), "aria-hidden": "true" },
+    middle && lock(link.secured, middle.x - 5, middle.y - 19),
+    middle && svg("text", { x: middle.x, y: middle.y + 12, "text-anchor": "middle" }, words(link)));
 }
 
 function cut(text, most) {

@@ -11,7 +11,7 @@ from tests.conftest import NO_ROOT
 from tests.netns.mesh.world import Mesh, running_mesh
 
 SHARING = frozenset(
-    ("addresses", "clients", "original_destination", "policy", "revocation", "streams")
+    ("addresses", "cli", "clients", "original_destination", "policy", "revocation", "streams")
 )
 """Modules that take back what they change; pods they add stay."""
 

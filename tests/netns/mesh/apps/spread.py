@@ -12,7 +12,7 @@ import sys
 
 
 def ask(address: str, port: int) -> tuple[str, str]:
-    with socket.create_connection((address, port), timeout=10) as sock:
+    with socket.create_connection((address, port), timeout=30) as sock:
         assert sock.getpeername()[:2] == (address, port)
         with sock.makefile() as lines:
             server, peer = lines.readline().split()

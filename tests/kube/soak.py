@@ -18,9 +18,11 @@ from pathlib import Path
 
 import click
 
+from agent.netns import netns_cookie, open_netns
 from tests.kube.fake_node import FakeNode, KubePod
 from tests.kube.test_enrolment import ASK, PORT, STAY, Cluster, cluster, namespace
 from tests.lab import eventually
+from tests.lab.system import NETNS_ROOT
 
 DENY = {
     "apiVersion": "meshnode.io/v1alpha1",
@@ -92,11 +94,20 @@ class Churn:
         on, come = self.cluster, [self._start() for _ in range(AT_ONCE)]
         for name, pod in come:
             eventually(lambda name=name: on.state(name) == "active", WAIT_S, f"{name} is active")  # type: ignore[misc]
-            # Whoever says that it is in the mesh is judged by it, from its first connection on.
+            # Whoever says that it is in the mesh is: in its own namespace and no other, and
+            # judged from its first connection on.
+            assert self._captured(name) == cookie_of(pod), name
             self.ask(pod)
         self.ask(self.dice.choice(self.living))
         while len(self.living) > self.living_at_most:
             on.remove(self.living.pop(self.dice.randrange(len(self.living))))
+
+    def _captured(self, name: str) -> str:
+        """The cookie of the namespace that an agent captured for a pod."""
+        agents = (node.node.running_agent for node in (self.cluster.a, self.cluster.b))
+        found = (agent.status() for agent in agents if agent is not None)
+        pods = (pod for status in found if status is not None for pod in status.pods)
+        return next(pod.cookie for pod in pods if pod.name == name)
 
     def _start(self) -> tuple[str, KubePod]:
         self.made += 1
@@ -125,6 +136,15 @@ class Churn:
         for node in (self.cluster.a, self.cluster.b):
             eventually(lambda node=node: _pods(node) == 1, WAIT_S, "who went is forgotten")  # type: ignore[misc]
             node.node.meshnode("bpf", "diff").check()
+
+
+def cookie_of(pod: KubePod) -> str:
+    """The cookie of the namespace that a pod is in."""
+    fd = open_netns(str(NETNS_ROOT / pod.place.netns))
+    try:
+        return str(netns_cookie(fd))
+    finally:
+        os.close(fd)
 
 
 def _pods(node: FakeNode) -> int:
@@ -170,22 +190,25 @@ def main(seconds: float, living: int, api_gone: float) -> None:
         churn.run(10.0)
         churn.clear()
         _show("before", on)
+        churn.made = churn.asked = churn.refused = 0
         churn.run(seconds)
         _show(f"after {seconds:.0f} s, {len(churn.living)} pods living", on)
         churn.clear()
         _show("when they are gone", on)
         click.echo(
-            f"{churn.made} pods came and went; {churn.asked} questions, {churn.refused} of them "
-            f"refused as they should be; a connection of the beginning lives: {staying.running}"
+            f"{churn.made} pods came and went, {churn.made / seconds * 60:.0f} a minute; "
+            f"{churn.asked} questions, {churn.refused} of them refused as they should be"
         )
+        assert staying.running, "a connection of the beginning has ended"
         if api_gone:
             answered, came = without_api(on, api_gone)
             click.echo(
                 f"{api_gone:.0f} s without API server: {answered} questions, all answered; in the "
-                f"10 s after, {came} requests of two agents and a controller; the connection of "
-                f"the beginning lives: {staying.running}"
+                f"10 s after, {came} requests of two agents and a controller"
             )
             _show("at the end", on)
+            assert staying.running, "a connection of the beginning has ended"
+        click.echo("a connection of the beginning lives")
 
 
 def _show(when: str, on: Cluster) -> None:

@@ -166,9 +166,12 @@ def _service(snapshot: MeshSnapshot, service: Service) -> Description:
         policies=tuple(_request_policies(snapshot, waypoint, service.key)),
         routes=tuple(route_rows(snapshot, service)),
         settings=tuple(sorted({source for policy in held for source in policy.sources})),
+        # An endpoint for each of its addresses: a pod is one member.
         members=tuple(
-            f"{endpoint.workload or endpoint.address}{'' if endpoint.ready else ' (not ready)'}"
-            for endpoint in service.endpoints
+            dict.fromkeys(
+                f"{endpoint.workload or endpoint.address}{'' if endpoint.ready else ' (not ready)'}"
+                for endpoint in service.endpoints
+            )
         ),
         problems=tuple(_problems(snapshot, service.namespace, service.name)),
     )

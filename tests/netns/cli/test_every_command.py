@@ -157,3 +157,4 @@ def test_watching_is_the_same_everywhere(place: Place) -> None:
 def test_the_rule_is_the_same_in_prose(place: Place) -> None:
     text = place.typed("describe service shop/web --node {node}", "").stdout
     assert f"DENY AuthorizationPolicy {POLICY} (2 rules" in text
+    assert "Its endpoints: pod/shop/web-v1, pod/shop/web-v2." in text, "one of two addresses"

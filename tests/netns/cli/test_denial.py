@@ -93,7 +93,7 @@ def test_stat_edges_and_routes_of_requests(scene: Shop) -> None:
     paths = {(edge.src, edge.dst): edge.path for edge in edges}
     assert paths["shop/client", "shop/gate"] == "hbone"
     assert "waypoint" in paths.values()
-    assert "waypoint/shop/gate" in by_route.origins
+    assert any(name.startswith("waypoint/shop/gate") for name in by_route.origins)
 
 
 def test_describe_and_routes_speak_of_what_is_in_force(scene: Shop) -> None:

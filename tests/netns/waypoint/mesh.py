@@ -43,9 +43,8 @@ class Shop:
         return f"{status} {body}".strip()
 
     def route(self, name: str, *rules: Json, kind: str = "HTTPRoute", parent: str = "web") -> None:
-        """Apply a route of the service and wait until the waypoint has it."""
-        before = self.revision()
-        self.lab.apply(
+        """Apply a route of the service and wait until everybody has it."""
+        self.apply(
             f"route-{name}",
             kube_object(
                 "gateway.networking.k8s.io/v1",
@@ -58,7 +57,28 @@ class Shop:
                 },
             ),
         )
-        eventually(lambda: self.revision() > before, 30.0, "the waypoint has the route")
+
+    def apply(self, name: str, content: KubeObject | Sequence[KubeObject]) -> None:
+        """Change the mesh, and wait until waypoint and agents hold the change."""
+        with self.changing():
+            self.lab.apply(name, content)
+
+    def delete(self, name: str) -> None:
+        """Delete what `apply(name, ...)` wrote, if it did, and wait likewise."""
+        if self.lab.objects.has(name):
+            with self.changing():
+                self.lab.delete(name)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Wait at the end of the block until all hold the one change that was made in it.
+
+        Every change is waited for: one on its way would be taken for the next.
+        """
+        before = self.revision()
+        with self.lab.changing():
+            yield
+        eventually(lambda: self.revision() > before, what="the waypoint has the change")
 
     def revision(self) -> int:
         """Newest snapshot that every worker serves."""

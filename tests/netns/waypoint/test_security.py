@@ -38,14 +38,10 @@ class Scene:
         return [found for line in lines if (found := json.loads(line))["kind"] == kind]
 
     def apply(self, name: str, *objects: KubeObject) -> None:
-        before = self.shop.revision()
-        self.shop.lab.apply(name, list(objects))
-        eventually(lambda: self.shop.revision() > before, 30.0, "the waypoint has the objects")
+        self.shop.apply(name, list(objects))
 
     def delete(self, name: str) -> None:
-        before = self.shop.revision()
-        self.shop.lab.delete(name)
-        eventually(lambda: self.shop.revision() > before, 30.0, "the objects are gone")
+        self.shop.delete(name)
 
 
 def add_tools(lab: Lab) -> Sequence[str]:

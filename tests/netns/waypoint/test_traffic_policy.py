@@ -26,21 +26,17 @@ def scene() -> Iterator[Shop]:
 @contextmanager
 def policy(scene: Shop, **parts: Json) -> Iterator[None]:
     """A TrafficPolicy of the service, or of what it selects, while the block runs."""
-    before = scene.revision()
     target: Json = [{"kind": "Service", "name": "web"}]
     spec: dict[str, Json] = parts if "selector" in parts else {"targetRefs": target, **parts}
     kind = "TrafficPolicy"
-    scene.lab.apply(
+    scene.apply(
         "traffic",
         kube_object("meshnode.io/v1alpha1", kind, "traffic", namespace=NAMESPACE, spec=spec),
     )
-    eventually(lambda: scene.revision() > before, 30.0, "the waypoint has the policy")
     try:
         yield
     finally:
-        now = scene.revision()
-        scene.lab.delete("traffic")
-        eventually(lambda: scene.revision() > now, 30.0, "the policy is gone")
+        scene.delete("traffic")
 
 
 def many(scene: Shop, count: int, *arguments: str, path: str = "/") -> Counter[str]:

@@ -27,6 +27,8 @@ from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
 from mesh.run_files import WAYPOINTS
 from mesh.sources.file import FileSource
+from mesh.sources.kubernetes.config import load_configuration
+from mesh.sources.kubernetes.source import open_kubernetes
 from mesh.sources.objects import ObjectSet
 from mesh.state.reducer import Reducer
 from mesh.stopping import until_stopped
@@ -68,12 +70,8 @@ async def _open_changes(
 ) -> AsyncGenerator[ObjectSet, None]:
     if not isinstance(options.source, ClusterSource):
         return FileSource(options.source).watch()
-    # Standalone there is no use for the client library, which takes 40 MB.
-    from mesh.sources.kubernetes.config import load_configuration
-    from mesh.sources.kubernetes.source import open_kubernetes
-
-    configuration = await load_configuration(options.source.kubeconfig)
-    source = await stack.enter_async_context(open_kubernetes(configuration))
+    access = await load_configuration(options.source.kubeconfig)
+    source = await stack.enter_async_context(open_kubernetes(access))
     return source.watch()
 
 
@@ -143,7 +141,7 @@ def _open_export(options: WaypointOptions, stack: AsyncExitStack) -> SpanExport:
         "service.instance.id": f"{options.node}/{name}",
         "meshnode.component": "waypoint",
     }
-    export = open_export(options.otlp_endpoint, attributes)
+    export = open_export(options.otlp_endpoint, attributes, options.otlp_ca)
     stack.push_async_callback(asyncio.to_thread, export.close)
     return export
 

@@ -132,7 +132,7 @@ async def _open(
     """The mesh's objects, and who says which node is asking; None for join tokens."""
     if isinstance(source, SourceOption):
         return FileSource(source.directory).watch(), None
-    # Standalone there is no use for the client library, which takes 40 MB.
+    # Standalone there is no use for what speaks to a cluster.
     from controller.kubernetes.cluster import open_cluster
     from controller.kubernetes.token_review import Account
 

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from agent.cni.sandboxes import Sandboxes
+from agent.kubernetes.objects import open_node_objects
 from agent.options import AgentOptions, KubernetesOption
 from mesh.sources.file import FileSource
 from mesh.sources.objects import ObjectSet
@@ -28,9 +29,6 @@ async def open_changes(
     Raises `ConfigError` for an API server that cannot be found from here.
     """
     if isinstance(options.source, KubernetesOption):
-        # A standalone agent has no use for the client library, which takes 40 MB.
-        from agent.kubernetes.objects import open_node_objects
-
         source = options.source
         opened = open_node_objects(
             source.kubeconfig, node=options.node, proc=source.proc, sandboxes=sandboxes

@@ -23,6 +23,8 @@ from agent.capture.flows import owner_of
 from agent.capture.pins import refuse_other_schemas
 from agent.cni.sandboxes import Sandboxes
 from agent.kubernetes.container import open_sysctls
+from agent.kubernetes.observed import open_observed_state
+from agent.kubernetes.operator import open_gate
 from agent.node.certificates import open_source
 from agent.node.changes import Changes, open_changes
 from agent.node.cni import keep_plugin, serve_plugin
@@ -196,8 +198,6 @@ async def _gate(options: AgentOptions, stack: AsyncExitStack) -> Gate | None:
     """Who may change the log level from afar; where nobody asks from afar, nobody."""
     if options.view is None or not isinstance(options.source, KubernetesOption):
         return None
-    from agent.kubernetes.operator import open_gate
-
     return await open_gate(
         options.source.kubeconfig, options.node, stack, now=time.monotonic, clock=time.time
     )
@@ -208,9 +208,6 @@ async def _observers(node: Node, stack: AsyncExitStack) -> Sequence[Coroutine[No
     source = node.options.source
     if not isinstance(source, KubernetesOption):
         return ()
-    # A standalone agent has no use for the client library, which takes 40 MB.
-    from agent.kubernetes.observed import open_observed_state
-
     observed = await open_observed_state(source.kubeconfig, node.pods.statuses, stack)
     return (observed.run(),)
 
@@ -219,7 +216,7 @@ async def _spans(node: Node, stack: AsyncExitStack) -> Sequence[Coroutine[None, 
     options = node.options
     if not (options.otlp_endpoint and options.trace_sampling):
         return ()
-    sink = await open_sink(options.otlp_endpoint, options.node, stack)
+    sink = await open_sink(options.otlp_endpoint, options.otlp_ca, options.node, stack)
     return (export_connections(node.tap, sink, options.trace_sampling, random.Random()),)
 
 

@@ -140,6 +140,7 @@ class AgentOptions:
     expired_grace_s: float = 600.0
     hand_over: bool = False
     otlp_endpoint: str = ""
+    otlp_ca: Path | None = None
     trace_sampling: float = 0.0
     cni: CniOptions | None = None
 

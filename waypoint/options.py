@@ -51,6 +51,7 @@ class WaypointOptions:
         view: a loopback address that answers what the admin socket does; None = none.
         expired_grace_s: how long open connections may go on past the end of a certificate.
         otlp_endpoint: where spans go, empty: nowhere.
+        otlp_ca: who may have signed the collector's certificate, None: the system's authorities.
         trace_sampling: share of new traces that are sampled, None: none begins here.
     """
 
@@ -67,6 +68,7 @@ class WaypointOptions:
     drain_timeout_s: float
     expired_grace_s: float = 600.0
     otlp_endpoint: str = ""
+    otlp_ca: Path | None = None
     trace_sampling: float | None = None
 
 

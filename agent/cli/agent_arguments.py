@@ -33,6 +33,7 @@ class AgentArguments(TypedDict):
     drain_timeout: str
     expired_grace: str
     otlp_endpoint: str
+    otlp_ca: Path | None
     trace_sampling: str
     hand_over: bool
     cni: bool
@@ -68,6 +69,7 @@ def agent_options(given: AgentArguments) -> parse.AgentOptions:
         drain_timeout_s=parse.parse_duration(given["drain_timeout"]),
         expired_grace_s=parse.parse_duration(given["expired_grace"]),
         otlp_endpoint=parse_endpoint(endpoint) if endpoint else "",
+        otlp_ca=given["otlp_ca"],
         trace_sampling=parse_sampling(given["trace_sampling"]) or 0.0,
         hand_over=given["hand_over"],
         cni=_cni_options(given) if given["cni"] else None,

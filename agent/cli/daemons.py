@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from pathlib import Path
 from typing import Unpack
 
 import click
@@ -108,6 +109,13 @@ _node = click.option(
     metavar="URL",
     default="",
     help="Send spans of connections to this OTLP/HTTP collector, such as http://collector:4318.",
+)
+@click.option(
+    "--otlp-ca",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="With https:// and grpcs://: who may have signed the collector's certificate, in PEM. "
+    "Default: the system's authorities.",
 )
 @click.option(
     "--trace-sampling",
@@ -246,7 +254,6 @@ def controller(
     It signs for a node only identities that run there, and for a pod only its own. An agent
     started with --ca does the same. Ends with 0 after SIGTERM.
     """
-    from pathlib import Path
 
     from agent import options as parse
     from agent.cli.serve_ca import ControllerAddress, ReplicaOptions, serve_ca

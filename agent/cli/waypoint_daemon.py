@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
@@ -11,8 +12,6 @@ from mesh.telemetry.request_log import ERRORS_PER_S, LogMode, parse_request_log
 from mesh.telemetry.trace_settings import DEFAULT_SAMPLING, parse_endpoint, parse_sampling
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from waypoint.options import CaAddress, CaDirectory, ClusterSource, WaypointOptions
 
 DEFAULT_LISTEN = "0.0.0.0:15008"
@@ -38,6 +37,7 @@ class Given(TypedDict):
     access_log_sample: str | None
     access_log_rate: str | None
     otlp_endpoint: str
+    otlp_ca: Path | None
     trace_sampling: str | None
     drain_timeout: str
     expired_grace: str
@@ -113,6 +113,13 @@ class Given(TypedDict):
     help="Send spans to this OTLP collector: http://collector:4318, or grpc://collector:4317.",
 )
 @click.option(
+    "--otlp-ca",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="With https:// and grpcs://: who may have signed the collector's certificate, in PEM. "
+    "Default: the system's authorities.",
+)
+@click.option(
     "--trace-sampling",
     metavar="PERCENT",
     help="Share of new traces that are sampled; `none` begins no traces. Default: "
@@ -165,6 +172,7 @@ def _options(given: Given) -> WaypointOptions:
         drain_timeout_s=parse.parse_duration(given["drain_timeout"]),
         expired_grace_s=parse.parse_duration(given["expired_grace"]),
         otlp_endpoint=parse_endpoint(endpoint) if endpoint else "",
+        otlp_ca=given["otlp_ca"],
         trace_sampling=parse_sampling(sampling),
     )
 

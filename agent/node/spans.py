@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
+from pathlib import Path
 from random import Random
 from typing import Protocol
 
@@ -24,7 +25,9 @@ class SpanSink(Protocol):
     def add_dropped(self, count: int) -> None: ...
 
 
-async def open_sink(endpoint: str, node: str, stack: AsyncExitStack) -> SpanSink:
+async def open_sink(
+    endpoint: str, ca_file: Path | None, node: str, stack: AsyncExitStack
+) -> SpanSink:
     """Start exporting; the stack ends it."""
     # OpenTelemetry's SDK costs 30 MiB and a third of a second: only for who wants spans.
     from mesh.telemetry.otlp import open_export
@@ -37,6 +40,7 @@ async def open_sink(endpoint: str, node: str, stack: AsyncExitStack) -> SpanSink
             "service.instance.id": node,
             "meshnode.component": "ztunnel",
         },
+        ca_file,
     )
     stack.push_async_callback(asyncio.to_thread, export.close)
     return export

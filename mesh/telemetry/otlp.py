@@ -13,8 +13,10 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -159,19 +161,39 @@ class SpanExport:
         )
 
 
-def open_export(endpoint: str, resource: Mapping[str, str]) -> SpanExport:
+def open_export(
+    endpoint: str, resource: Mapping[str, str], ca_file: Path | None = None
+) -> SpanExport:
     """Start exporting to a collector, whose address is that of `parse_endpoint`.
 
-    Raises `ConfigError` where the part for gRPC is not installed.
+    `ca_file` holds the authorities that may have signed its certificate, instead of the system's.
+    Raises `ConfigError` where that cannot be read, or the part for gRPC is not installed.
     """
     scheme, _, address = endpoint.partition("://")
+    roots = None if ca_file is None else _read(ca_file)
     if scheme in GRPC_SCHEMES:
-        return SpanExport(_grpc_exporter(address, insecure=scheme == "grpc"), resource)
-    return SpanExport(OTLPSpanExporter(endpoint=endpoint), resource)
+        return SpanExport(_grpc_exporter(address, roots, insecure=scheme == "grpc"), resource)
+    if ca_file is None:
+        return SpanExport(OTLPSpanExporter(endpoint=endpoint), resource)
+    session = requests.Session()
+    # REQUESTS_CA_BUNDLE would come before what we are told; the environment's proxies count.
+    session.trust_env = False
+    session.proxies.update(requests.utils.get_environ_proxies(endpoint))
+    exporter = OTLPSpanExporter(endpoint=endpoint, certificate_file=str(ca_file), session=session)
+    return SpanExport(exporter, resource)
 
 
-def _grpc_exporter(address: str, *, insecure: bool) -> Exporter:
+def _read(ca_file: Path) -> bytes:
     try:
+        return ca_file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--otlp-ca {ca_file}: {error.strerror}") from error
+
+
+def _grpc_exporter(address: str, roots: bytes | None, *, insecure: bool) -> Exporter:
+    try:
+        from grpc import ssl_channel_credentials
+
         # 20 MB on disk, and a core of its own in C: only for who wants it.
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
             OTLPSpanExporter as GrpcExporter,
@@ -179,4 +201,5 @@ def _grpc_exporter(address: str, *, insecure: bool) -> Exporter:
     except ImportError as error:
         message = "OTLP over gRPC is not installed: pip install 'meshnode[otlp-grpc]', or http://"
         raise ConfigError(f"--otlp-endpoint: {message}") from error
-    return GrpcExporter(endpoint=address, insecure=insecure)
+    credentials = None if roots is None or insecure else ssl_channel_credentials(roots)
+    return GrpcExporter(endpoint=address, insecure=insecure, credentials=credentials)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,9 @@ def attributes(span: Span) -> dict[str, str | int]:
 
 
 @contextmanager
-def collector(host: str = "127.0.0.1", port: int = 0) -> Iterator[Collector]:
+def collector(
+    host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[Collector]:
     """Run a collector in a thread with a loop of its own."""
     made = Collector()
     loop = asyncio.new_event_loop()
@@ -89,8 +92,9 @@ def collector(host: str = "127.0.0.1", port: int = 0) -> Iterator[Collector]:
         app.router.add_post("/v1/traces", traces)
         runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await runner.setup()
-        await web.TCPSite(runner, host, port).start()
-        made.url = f"http://{host}:{runner.addresses[0][1]}"
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
+        scheme, name = ("http", host) if tls is None else ("https", "localhost")
+        made.url = f"{scheme}://{name}:{runner.addresses[0][1]}"
         ready.set()
         await stop.wait()
         await runner.cleanup()
@@ -110,7 +114,7 @@ def collector(host: str = "127.0.0.1", port: int = 0) -> Iterator[Collector]:
 
 
 @contextmanager
-def grpc_collector() -> Iterator[Collector]:
+def grpc_collector(tls: grpc.ServerCredentials | None = None) -> Iterator[Collector]:
     """Run one that speaks gRPC; `statuses` are gRPC's codes."""
     made = Collector()
     codes = {code.value[0]: code for code in grpc.StatusCode}
@@ -130,7 +134,10 @@ def grpc_collector() -> Iterator[Collector]:
         server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(name, {"Export": handler})]
         )
-        made.url = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        if tls is None:
+            made.url = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        else:
+            made.url = f"grpcs://localhost:{server.add_secure_port('127.0.0.1:0', tls)}"
         server.start()
         try:
             yield made

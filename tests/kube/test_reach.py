@@ -117,7 +117,9 @@ def test_traffic_of_all_is_one_answer(world: World) -> None:
         world.ask("stat", "workload", "shop/cart", "--node", "a"), type=StatAnswer
     ).rows
     assert cart.rps is not None
-    assert cart.rps == alone.rps  # both pods of the waypoint are on node a
+    assert alone.rps is not None
+    # Both pods of the waypoint are on node a. Rates fall while nothing happens between the answers.
+    assert (cart.p50_ms, cart.p99_ms) == (alone.p50_ms, alone.p99_ms)
     assert cart.p99_ms is not None
 
 

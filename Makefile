@@ -134,5 +134,5 @@ e2e: ## the smoke test of a cluster: make e2e KUBECONFIG=FILE
 clean: ## caches, builds and whatever a killed test or demo left behind
 	@if [ -x $(PY) ] && [ "$$(id -u)" -eq 0 ]; then $(PY) -m tests.lab.sweep; \
 	elif [ -d /run/meshnode-lab ]; then echo "leftovers of tests stay: run \`sudo make clean\`"; fi
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist .cache/programs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find $(ROOMS) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -173,7 +173,8 @@ class KubeApi:
             raise KubeError(f"{method} {path}: {text}") from error
 
     async def _headers(self, content_type: str) -> dict[str, str]:
-        headers = {"Accept": JSON, "User-Agent": self._user_agent}
+        # The keys of service accounts are of a media type of their own.
+        headers = {"Accept": f"{JSON}, */*", "User-Agent": self._user_agent}
         if content_type:
             headers["Content-Type"] = content_type
         authorization = await self._access.authorization()

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from agent.admin.server import NotAllowed
 from controller.kubernetes.run import ClusterSettings, run_cluster_controller
 from controller.kubernetes.token_review import Account
 from controller.run import ControllerPorts, ControllerSettings
 from controller.waypoints.manifests import WaypointSettings
+from mesh.run_files import OPERATOR, operator_audience
 from mesh.sources.kubernetes.resources import RESOURCES
 from mesh.sources.kubernetes.source import open_kubernetes
 from mesh.sources.kubernetes.transport import MERGE_PATCH, KubeApi
+from tests.kube.accounts import gate_of
 from tests.kube.led import GATEWAY_API, gateway, route
 from tests.kube.real.cluster import SYSTEM, Cluster, eventually
 from tests.kube.test_token_review import ask
@@ -187,6 +190,25 @@ def test_an_agent_reads_the_mesh_and_marks_pods(cluster: Cluster) -> None:
         if (one.group, one.plural, "watch") not in watched and one.group != "security.istio.io"
     }
     assert missing == set()
+
+
+@pytest.mark.usefixtures("shop")
+def test_an_operators_token_opens_one_agent_and_nothing_else(cluster: Cluster) -> None:
+    agent = cluster.server.access(cluster.token(SYSTEM, "meshnode-agent", "agent-x"))
+    audience = f"--audience={operator_audience('n1')}"
+    made = cluster.kubectl("-n", SYSTEM, "create", "token", OPERATOR, audience).stdout.strip()
+
+    async def run() -> None:
+        async with asyncio.timeout(TIMEOUT_S), KubeApi(agent) as api:
+            await gate_of(api, "n1").check(made)
+            with pytest.raises(NotAllowed, match="another audience"):
+                await gate_of(api, "n2").check(made)
+
+    asyncio.run(run())
+    user = f"system:serviceaccount:{SYSTEM}:{OPERATOR}"
+    for verb, what in (("list", "pods"), ("create", "pods/portforward"), ("get", "configmaps")):
+        done = cluster.server.kubectl("auth", "can-i", verb, what, "-n", SYSTEM, "--as", user)
+        assert done.stdout.strip() == "no"
 
 
 @pytest.mark.usefixtures("shop")

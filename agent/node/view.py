@@ -146,6 +146,7 @@ class View:
             worker_revision=min((s.revision for s in stats), default=None),
             tunnels=sum(s.inbound_tunnels + s.outbound_tunnels for s in stats),
             expired_cut=sum(s.expired_cut for s in stats),
+            records_lost=sum(s.lost_records for s in stats),
             streams=sum(s.connections for s in stats),
             open_connections=status.open_connections,
             certificate_expiry={

@@ -113,6 +113,10 @@ EXPIRED_CUT = _counter(
     "meshnode_expired_tunnels_cut_total",
     "HBONE tunnels ended with open connections, some time after a certificate of theirs had ended.",
 )
+RECORDS_LOST = _counter(
+    "meshnode_connection_records_lost_total",
+    "Records of connections that a worker could not hand over: neither counted nor logged.",
+)
 STREAMS = _gauge("meshnode_streams", "Open streams in HBONE tunnels.")
 LIVE = _gauge("meshnode_connections_open", "Connections open now.", "path")
 CERT_EXPIRY = _gauge(
@@ -260,7 +264,7 @@ CONNECTION_METRICS = (
     DENIED,
 )  # fmt: skip
 NODE_METRICS = (
-    BUILD, KERNEL, ENROLMENT, WORKERS, RESTARTS, TUNNELS, EXPIRED_CUT, STREAMS, LIVE, CERT_EXPIRY,
-    REVISION, WORKER_REVISION, PROBLEMS, SOURCE_SILENCE, RING_LOST, LOG_DROPPED,
+    BUILD, KERNEL, ENROLMENT, WORKERS, RESTARTS, TUNNELS, EXPIRED_CUT, RECORDS_LOST, STREAMS, LIVE,
+    CERT_EXPIRY, REVISION, WORKER_REVISION, PROBLEMS, SOURCE_SILENCE, RING_LOST, LOG_DROPPED,
     MAP_ENTRIES, MAP_CAPACITY,
 )  # fmt: skip

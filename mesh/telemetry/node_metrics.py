@@ -44,6 +44,7 @@ class NodeReadings:
     worker_revision: int | None = None
     tunnels: int = 0
     expired_cut: int = 0
+    records_lost: int = 0
     streams: int = 0
     open_connections: Mapping[str, int] = field(default_factory=dict)
     certificate_expiry: Mapping[str, float] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class NodeCollector(Collector):
         yield family(names.RESTARTS, _one(now.worker_restarts))
         yield family(names.TUNNELS, _one(now.tunnels))
         yield family(names.EXPIRED_CUT, _one(now.expired_cut))
+        yield family(names.RECORDS_LOST, _one(now.records_lost))
         yield family(names.STREAMS, _one(now.streams))
         yield family(names.LIVE, _by(now.open_connections))
         yield family(names.CERT_EXPIRY, _by(now.certificate_expiry))

@@ -86,11 +86,11 @@ docs: $(READY) ## the documentation as a site in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 reference: $(READY) ## write the reference pages of docs/ from the code
-	$(PY) -m agent.cli.reference docs
-	$(PY) -m agent.cli.reference_pages docs/reference
+	$(PY) -m agent.cli.pages.reference docs
+	$(PY) -m agent.cli.pages.reference_pages docs/reference
 
 man: $(READY) ## manual pages of every command in build/man
-	$(PY) -m agent.cli.manpages build/man
+	$(PY) -m agent.cli.pages.manpages build/man
 
 bench: $(READY) ## every benchmark beside its peers, 15 minutes; writes docs/benchmarks.md
 	$(need_root)

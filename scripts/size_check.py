@@ -14,7 +14,7 @@ from pathlib import Path
 
 FUNCTION_LINES = 40
 MODULE_LINES = 400
-ARGUED = frozenset({("waypoint/h2_head.py", "read_request")})
+ARGUED = frozenset({("waypoint/codec/h2_head.py", "read_request")})
 """Longer for a reason. That one is a single pass over the fields of every HTTP/2 request, where
 each part of its own would be a call per field."""
 

@@ -22,7 +22,7 @@ from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import EngineFactory, best_engine, engine_factory, parse_engine
 from waypoint.limits import ProxyLimits
 from waypoint.parts import WorkerOptions
-from waypoint.protection import Vantage
+from waypoint.resilience.protection import Vantage
 from waypoint.shared.select import open_sharing
 from waypoint.worker import Worker
 

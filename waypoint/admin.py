@@ -1,5 +1,6 @@
 """HTTP for operators, on loopback by default: health, metrics, configuration, endpoints, live
-requests (see `waypoint.tap`). A unix socket has the same for the command line of this machine."""
+requests (see `waypoint.telemetry.tap`). A unix socket has the same for the command line of this
+machine."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from mesh.telemetry.window import WINDOW_S
 from mesh.telemetry.window_feed import RecentTraffic
 from waypoint.in_force import config_dump as dump_config
 from waypoint.supervisor import Supervisor
-from waypoint.tap_stream import stream_tap
+from waypoint.telemetry.tap_stream import stream_tap
 
 log = logging.getLogger(__name__)
 

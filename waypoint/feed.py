@@ -13,7 +13,7 @@ from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.span import Span
 from mesh.telemetry.requests import Series
-from waypoint.tap import TapEvent, TapFilter
+from waypoint.telemetry.tap import TapEvent, TapFilter
 
 _LENGTH = struct.Struct("!I")
 MAX_BYTES = 1 << 30

@@ -22,7 +22,7 @@ class ProxyLimits:
         high_water_bytes: queued towards a peer before its source is stopped.
         upstream_requests: at once to one endpoint (Envoy's circuit breaker has 1024).
         worker_requests: at once in one worker; the second half of them is shared out fairly among
-            callers (`waypoint.fair`).
+            callers (`waypoint.resilience.fair`).
         mirror_copies: under way at once; more are left out.
         write_timeout_s: without a byte that a client takes of what is queued for it.
         linger_s: reading on after an early answer, so that the client sees it before a reset.

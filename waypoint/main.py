@@ -38,10 +38,10 @@ from mesh.telemetry.names import WAYPOINT_COUNTERS
 from mesh.telemetry.requests import RequestMetrics
 from mesh.telemetry.window_feed import RecentTraffic
 from waypoint.admin import serve_admin
-from waypoint.gauges import WaypointState
-from waypoint.line_writer import LineWriter
 from waypoint.options import CaAddress, CaDirectory, ClusterSource, WaypointOptions
 from waypoint.supervisor import Supervisor
+from waypoint.telemetry.gauges import WaypointState
+from waypoint.telemetry.line_writer import LineWriter
 
 if TYPE_CHECKING:
     from mesh.telemetry.otlp import SpanExport

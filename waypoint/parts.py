@@ -14,24 +14,24 @@ from mesh.telemetry.request_log import LogMode, RequestLog
 from mesh.telemetry.trace_context import TraceStarter
 from mesh.tunnel.contract import TunnelEngine
 from mesh.tunnel.expired import ExpiredTunnels
-from waypoint.authorize import Outside
-from waypoint.custom.ask import Authorizers
-from waypoint.flush_queue import FlushQueue
-from waypoint.front import Front
-from waypoint.h2_lane import Http2Lane
-from waypoint.inbound import Inbound
+from waypoint.codec.flush_queue import FlushQueue
+from waypoint.downstream.front import Front
+from waypoint.downstream.inbound import Inbound
+from waypoint.downstream.opaque import Clocks, OpaqueConnections
+from waypoint.exchange.proxy import Proxy
+from waypoint.lane.h2_lane import Http2Lane
 from waypoint.lane.host import Lane
 from waypoint.lane.record import Log, Watch
 from waypoint.lane.recorder import Observation
 from waypoint.lane.select import build_lane, is_built
 from waypoint.limits import ProxyLimits
-from waypoint.opaque import Clocks, OpaqueConnections
-from waypoint.pool import Pool
-from waypoint.protection import Vantage
-from waypoint.proxy import Proxy
-from waypoint.records import Records
+from waypoint.resilience.protection import Vantage
+from waypoint.security.authorize import Outside
+from waypoint.security.custom.ask import Authorizers
 from waypoint.state import WorkerState
-from waypoint.upstream_tunnels import UpstreamTunnels
+from waypoint.telemetry.records import Records
+from waypoint.upstream.pool import Pool
+from waypoint.upstream.tunnels import UpstreamTunnels
 
 _LANE_LOG = {LogMode.OFF: Log.NONE, LogMode.TEXT: Log.ALL, LogMode.JSON: Log.ALL}
 

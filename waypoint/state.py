@@ -16,16 +16,16 @@ from mesh.model.snapshot import MeshSnapshot
 from mesh.policy.l7.engine import RequestIndex
 from mesh.routing.path import PathRules
 from mesh.routing.table import RouteTable
-from waypoint.authorize import Outside, PolicyAuthorizer
 from waypoint.contract import Origin
-from waypoint.endpoints import Endpoints, service_protocol
-from waypoint.lane.dependence import Dependence
-from waypoint.memo import PlanMemo
-from waypoint.opaque_way import OpaqueRefusal, OpaqueWay
-from waypoint.plan import Forward, Reply, Wait
-from waypoint.protected import Protected
-from waypoint.protection import Protections, Vantage
-from waypoint.route_router import RouteRouter
+from waypoint.resilience.opaque_way import OpaqueRefusal, OpaqueWay
+from waypoint.resilience.protected import Protected
+from waypoint.resilience.protection import Protections, Vantage
+from waypoint.routing.dependence import Dependence
+from waypoint.routing.memo import PlanMemo
+from waypoint.routing.plan import Forward, Reply, Wait
+from waypoint.routing.route_router import RouteRouter
+from waypoint.security.authorize import Outside, PolicyAuthorizer
+from waypoint.upstream.endpoints import Endpoints, service_protocol
 
 
 class WantedKeys(Protocol):
@@ -97,7 +97,7 @@ class WorkerState:
         return next((c for c in self._credentials.values() if now < c.svid.not_after), None)
 
     def plan(self, origin: Origin, head: RequestHead) -> Forward | Reply | Wait:
-        """`waypoint.plan.Router`, by the newest snapshot."""
+        """`waypoint.routing.plan.Router`, by the newest snapshot."""
         return self._memo.plan(origin, head)
 
     def judge_again(
@@ -107,7 +107,7 @@ class WorkerState:
         granted: Headers | None,
         began_at: float | None = None,
     ) -> Reply | None:
-        """See `waypoint.open_exchanges.Judge`; the snapshot before allowed the request."""
+        """See `waypoint.exchange.open_exchanges.Judge`; the snapshot before allowed the request."""
         return self._router.judge_again(origin, head, granted, self._before, began_at)
 
     def settle(self) -> None:
@@ -115,7 +115,7 @@ class WorkerState:
         self._before = self._router
 
     def token_expiry(self, origin: Origin, head: RequestHead) -> float | None:
-        """See `waypoint.open_exchanges.Judge`."""
+        """See `waypoint.exchange.open_exchanges.Judge`."""
         return self._router.token_expiry(origin, head)
 
     def depends(self, origin: Origin) -> Dependence | None:

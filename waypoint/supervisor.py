@@ -22,7 +22,6 @@ from mesh.state.delta import diff, encode_delta
 from mesh.telemetry.event_counts import EventCounts
 from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.requests import RequestMetrics
-from waypoint.connection_counts import count_connections
 from waypoint.feed import (
     Connections,
     Counts,
@@ -43,8 +42,9 @@ from waypoint.feed import (
 )
 from waypoint.options import WaypointOptions
 from waypoint.shared.select import SharedMemory, new_memory
-from waypoint.tap import TapFilter
-from waypoint.tap_stream import TapReaders
+from waypoint.telemetry.connection_counts import count_connections
+from waypoint.telemetry.tap import TapFilter
+from waypoint.telemetry.tap_stream import TapReaders
 
 log = logging.getLogger(__name__)
 

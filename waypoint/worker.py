@@ -13,7 +13,6 @@ from mesh.jwt.fetch import KeyRing
 from mesh.state.delta import apply_delta, decode_delta
 from mesh.telemetry import names
 from mesh.tunnel.contract import TunnelEngine
-from waypoint.cluster_state import PolicyCounters, describe
 from waypoint.feed import (
     CredentialsChange,
     Drain,
@@ -28,10 +27,11 @@ from waypoint.feed import (
     encode,
     worker_reader,
 )
-from waypoint.issuers import issuer_states
 from waypoint.limits import ProxyLimits
 from waypoint.parts import Builder, WorkerOptions
-from waypoint.target import Target
+from waypoint.resilience.cluster_state import PolicyCounters, describe
+from waypoint.security.issuers import issuer_states
+from waypoint.upstream.target import Target
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import click
 
-from agent.cli.exits import Exit
-from agent.cli.live import admin
-from agent.cli.offline import load_objects
-from agent.cli.shared import Output, answer, node_option, output_option, paths_of
-from agent.cli.table import Coloured, clean, columns, counted, table
+from agent.cli.output.exits import Exit
+from agent.cli.output.shared import Output, answer, node_option, output_option, paths_of
+from agent.cli.output.table import Coloured, clean, columns, counted, table
+from agent.cli.reach.live import admin
+from agent.cli.reach.offline import load_objects
 from mesh.errors import ConfigError
 from mesh.model.snapshot import Severity
 from mesh.sources.objects import ObjectSet

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.install import Command, kubeconfig_option, kubeconfig_path
-from agent.cli.shared import Output, answer, output_option
-from agent.cli.table import age, columns, counted, table
+from agent.cli.output.shared import Output, answer, output_option
+from agent.cli.output.table import age, columns, counted, table
 from agent.cli.tokens import ca_dir_option
 
 if TYPE_CHECKING:

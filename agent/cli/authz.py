@@ -8,13 +8,13 @@ from typing import TextIO
 import click
 
 from agent.admin.question import AuthzAnswer, AuthzParty, AuthzQuestion, RequestQuestion
-from agent.cli.exits import Exit
-from agent.cli.observers import any_agent
-from agent.cli.offline import load_snapshot, source_option
-from agent.cli.reach_options import reach_options
+from agent.cli.output.exits import Exit
+from agent.cli.output.shared import Output, answer, output_option
+from agent.cli.output.table import clean, columns, table
+from agent.cli.reach.observers import any_agent
+from agent.cli.reach.offline import load_snapshot, source_option
+from agent.cli.reach.reach_options import reach_options
 from agent.cli.request_options import parse_header, request_options
-from agent.cli.shared import Output, answer, output_option
-from agent.cli.table import clean, columns, table
 from mesh.jwt.token import MAX_TOKEN_BYTES
 
 

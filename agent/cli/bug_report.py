@@ -19,10 +19,10 @@ from pathlib import Path
 import click
 
 from agent.cli.main import meshnode_version
-from agent.cli.observers import Observer, local_observers, observers
-from agent.cli.progress import progress
-from agent.cli.reach_options import chosen_cluster, reach_arguments, reach_options
-from agent.cli.shared import Output, answer, output_option
+from agent.cli.output.progress import progress
+from agent.cli.output.shared import Output, answer, output_option
+from agent.cli.reach.observers import Observer, local_observers, observers
+from agent.cli.reach.reach_options import chosen_cluster, reach_arguments, reach_options
 from agent.paths import known_nodes
 from mesh.errors import ConfigError
 

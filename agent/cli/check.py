@@ -12,12 +12,12 @@ import click
 
 from agent.admin.view import SCHEMA_VERSION
 from agent.cli.checks.result import Check, State
-from agent.cli.cluster import in_cluster, kubeconfig_option
-from agent.cli.exits import Exit
-from agent.cli.progress import progress
-from agent.cli.shared import Output, node_option, output_option, paths_of
-from agent.cli.table import clean
-from agent.cli.watch import answers, watch_option
+from agent.cli.output.exits import Exit
+from agent.cli.output.progress import progress
+from agent.cli.output.shared import Output, node_option, output_option, paths_of
+from agent.cli.output.table import clean
+from agent.cli.output.watch import answers, watch_option
+from agent.cli.reach.cluster import in_cluster, kubeconfig_option
 
 _TICKS = {State.OK: "✓", State.WARNING: "!", State.FAILED: "✗", State.SKIPPED: "-"}
 _COLOURS = {

@@ -9,12 +9,12 @@ from enum import StrEnum
 
 import click
 
-from agent.cli.exits import Exit
-from agent.cli.observers import agents, ask, one_agent, one_waypoint, tell_missing
-from agent.cli.offline import load_snapshot, source_option
-from agent.cli.reach_options import reach_options
-from agent.cli.shared import JSON_MODE, Output, answer, output_option
-from agent.cli.table import columns, counted, table
+from agent.cli.output.exits import Exit
+from agent.cli.output.shared import JSON_MODE, Output, answer, output_option
+from agent.cli.output.table import columns, counted, table
+from agent.cli.reach.observers import agents, ask, one_agent, one_waypoint, tell_missing
+from agent.cli.reach.offline import load_snapshot, source_option
+from agent.cli.reach.reach_options import reach_options
 from mesh.errors import ConfigError
 
 SCHEMA_VERSION = 1

@@ -9,11 +9,11 @@ import click
 
 from agent.admin.client import AdminClient
 from agent.admin.view import Connections
-from agent.cli.nodes import as_list, node_answers
-from agent.cli.reach_options import reach_options
-from agent.cli.shared import Output, output_option
-from agent.cli.table import age, columns, counted, size, table
-from agent.cli.watch import answers, watch_option
+from agent.cli.output.shared import Output, output_option
+from agent.cli.output.table import age, columns, counted, size, table
+from agent.cli.output.watch import answers, watch_option
+from agent.cli.reach.nodes import as_list, node_answers
+from agent.cli.reach.reach_options import reach_options
 
 
 @click.command()

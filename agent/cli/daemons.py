@@ -11,8 +11,8 @@ import click
 
 from agent.admin.view import LogLevel
 from agent.cli.agent_arguments import AgentArguments, agent_options
-from agent.cli.exits import Exit
-from agent.cli.shared import host_name
+from agent.cli.output.exits import Exit
+from agent.cli.output.shared import host_name
 from agent.options import (
     DEFAULT_AGENT_ACCOUNT,
     DEFAULT_CA_PORT,

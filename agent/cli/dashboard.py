@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import click
 
-from agent.cli.observers import Observer, finder
-from agent.cli.prometheus import Prometheus, open_prometheus, prometheus_option
-from agent.cli.reach_options import reach_options
+from agent.cli.reach.observers import Observer, finder
+from agent.cli.reach.prometheus import Prometheus, open_prometheus, prometheus_option
+from agent.cli.reach.reach_options import reach_options
 from agent.listening import bind_tcp
 from agent.options import parse_listen
 from mesh.errors import ConfigError

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import click
 
 from agent.admin.describe import Description, What, describe
-from agent.cli.observers import agents, ask
-from agent.cli.offline import load_snapshot, source_option
-from agent.cli.reach_options import reach_options
-from agent.cli.shared import Output, output_option
-from agent.cli.table import clean
-from agent.cli.watch import answers, watch_option
+from agent.cli.output.shared import Output, output_option
+from agent.cli.output.table import clean
+from agent.cli.output.watch import answers, watch_option
+from agent.cli.reach.observers import agents, ask
+from agent.cli.reach.offline import load_snapshot, source_option
+from agent.cli.reach.reach_options import reach_options
 
 
 @click.command(name="describe")

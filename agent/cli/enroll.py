@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.cluster import in_cluster, kubeconfig_option, patch, path_of, read, section
-from agent.cli.shared import Command, Output, answer, output_option
+from agent.cli.output.shared import Command, Output, answer, output_option
+from agent.cli.reach.cluster import in_cluster, kubeconfig_option, patch, path_of, read, section
 from mesh.errors import ConfigError
 
 if TYPE_CHECKING:

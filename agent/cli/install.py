@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from agent.cli.exits import Exit
+from agent.cli.output.exits import Exit
 from mesh.errors import ConfigError
 
 if TYPE_CHECKING:

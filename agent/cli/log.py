@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from agent.admin.view import LogLevel
-from agent.cli.observers import Observer, one_observer, open_reach
-from agent.cli.reach_options import chosen_cluster, reach_options
-from agent.cli.shared import Output, answer, output_option
+from agent.cli.output.shared import Output, answer, output_option
+from agent.cli.reach.observers import Observer, one_observer, open_reach
+from agent.cli.reach.reach_options import chosen_cluster, reach_options
 
 
 @click.command()

@@ -14,8 +14,8 @@ from importlib import import_module
 import click
 
 from agent.cli.examples import epilog_of
-from agent.cli.exits import Exit, Failure, expected_error, failure_of, report
-from agent.cli.shared import JSON_MODE
+from agent.cli.output.exits import Exit, Failure, expected_error, failure_of, report
+from agent.cli.output.shared import JSON_MODE
 from mesh.errors import MeshnodeError
 
 
@@ -46,7 +46,9 @@ COMMANDS: Mapping[str, Lazy] = {
     "connections": Lazy("agent.cli.connections:connections", "List open connections."),
     "certs": Lazy("agent.cli.certs:certs", "List the certificates in use."),
     "config": Lazy("agent.cli.config:config", "Show what the node works with."),
-    "bpf": Lazy("agent.cli.bpf_commands:bpf", "Look into the kernel's maps, programs and links."),
+    "bpf": Lazy(
+        "agent.cli.kernel.bpf_commands:bpf", "Look into the kernel's maps, programs and links."
+    ),
     "log": Lazy("agent.cli.log:log", "Show or change the log level."),
     "bug-report": Lazy("agent.cli.bug_report:bug_report", "Pack what helps to find a fault."),
     "completion": Lazy("agent.cli.completion:completion", "Complete commands in a shell."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from agent.cli.shared import Command
+from agent.cli.output.shared import Command
 
 
 def request_options(command: Command) -> Command:

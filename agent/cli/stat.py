@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import click
 
-from agent.cli.observers import Observer, ask, finder, tell_missing
-from agent.cli.progress import progress
-from agent.cli.prometheus import need_prometheus, prometheus_option
-from agent.cli.reach_options import reach_options
-from agent.cli.shared import Command, Output, output_option
-from agent.cli.table import Coloured, columns, counted, size, table
-from agent.cli.watch import answers, watch_option
+from agent.cli.output.progress import progress
+from agent.cli.output.shared import Command, Output, output_option
+from agent.cli.output.table import Coloured, columns, counted, size, table
+from agent.cli.output.watch import answers, watch_option
+from agent.cli.reach.observers import Observer, ask, finder, tell_missing
+from agent.cli.reach.prometheus import need_prometheus, prometheus_option
+from agent.cli.reach.reach_options import reach_options
 from agent.options import parse_duration
 from mesh.errors import ConfigError
 from mesh.telemetry.window import WINDOW_S

@@ -9,12 +9,12 @@ import click
 
 from agent.admin.client import AdminClient
 from agent.admin.view import NodeStatus, PodState, PodStatus
-from agent.cli.exits import Exit
-from agent.cli.nodes import Nodes, as_list, missing_of, node_answers
-from agent.cli.reach_options import reach_options
-from agent.cli.shared import Output, output_option
-from agent.cli.table import Coloured, age, clean, columns, counted, size, table
-from agent.cli.watch import answers, watch_option
+from agent.cli.output.exits import Exit
+from agent.cli.output.shared import Output, output_option
+from agent.cli.output.table import Coloured, age, clean, columns, counted, size, table
+from agent.cli.output.watch import answers, watch_option
+from agent.cli.reach.nodes import Nodes, as_list, missing_of, node_answers
+from agent.cli.reach.reach_options import reach_options
 from mesh.model.snapshot import Severity
 
 _COLOURS = {PodState.ACTIVE: "green", PodState.PENDING: "yellow", PodState.FAILED: "red"}

@@ -9,12 +9,12 @@ from itertools import islice
 
 import click
 
-from agent.cli.exits import Exit
-from agent.cli.follow import Event, Gone, follow
-from agent.cli.observers import observers
-from agent.cli.reach_options import reach_options
-from agent.cli.shared import Command, Output, output_option
-from agent.cli.table import clean, size
+from agent.cli.output.exits import Exit
+from agent.cli.output.shared import Command, Output, output_option
+from agent.cli.output.table import clean, size
+from agent.cli.reach.follow import Event, Gone, follow
+from agent.cli.reach.observers import observers
+from agent.cli.reach.reach_options import reach_options
 from mesh.errors import ConfigError
 
 _COLOURS = {"ok": "green", "denied": "red", "failed": "yellow"}

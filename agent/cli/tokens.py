@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from agent.cli.shared import Output, answer, output_option
-from agent.cli.table import age, columns, counted, table
+from agent.cli.output.shared import Output, answer, output_option
+from agent.cli.output.table import age, columns, counted, table
 
 ca_dir_option = click.option(
     "--ca",

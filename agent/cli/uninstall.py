@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from agent.cli.install import kubeconfig_option, kubeconfig_path, namespace_option
-from agent.cli.shared import Output, answer, node_option, output_option, paths_of
+from agent.cli.output.shared import Output, answer, node_option, output_option, paths_of
 from agent.cni.config import remove_plugin
 from agent.paths import NodePaths
 from mesh.errors import KernelError

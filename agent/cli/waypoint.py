@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from agent.cli.cluster import (
+from agent.cli.enroll import USE_WAYPOINT
+from agent.cli.output.exits import Exit
+from agent.cli.output.progress import progress
+from agent.cli.output.shared import Output, answer, output_option
+from agent.cli.output.table import Coloured, columns, counted, table
+from agent.cli.output.watch import answers, watch_option
+from agent.cli.reach.cluster import (
     GATEWAYS,
     Manifest,
     gateway_path,
@@ -24,12 +30,6 @@ from agent.cli.cluster import (
     read,
     section,
 )
-from agent.cli.enroll import USE_WAYPOINT
-from agent.cli.exits import Exit
-from agent.cli.progress import progress
-from agent.cli.shared import Output, answer, output_option
-from agent.cli.table import Coloured, columns, counted, table
-from agent.cli.watch import answers, watch_option
 from agent.cli.waypoint_daemon import waypoint as daemon
 from mesh.errors import ConfigError
 from mesh.model.workload import WaypointFor

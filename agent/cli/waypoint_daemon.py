@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
-from agent.cli.shared import host_name
+from agent.cli.output.shared import host_name
 from mesh.telemetry.request_log import ERRORS_PER_S, LogMode, parse_request_log
 from mesh.telemetry.trace_settings import DEFAULT_SAMPLING, parse_endpoint, parse_sampling
 

@@ -10,7 +10,7 @@ from agent.admin.client import AdminClient
 from agent.admin.describe import What
 from agent.admin.view import CertificateStatus, NodeStatus, PodStatus
 from agent.cli.describe import format_description
-from agent.cli.observers import Observer, ask
+from agent.cli.reach.observers import Observer, ask
 from mesh.errors import ConfigError, MeshnodeError
 from mesh.model.snapshot import Problem
 from mesh.telemetry.denials import Denial

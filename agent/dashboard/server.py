@@ -17,7 +17,7 @@ from aiohttp import web
 from agent.admin.client import AgentRefused
 from agent.admin.codec import from_json, to_json
 from agent.admin.question import AuthzQuestion
-from agent.cli.observers import Observer
+from agent.cli.reach.observers import Observer
 from agent.dashboard.data import HISTORY_S, History, gather_overview, gather_story
 from mesh.errors import ConfigError, MeshnodeError
 from mesh.telemetry.window import WINDOW_S

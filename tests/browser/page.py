@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from agent.admin.client import AdminClient
-from agent.cli.observers import Observer
+from agent.cli.reach.observers import Observer
 from agent.dashboard.data import History
 from agent.dashboard.server import Dashboard
 from tests.unit.agent.admin.fake import FakeNode, running_admin

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.prometheus import Prometheus
+from agent.cli.reach.prometheus import Prometheus
 from agent.dashboard.data import History
 from tests.browser.chromium import Page, chromium_page, find_chromium
 from tests.browser.page import SECRET, served

@@ -10,7 +10,7 @@ import pytest
 
 from agent.cli.check import Report
 from agent.cli.checks.result import State
-from agent.cli.exits import Exit
+from agent.cli.output.exits import Exit
 from tests.kube.test_people_commands import NAMESPACE, Cluster, running
 from tests.unit.agent.cli.invoke import meshnode
 

@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 
 from agent.admin.view import NodeStatus
-from agent.cli.nodes import Nodes
+from agent.cli.reach.nodes import Nodes
 from agent.cli.stat import EdgesAnswer, StatAnswer
 from installer.rbac import VIEWER
 from mesh.run_files import OPERATOR, VIEW_PORT

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from agent.admin.authz import check_authz
 from agent.admin.question import AuthzQuestion
-from agent.cli.offline import load_snapshot
+from agent.cli.reach.offline import load_snapshot
 from tests.demo.chapters import throughput
 from tests.demo.narrator import Narrator
 from tests.demo.stage import (

@@ -16,8 +16,8 @@ import pytest
 
 from agent.cli.checks.result import Anchor
 from agent.cli.main import cli
-from agent.cli.reference_pages import PAGES
-from agent.cli.schemas import ANSWERS, schema_of
+from agent.cli.output.schemas import ANSWERS, schema_of
+from agent.cli.pages.reference_pages import PAGES
 from mesh.sources.file import FileSource
 from tests.unit.agent.cli.invoke import meshnode
 from tests.unit.agent.cli.shop import shop_directory
@@ -36,7 +36,7 @@ def blocks(document: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_reference_pages_are_what_the_code_says(name: str) -> None:
-    hint = "run `python -m agent.cli.reference_pages docs/reference`"
+    hint = "run `python -m agent.cli.pages.reference_pages docs/reference`"
     assert (DOCS / "reference" / name).read_text() == PAGES[name](), hint
 
 

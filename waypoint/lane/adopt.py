@@ -13,7 +13,7 @@ from typing import Protocol
 from mesh.http1.head import parse_request_head
 from mesh.http1.message import Headers, RequestHead, ResponseHead
 from mesh.model.request import RequestFlag
-from waypoint.attach import attach
+from waypoint.codec.h1_client import Http1Client
 from waypoint.contract import (
     Downstream,
     Exchanges,
@@ -22,16 +22,16 @@ from waypoint.contract import (
     Origin,
     RequestSink,
 )
-from waypoint.exchange import Exchange
-from waypoint.forward_headers import CallerFields, prepare_request
-from waypoint.h1_client import Http1Client
+from waypoint.downstream.attach import attach
+from waypoint.exchange.exchange import Exchange
+from waypoint.exchange.forward_headers import CallerFields, prepare_request
+from waypoint.exchange.open_exchanges import refuse
+from waypoint.exchange.proxy import Proxy
+from waypoint.exchange.tries import Tries
 from waypoint.limits import ProxyLimits
-from waypoint.open_exchanges import refuse
-from waypoint.plan import Forward, Reply
-from waypoint.pool import Pool
-from waypoint.proxy import Proxy
-from waypoint.target import Target
-from waypoint.tries import Tries
+from waypoint.routing.plan import Forward, Reply
+from waypoint.upstream.pool import Pool
+from waypoint.upstream.target import Target
 
 log = logging.getLogger(__name__)
 

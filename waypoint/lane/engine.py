@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mesh.model.request import RequestFlag
-from waypoint.crowd import HTTP1_LANE, Crowd
-from waypoint.forward_headers import CallerFields
+from waypoint.exchange.forward_headers import CallerFields
 from waypoint.lane import _lane  # type: ignore[attr-defined] # compiled
 from waypoint.lane.adopt import Adopted, UnderWay
 from waypoint.lane.watcher import Watcher
 from waypoint.limits import ProxyLimits
+from waypoint.resilience.crowd import HTTP1_LANE, Crowd
 
 ffi, lib = _lane.ffi, _lane.lib
 _FLAGS = {

@@ -16,17 +16,17 @@ from mesh.http1.message import MessageError, RequestHead
 from mesh.http1.writer import format_request
 from mesh.telemetry.requests import RequestGroup
 from waypoint.contract import Origin
-from waypoint.crowd import Crowd
-from waypoint.forward_headers import CallerFields, prepare_request
+from waypoint.exchange.forward_headers import CallerFields, prepare_request
+from waypoint.exchange.open_exchanges import Judge
 from waypoint.lane.adopt import Adopted, Adopter
-from waypoint.lane.dependence import Dependence
 from waypoint.lane.recorder import Observation, Recorder
 from waypoint.limits import ProxyLimits
-from waypoint.open_exchanges import Judge
-from waypoint.plan import Forward, Reply, Wait
-from waypoint.tallied import request_group
-from waypoint.tap import TapFilter
-from waypoint.target import Speaks, Target
+from waypoint.resilience.crowd import Crowd
+from waypoint.routing.dependence import Dependence
+from waypoint.routing.plan import Forward, Reply, Wait
+from waypoint.telemetry.tallied import request_group
+from waypoint.telemetry.tap import TapFilter
+from waypoint.upstream.target import Speaks, Target
 
 if TYPE_CHECKING:
     from waypoint.lane.engine import Count, Engine

@@ -9,7 +9,7 @@ from enum import Enum, IntFlag, auto
 
 from mesh.http1.message import Headers
 from mesh.telemetry.trace_context import Trace
-from waypoint.tap import TapFilter
+from waypoint.telemetry.tap import TapFilter
 
 _FIXED = struct.Struct("=5Q3d4I10I")
 _STRINGS = 9
@@ -153,7 +153,7 @@ def _trace(ids: str, state: bytes) -> Trace:
 
 
 def sent_headers(head: bytes) -> Headers:
-    """The fields of a head as `waypoint.exchange` has them: without those of host and length."""
+    """The fields of a head as an exchange has them: without those of host and length."""
     fields: Headers = []
     for line in head.split(b"\r\n")[2:]:  # behind request line and host
         name, colon, value = line.partition(b": ")

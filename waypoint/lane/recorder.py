@@ -12,9 +12,9 @@ from mesh.model.request import RequestFlag, RequestRecord
 from mesh.telemetry.trace_context import Trace, TraceStarter
 from waypoint.contract import Origin
 from waypoint.lane.record import LaneRecord, Wanted, Watch, bounds_of, decode, sent_headers
-from waypoint.plan import Forward
-from waypoint.tap import TapFilter
-from waypoint.target import Target
+from waypoint.routing.plan import Forward
+from waypoint.telemetry.tap import TapFilter
+from waypoint.upstream.target import Target
 
 if TYPE_CHECKING:
     from waypoint.lane.engine import Engine
@@ -26,7 +26,7 @@ PORTION = 64
 
 
 class Sink(Protocol):
-    """Takes what is looked at; see `waypoint.records.Records`."""
+    """Takes what is looked at; see `waypoint.telemetry.records.Records`."""
 
     def log(self, record: RequestRecord) -> None: ...
     def span(self, trace: Trace, record: RequestRecord) -> None: ...

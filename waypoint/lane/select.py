@@ -7,13 +7,13 @@ from collections.abc import Callable, Coroutine
 from random import Random
 
 from mesh.telemetry.requests import BUCKETS_MS
-from waypoint.front import Front
+from waypoint.downstream.front import Front
+from waypoint.exchange.proxy import Proxy
 from waypoint.lane.adopt import Adopter
 from waypoint.lane.host import Decider, Lane, Opener
 from waypoint.lane.recorder import Observation
 from waypoint.limits import ProxyLimits
-from waypoint.pool import Pool
-from waypoint.proxy import Proxy
+from waypoint.upstream.pool import Pool
 
 try:
     from waypoint.lane.engine import Engine

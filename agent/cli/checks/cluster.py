@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.cli.checks.result import Anchor, Check, Group
-from agent.cli.cluster import Manifest, read, section
+from agent.cli.reach.cluster import Manifest, read, section
 from agent.kubernetes.preflight import Conflict, cluster_conflicts
 from mesh.sources.kubernetes.resources import RESOURCES, Resource, collection_path
 from mesh.state.labels import is_enrolled

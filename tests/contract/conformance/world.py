@@ -22,18 +22,18 @@ from mesh.tunnel.python_engine import PythonTunnelEngine
 from tests.contract.conformance.backends import Board, running
 from tests.unit.mesh.routing import build
 from tests.unit.mesh.routing.conformance.model import CONSUMER, NAMESPACE, Ask, Case, Dial
-from waypoint.connect_tcp import TcpConnector
+from waypoint.codec.flush_queue import FlushQueue
 from waypoint.contract import Origin
-from waypoint.endpoints import Endpoints
-from waypoint.flush_queue import FlushQueue
-from waypoint.front import Front
-from waypoint.inbound import find_origin
+from waypoint.downstream.front import Front
+from waypoint.downstream.inbound import find_origin
+from waypoint.exchange.proxy import Proxy
 from waypoint.limits import ProxyLimits
-from waypoint.pool import Pool
-from waypoint.proxy import Proxy
-from waypoint.route_router import RouteRouter
-from waypoint.target import Target
-from waypoint.upstream_tunnels import dial
+from waypoint.routing.route_router import RouteRouter
+from waypoint.upstream.connect_tcp import TcpConnector
+from waypoint.upstream.endpoints import Endpoints
+from waypoint.upstream.pool import Pool
+from waypoint.upstream.target import Target
+from waypoint.upstream.tunnels import dial
 
 WAYPOINT = "mesh/waypoint"
 OWN = SpiffeId(trust_domain="cluster.local", namespace="mesh", service_account="waypoint")
@@ -90,7 +90,7 @@ def _objects(ports: Mapping[str, tuple[int, int]]) -> str:
 
 
 class PlainSockets:
-    """`waypoint.front.SocketOpener` for endpoints outside the mesh."""
+    """`waypoint.downstream.front.SocketOpener` for endpoints outside the mesh."""
 
     async def open_socket(self, target: Target) -> socket.socket:
         return await dial(asyncio.get_running_loop(), target.key.address)

@@ -8,8 +8,8 @@ from mesh.http1.message import RequestHead
 from mesh.model.address import SocketAddress, parse_ip
 from tests.contract.http1.stage import PORT, Stage
 from waypoint.contract import Origin
-from waypoint.endpoints import Endpoints
-from waypoint.plan import Forward, Reply
+from waypoint.routing.plan import Forward, Reply
+from waypoint.upstream.endpoints import Endpoints
 
 GET = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -12,22 +12,22 @@ from random import Random
 
 from mesh.http1.message import RequestHead
 from mesh.telemetry.requests import BUCKETS_MS
-from waypoint.attach import attach
+from waypoint.codec.flush_queue import FlushQueue
+from waypoint.codec.h1_server import Http1Server
 from waypoint.contract import Exchanges, Origin
-from waypoint.flush_queue import FlushQueue
-from waypoint.h1_server import Http1Server
-from waypoint.h2_lane import Http2Lane
+from waypoint.downstream.attach import attach
+from waypoint.exchange.proxy import Proxy
 from waypoint.lane.adopt import Adopter
-from waypoint.lane.dependence import Dependence
 from waypoint.lane.engine import Engine
+from waypoint.lane.h2_lane import Http2Lane
 from waypoint.lane.host import Lane
 from waypoint.lane.recorder import Observation
 from waypoint.limits import ProxyLimits
-from waypoint.plan import Forward, Reply, Router, Wait
-from waypoint.pool import Pool
-from waypoint.proxy import Proxy
-from waypoint.target import Target
-from waypoint.upstream_tunnels import dial
+from waypoint.routing.dependence import Dependence
+from waypoint.routing.plan import Forward, Reply, Router, Wait
+from waypoint.upstream.pool import Pool
+from waypoint.upstream.target import Target
+from waypoint.upstream.tunnels import dial
 
 TICK_S = 0.05
 USE_LANE: ContextVar[bool] = ContextVar("USE_LANE", default=False)
@@ -77,7 +77,7 @@ class Behind:
         initial: bytes,
         exchanges: Exchanges | None = None,
     ) -> None:
-        """As `waypoint.front.Front` does."""
+        """As `waypoint.downstream.front.Front` does."""
         parts = (self.loop, exchanges or self.proxy, origin, self.limits, self.forget)
         server = self.add(Http1Server(*parts, self.flushes))
         await attach(self.loop, sock, server, initial)

@@ -15,8 +15,8 @@ from waypoint.feed import Lines, Spans, Tapped, ToSupervisor
 from waypoint.lane.host import Lane
 from waypoint.lane.record import Log, Watch
 from waypoint.lane.recorder import Observation
-from waypoint.records import Records
-from waypoint.tap import TapEvent, TapFilter
+from waypoint.telemetry.records import Records
+from waypoint.telemetry.tap import TapEvent, TapFilter
 
 _LOGS = {LogMode.OFF: Log.NONE, LogMode.TEXT: Log.ALL, LogMode.JSON: Log.ALL}
 

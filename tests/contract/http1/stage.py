@@ -25,20 +25,20 @@ from tests.contract.http1.laned import (
     new_lane,
 )
 from tests.contract.http1.observed import Observed
-from waypoint.connect_tcp import TcpConnector
+from waypoint.codec.flush_queue import FlushQueue
+from waypoint.codec.h1_server import Http1Server
+from waypoint.codec.h2_server import Http2Server
 from waypoint.contract import Origin
-from waypoint.endpoints import Endpoints
-from waypoint.flush_queue import FlushQueue
-from waypoint.h1_server import Http1Server
-from waypoint.h2_lane import Http2Lane
-from waypoint.h2_server import Http2Server
+from waypoint.exchange.proxy import Proxy
+from waypoint.lane.h2_lane import Http2Lane
 from waypoint.lane.host import Lane
 from waypoint.limits import ProxyLimits
-from waypoint.party import party
-from waypoint.plan import Router
-from waypoint.pool import Pool
-from waypoint.proxy import Proxy
-from waypoint.service_router import ServiceRouter
+from waypoint.routing.plan import Router
+from waypoint.routing.service_router import ServiceRouter
+from waypoint.telemetry.party import party
+from waypoint.upstream.connect_tcp import TcpConnector
+from waypoint.upstream.endpoints import Endpoints
+from waypoint.upstream.pool import Pool
 
 CALLER = SpiffeId(trust_domain="cluster.local", namespace="shop", service_account="client")
 OWN = SpiffeId(trust_domain="cluster.local", namespace="shop", service_account="waypoint")

@@ -10,7 +10,7 @@ from mesh.model.request import RequestFlag
 from tests.contract.http1.exchanges import GET, NOBODY, OK, FixedRouter, one_record, read_request
 from tests.contract.http1.stage import Handler, answering, run, stage
 from waypoint.limits import ProxyLimits
-from waypoint.plan import RetryRule
+from waypoint.routing.plan import RetryRule
 
 
 def test_a_body_that_is_cut_is_not_passed_on_as_complete() -> None:

@@ -12,11 +12,11 @@ from mesh.http1.message import RequestHead
 from tests.contract.http1.laned import USE_LANE
 from tests.contract.http1.stage import Client, Stage, answering, run, stage
 from waypoint.contract import Origin
-from waypoint.endpoints import Endpoints
-from waypoint.forward_headers import IDENTITY_FIELDS
+from waypoint.exchange.forward_headers import IDENTITY_FIELDS
 from waypoint.lane.host import Lane
-from waypoint.plan import Forward, Reply
-from waypoint.service_router import ServiceRouter
+from waypoint.routing.plan import Forward, Reply
+from waypoint.routing.service_router import ServiceRouter
+from waypoint.upstream.endpoints import Endpoints
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 BIG = 64 << 20  # more than the kernel takes on the way

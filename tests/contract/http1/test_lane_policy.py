@@ -13,7 +13,7 @@ from tests.contract.http1.laned import USE_LANE
 from tests.contract.http1.stage import Client, Stage, run, stage
 from tests.contract.http1.test_lane import get, lane_of, served
 from waypoint.contract import Origin
-from waypoint.plan import Marks, Reply
+from waypoint.routing.plan import Marks, Reply
 
 SIZE = 1 << 20
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % SIZE

@@ -10,10 +10,10 @@ from mesh.model.connection import Party
 from tests.contract.http1.exchanges import read_request
 from tests.contract.http1.stage import PORT, Handler, Stage, run, serving, stage
 from waypoint.contract import Origin
-from waypoint.endpoints import Endpoints
 from waypoint.limits import ProxyLimits
-from waypoint.plan import Forward, Reply
-from waypoint.target import Group, Speaks, Target, TargetKey
+from waypoint.routing.plan import Forward, Reply
+from waypoint.upstream.endpoints import Endpoints
+from waypoint.upstream.target import Group, Speaks, Target, TargetKey
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 NOBODY = 1

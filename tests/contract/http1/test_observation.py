@@ -16,7 +16,7 @@ from mesh.telemetry.request_log import LogMode, RequestLog
 from tests.contract.http1.laned import USE_LANE
 from tests.contract.http1.observed import Observed
 from tests.contract.http1.stage import Client, Handler, answering, run, stage
-from waypoint.tap import TapEvent, parse_filter
+from waypoint.telemetry.tap import TapEvent, parse_filter
 
 
 @pytest.fixture(params=[False, True], ids=["codecs", "lane"])

@@ -21,21 +21,21 @@ from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import best_engine, engine_factory
 from tests.contract.http1.stage import CALLER, serving
 from tests.contract.waypoint.scene import PORT, loopback, service
-from waypoint.connect_tcp import TcpConnector
+from waypoint.codec.flush_queue import FlushQueue
 from waypoint.contract import Origin
-from waypoint.flush_queue import FlushQueue
-from waypoint.front import Front
+from waypoint.downstream.front import Front
+from waypoint.downstream.opaque import Clocks, OpaqueConnections
+from waypoint.exchange.proxy import Proxy
 from waypoint.limits import ProxyLimits
-from waypoint.opaque import Clocks, OpaqueConnections
-from waypoint.opaque_way import OpaqueRefusal, OpaqueWay
-from waypoint.party import party
-from waypoint.pool import Pool
-from waypoint.protection import Protection, Protections
-from waypoint.proxy import Proxy
-from waypoint.records import Records
-from waypoint.service_router import ServiceRouter
-from waypoint.target import Target, TargetKey
-from waypoint.upstream_tunnels import dial
+from waypoint.resilience.opaque_way import OpaqueRefusal, OpaqueWay
+from waypoint.resilience.protection import Protection, Protections
+from waypoint.routing.service_router import ServiceRouter
+from waypoint.telemetry.party import party
+from waypoint.telemetry.records import Records
+from waypoint.upstream.connect_tcp import TcpConnector
+from waypoint.upstream.pool import Pool
+from waypoint.upstream.target import Target, TargetKey
+from waypoint.upstream.tunnels import dial
 
 OTHER = replace(CALLER, service_account="other")
 DENIED = Verdict(

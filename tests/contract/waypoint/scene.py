@@ -34,20 +34,20 @@ from mesh.model.workload import (
 from mesh.telemetry.request_log import LogMode
 from tests.contract.http1.laned import USE_H2_LANE
 from tests.contract.http1.stage import CALLER, OWN, Client, Handler, serving
-from waypoint.authorize import Outside
-from waypoint.connect_tcp import TcpConnector
+from waypoint.codec.flush_queue import FlushQueue
+from waypoint.codec.h1_server import Http1Server
+from waypoint.codec.h2_server import Http2Server
 from waypoint.contract import Origin
-from waypoint.custom.ask import Authorizers
-from waypoint.flush_queue import FlushQueue
-from waypoint.h1_server import Http1Server
-from waypoint.h2_lane import Http2Lane
-from waypoint.h2_server import Http2Server
+from waypoint.exchange.proxy import Proxy
+from waypoint.lane.h2_lane import Http2Lane
 from waypoint.limits import ProxyLimits
-from waypoint.party import party
-from waypoint.pool import Pool
-from waypoint.protection import Vantage
-from waypoint.proxy import Proxy
+from waypoint.resilience.protection import Vantage
+from waypoint.security.authorize import Outside
+from waypoint.security.custom.ask import Authorizers
 from waypoint.state import WorkerState
+from waypoint.telemetry.party import party
+from waypoint.upstream.connect_tcp import TcpConnector
+from waypoint.upstream.pool import Pool
 
 WAYPOINT = "shop/gate"
 PORT = 80

@@ -16,11 +16,11 @@ from tests.contract.waypoint.test_policy_change import streams
 from tests.contract.waypoint.test_websocket import UPGRADE
 from tests.support.certs import TestCa
 from tests.support.tunnel import CLIENT, SERVER, App, StreamLog, TunnelLog, run, tcp_pair
-from waypoint.flush_queue import FlushQueue
-from waypoint.front import Front
-from waypoint.inbound import Inbound
+from waypoint.codec.flush_queue import FlushQueue
+from waypoint.downstream.front import Front
+from waypoint.downstream.inbound import Inbound
 from waypoint.limits import ProxyLimits
-from waypoint.upstream_tunnels import UpstreamTunnels
+from waypoint.upstream.tunnels import UpstreamTunnels
 
 
 async def upgraded(client: TunnelLog) -> tuple[App, StreamLog]:

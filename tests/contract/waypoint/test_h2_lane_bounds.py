@@ -31,10 +31,10 @@ from tests.contract.waypoint.test_h2_lane import (
     wait_for,
 )
 from tests.unit.mesh.policy.l7 import build
-from waypoint.crowd import HTTP1_LANE
-from waypoint.h2_client import Http2Client
-from waypoint.h2_server import Http2Server
+from waypoint.codec.h2_client import Http2Client
+from waypoint.codec.h2_server import Http2Server
 from waypoint.limits import ProxyLimits
+from waypoint.resilience.crowd import HTTP1_LANE
 
 H2C = "kubernetes.io/h2c"
 HUGE = 12 << 20

@@ -9,8 +9,8 @@ import pytest
 from mesh.http1.message import MessageError
 from mesh.model.address import SocketAddress, parse_ip
 from tests.contract.http1.stage import Stage, answering, run, stage
-from waypoint.h2_client import Http2Client
-from waypoint.h2_head import read_request
+from waypoint.codec.h2_client import Http2Client
+from waypoint.codec.h2_head import read_request
 
 OK = (
     b"HTTP/1.1 200 OK\r\nX-A: b\r\nConnection: x-private\r\nX-Private: 1\r\n"

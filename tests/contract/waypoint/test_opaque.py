@@ -13,9 +13,9 @@ from mesh.telemetry.metrics import MeshMetrics
 from mesh.telemetry.request_log import LogMode, RequestLog
 from tests.contract.http1.stage import run
 from tests.contract.waypoint.ground import DENIED, ground
-from waypoint.connection_counts import count_connections
 from waypoint.feed import Connections, Lines
-from waypoint.records import Records
+from waypoint.telemetry.connection_counts import count_connections
+from waypoint.telemetry.records import Records
 
 
 def test_a_connection_is_recorded_with_its_bytes() -> None:

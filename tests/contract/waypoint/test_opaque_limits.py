@@ -25,12 +25,12 @@ from mesh.resilience.circuit import Resource
 from tests.contract.http1.stage import CALLER, run
 from tests.contract.waypoint.ground import OTHER, Ground, ground, shout
 from tests.contract.waypoint.scene import PORT, Script, loopback, scene, service
-from waypoint.cluster_state import PolicyCounters, describe
 from waypoint.contract import Origin
-from waypoint.fair import FairGate
-from waypoint.opaque_way import OpaqueRefusal, OpaqueWay
-from waypoint.protection import Protection, Protections, Way
-from waypoint.target import Group, Speaks
+from waypoint.resilience.cluster_state import PolicyCounters, describe
+from waypoint.resilience.fair import FairGate
+from waypoint.resilience.opaque_way import OpaqueRefusal, OpaqueWay
+from waypoint.resilience.protection import Protection, Protections, Way
+from waypoint.upstream.target import Group, Speaks
 
 
 def protect(

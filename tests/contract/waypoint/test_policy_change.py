@@ -24,7 +24,7 @@ from tests.contract.waypoint.test_websocket_h2 import ASK as UPGRADE_H2
 from tests.contract.waypoint.test_websocket_h2 import Peer
 from tests.unit.mesh.jwt import issuer
 from tests.unit.mesh.policy.l7 import build
-from waypoint.open_exchanges import OpenExchanges
+from waypoint.exchange.open_exchanges import OpenExchanges
 
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n"

@@ -12,7 +12,7 @@ from mesh.model.traffic import CircuitLimits, RateLimit, TrafficPolicy
 from tests.contract.http1.stage import Handler, run, serving
 from tests.contract.waypoint.scene import Scene, Script, loopback, scene, service
 from tests.contract.waypoint.test_traffic_policy import OK, POLICY
-from waypoint.protection import Vantage
+from waypoint.resilience.protection import Vantage
 from waypoint.shared.select import new_memory, open_sharing
 
 WEB = b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"

@@ -19,7 +19,7 @@ from tests.contract.waypoint.authorizers import app, exact
 from tests.contract.waypoint.scene import TARGET, Scene, Script, authentication, scene
 from tests.unit.mesh.jwt import issuer
 from tests.unit.mesh.policy.l7 import build
-from waypoint.issuers import issuer_states
+from waypoint.security.issuers import issuer_states
 
 ONE, TWO = issuer.signer("ES256", "one"), issuer.signer("RS256", "two")
 

@@ -11,8 +11,8 @@ from mesh.telemetry.trace_context import Trace, TraceStarter
 from tests.contract.http1.stage import run
 from tests.contract.waypoint.authorizers import app
 from tests.contract.waypoint.scene import Scene, Script, scene
-from waypoint.forward_headers import caller_fields, prepare_request
-from waypoint.tracing import request_span
+from waypoint.exchange.forward_headers import caller_fields, prepare_request
+from waypoint.telemetry.tracing import request_span
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

@@ -29,11 +29,11 @@ from mesh.model.traffic import (
 from mesh.routing.table import RouteTable
 from tests.contract.http1.stage import Handler, RouterOf, Stage, run, stage
 from tests.contract.waypoint.test_http2 import curl
-from waypoint.endpoints import Endpoints
-from waypoint.plan import Router
-from waypoint.protected import Protected
-from waypoint.protection import Protections
-from waypoint.route_router import RouteRouter
+from waypoint.resilience.protected import Protected
+from waypoint.resilience.protection import Protections
+from waypoint.routing.plan import Router
+from waypoint.routing.route_router import RouteRouter
+from waypoint.upstream.endpoints import Endpoints
 
 GET = b"GET / HTTP/1.1\r\nHost: w\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -23,10 +23,10 @@ from tests.contract.waypoint.ground import shout
 from tests.contract.waypoint.scene import POD, Scene, Script, loopback, scene
 from tests.contract.waypoint.test_http2 import curl
 from tests.contract.waypoint.test_traffic_policy import BUSY, GET, OK, serving
-from waypoint.cluster_state import describe
 from waypoint.contract import Origin
-from waypoint.opaque_way import OpaqueRefusal, OpaqueWay
-from waypoint.protection import MAX_WORKLOAD_WAYS
+from waypoint.resilience.cluster_state import describe
+from waypoint.resilience.opaque_way import OpaqueRefusal, OpaqueWay
+from waypoint.resilience.protection import MAX_WORKLOAD_WAYS
 
 FEW = RateLimit(requests=2, per_s=3600, burst=2, name="few")
 ON_PODS = TrafficPolicy(

@@ -15,8 +15,8 @@ import click
 import jsonschema
 import pytest
 
-from agent.cli.reference import commands_below
-from agent.cli.schemas import schemas
+from agent.cli.output.schemas import schemas
+from agent.cli.pages.reference import commands_below
 from tests.lab import Process, eventually
 from tests.netns.cli.command_table import ANY, ELSEWHERE, TABLE, Try
 from tests.netns.cli.shopfront import POLICY, Typed, Typist, shopfront, watching

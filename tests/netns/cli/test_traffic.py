@@ -9,7 +9,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from agent.cli.schemas import schemas
+from agent.cli.output.schemas import schemas
 from agent.cli.stat import EdgesAnswer, StatAnswer
 from tests.lab import Process, Result, eventually
 from tests.lab.objects import authorization_policy, service_object

@@ -13,7 +13,12 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-PRELOADED = ("agent.cli.main", "agent.cli.schemas", "agent.cli.reference", "agent.capture.inspect")
+PRELOADED = (
+    "agent.cli.main",
+    "agent.cli.output.schemas",
+    "agent.cli.pages.reference",
+    "agent.capture.inspect",
+)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.exits import Exit
+from agent.cli.output.exits import Exit
 from agent.paths import BPF_ROOT
 from tests.conftest import NO_ROOT
 from tests.lab import Lab, Node

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 import installer
-from agent.cli.prometheus import Prometheus
+from agent.cli.reach.prometheus import Prometheus
 from agent.cli.stat import EdgesAnswer, StatAnswer
 from installer.alerts import ALERTS, rule_groups
 from installer.pages_all import DASHBOARDS

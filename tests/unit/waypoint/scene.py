@@ -17,17 +17,17 @@ from mesh.model.workload import ServiceKey
 from mesh.routing.table import RouteTable
 from tests.unit.mesh.routing import build
 from tests.unit.waypoint.virtual import PipeConnector, connect_pipe
+from waypoint.codec.flush_queue import FlushQueue
+from waypoint.codec.h1_server import Http1Server
 from waypoint.contract import Origin
-from waypoint.endpoints import Endpoints
-from waypoint.flush_queue import FlushQueue
-from waypoint.h1_server import Http1Server
+from waypoint.exchange.proxy import Proxy
 from waypoint.limits import ProxyLimits
-from waypoint.party import party
-from waypoint.pool import Pool
-from waypoint.protected import Protected
-from waypoint.protection import Protections, Vantage
-from waypoint.proxy import Proxy
-from waypoint.route_router import RouteRouter
+from waypoint.resilience.protected import Protected
+from waypoint.resilience.protection import Protections, Vantage
+from waypoint.routing.route_router import RouteRouter
+from waypoint.telemetry.party import party
+from waypoint.upstream.endpoints import Endpoints
+from waypoint.upstream.pool import Pool
 
 CALLER = SpiffeId(trust_domain="cluster.local", namespace="shop", service_account="client")
 API = ServiceKey("shop/api")

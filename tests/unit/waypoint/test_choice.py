@@ -10,7 +10,7 @@ import pytest
 from tests.unit.waypoint.answers import failing
 from tests.unit.waypoint.scene import Say, objects, scene
 from tests.unit.waypoint.virtual import play
-from waypoint.protection import Vantage
+from waypoint.resilience.protection import Vantage
 
 
 def test_round_robin_takes_turns() -> None:

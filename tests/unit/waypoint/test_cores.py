@@ -14,14 +14,14 @@ from mesh.model.connection import Party
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort, Workload, WorkloadUid
-from waypoint import retry
 from waypoint.contract import FailureKind
-from waypoint.endpoints import Endpoints
-from waypoint.forward_headers import caller_fields, new_request_id, prepare_request
-from waypoint.inbound import find_origin
-from waypoint.plan import RetryRule
-from waypoint.sniff import PREFACE, Known, Spoken, classify, known_protocol
-from waypoint.target import Speaks, Target, TargetKey, choose
+from waypoint.downstream.inbound import find_origin
+from waypoint.downstream.sniff import PREFACE, Known, Spoken, classify, known_protocol
+from waypoint.exchange.forward_headers import caller_fields, new_request_id, prepare_request
+from waypoint.resilience import retry
+from waypoint.routing.plan import RetryRule
+from waypoint.upstream.endpoints import Endpoints
+from waypoint.upstream.target import Speaks, Target, TargetKey, choose
 
 CALLER = SpiffeId(trust_domain="t", namespace="shop", service_account="client")
 addr = parse_socket_address

@@ -8,7 +8,7 @@ import pytest
 
 from mesh.http1.message import Framing, RequestHead
 from mesh.model.identity import SpiffeId
-from waypoint.forward_headers import (
+from waypoint.exchange.forward_headers import (
     IDENTITY_FIELDS,
     caller_fields,
     passed_trailers,

@@ -17,9 +17,9 @@ from mesh.telemetry.request_log import LogMode, RequestLog
 from mesh.telemetry.requests import RequestMetrics, RequestTally
 from tests.unit.waypoint.records import record
 from waypoint.feed import IssuerKeys, Stats
-from waypoint.gauges import WaypointState, _issuers
 from waypoint.options import CaDirectory, WaypointOptions
 from waypoint.supervisor import Supervisor
+from waypoint.telemetry.gauges import WaypointState, _issuers
 
 OWN = SpiffeId(trust_domain="t", namespace="shop", service_account="gate")
 OPTIONS = WaypointOptions(

@@ -13,9 +13,9 @@ from mesh.resilience.circuit import Resource
 from tests.unit.waypoint.answers import details, failing
 from tests.unit.waypoint.scene import CALLER, Request, Say, Scene, objects, scene
 from tests.unit.waypoint.virtual import play
-from waypoint.cluster_state import PolicyCounters, describe
 from waypoint.limits import ProxyLimits
-from waypoint.protection import Vantage
+from waypoint.resilience.cluster_state import PolicyCounters, describe
+from waypoint.resilience.protection import Vantage
 
 EJECT = "outlierDetection: {consecutiveFailures: 3, baseEjection: 10s, jitter: 0}"
 

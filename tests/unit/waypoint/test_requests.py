@@ -11,7 +11,7 @@ import pytest
 from tests.unit.waypoint.answers import leaks, marks
 from tests.unit.waypoint.scene import CALLER, Say, objects, scene
 from tests.unit.waypoint.virtual import play
-from waypoint.protection import Vantage
+from waypoint.resilience.protection import Vantage
 
 GRPC = {"content-type": "application/grpc", "te": "trailers"}
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from mesh.errors import UpstreamError
 from mesh.model.address import SocketAddress
-from waypoint.target import Target
+from waypoint.upstream.target import Target
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -122,7 +122,7 @@ def connect_pipe(
 
 
 class PipeConnector:
-    """`waypoint.pool.Connector` to servers in memory; an address without one refuses."""
+    """`waypoint.upstream.pool.Connector` to servers in memory; an address without one refuses."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from agent.cli.live import SocketAt
 from agent.cli.main import cli
+from agent.cli.reach.live import SocketAt
 
 
 def meshnode(*arguments: str, socket: Path | None = None, node: str | None = "n1") -> Result:

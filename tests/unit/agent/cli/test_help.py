@@ -10,7 +10,7 @@ import pytest
 
 from agent.cli.examples import EXAMPLES
 from agent.cli.main import cli
-from agent.cli.reference import commands_below
+from agent.cli.pages.reference import commands_below
 from tests.unit.agent.cli.invoke import meshnode
 
 EVERY = {" ".join(path[1:]): command for command, path in commands_below()}

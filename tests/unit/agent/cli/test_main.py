@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from agent.admin.client import AgentForbidden, AgentNotRunning, AgentRefused
-from agent.cli.exits import Exit, NotRunning, SchemaMismatch, expected_error, failure_of
 from agent.cli.main import COMMANDS, cli
-from agent.cli.reference import cli_reference, metrics_reference
+from agent.cli.output.exits import Exit, NotRunning, SchemaMismatch, expected_error, failure_of
+from agent.cli.pages.reference import cli_reference, metrics_reference
 from mesh.errors import ConfigError, IdentityError, KernelError, MeshnodeError, UpstreamError
 from tests.unit.agent.cli.invoke import error_of, meshnode
 
@@ -160,6 +160,6 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_docs_are_what_the_code_says() -> None:
-    hint = "run `python -m agent.cli.reference docs`"
+    hint = "run `python -m agent.cli.pages.reference docs`"
     assert (DOCS / "cli.md").read_text() == cli_reference(), hint
     assert (DOCS / "metrics.md").read_text() == metrics_reference(), hint

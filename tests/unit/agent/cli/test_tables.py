@@ -17,9 +17,9 @@ from agent.capture.views import (
     ServiceView,
     StatsView,
 )
-from agent.cli import kernel_tables
-from agent.cli.kernel_tables import Names, format_entries, plain_entries
-from agent.cli.table import age, columns, counted, size, table
+from agent.cli.kernel import kernel_tables
+from agent.cli.kernel.kernel_tables import Names, format_entries, plain_entries
+from agent.cli.output.table import age, columns, counted, size, table
 
 NAMES = Names(workloads={7: "pod/shop/cart"}, services={9: "shop/pay:80"})
 NUMERIC = Names(workloads=NAMES.workloads, services=NAMES.services, numeric=True)

@@ -13,10 +13,10 @@ import pytest
 
 from agent.cli.bug_report import REDACTED, BugReport, redact
 from agent.cli.config import ConfigDiff, Difference, compare
-from agent.cli.manpages import write_pages
-from agent.cli.reference import commands_below
-from agent.cli.shared import Output
-from agent.cli.watch import answers
+from agent.cli.output.shared import Output
+from agent.cli.output.watch import answers
+from agent.cli.pages.manpages import write_pages
+from agent.cli.pages.reference import commands_below
 from mesh.errors import MeshnodeError
 from tests.unit.agent.admin.fake import FakeNode, running_admin
 from tests.unit.agent.cli.invoke import meshnode

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from agent.admin.view import FlowEvent
-from agent.cli.schemas import ANSWERS, schema_of
+from agent.cli.output.schemas import ANSWERS, schema_of
 from agent.cli.stat import EdgesAnswer, StatAnswer
 from tests.browser.world import RULE, denial, edge, requests
 from tests.unit.agent.admin.fake import FakeNode, running_admin

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from mesh.telemetry.requests import BUCKETS_MS
-from waypoint.forward_headers import caller_fields
+from waypoint.exchange.forward_headers import caller_fields
 from waypoint.lane.adopt import Adopted
 from waypoint.lane.engine import Engine, Target
 from waypoint.limits import ProxyLimits

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from mesh.telemetry.requests import BUCKETS_MS
-from waypoint.crowd import HTTP1_LANE, HTTP2_LANE, PYTHON, Crowd
-from waypoint.forward_headers import caller_fields
+from waypoint.exchange.forward_headers import caller_fields
 from waypoint.lane.adopt import Adopted
 from waypoint.lane.engine import Engine, Target
 from waypoint.limits import ProxyLimits
+from waypoint.resilience.crowd import HTTP1_LANE, HTTP2_LANE, PYTHON, Crowd
 
 FIELDS = caller_fields(None, None, "10.0.0.9")
 REQUEST = b"GET / HTTP/1.1\r\nHost: w\r\n\r\n"

@@ -9,12 +9,12 @@ from contextlib import closing
 import pytest
 
 from mesh.telemetry.requests import BUCKETS_MS
-from waypoint.forward_headers import caller_fields
+from waypoint.exchange.forward_headers import caller_fields
 from waypoint.lane.adopt import Adopted
 from waypoint.lane.engine import Engine, Target
 from waypoint.lane.record import Log, TapBounds, Wanted, Watch, bounds_of, decode, sent_headers
 from waypoint.limits import ProxyLimits
-from waypoint.tap import parse_filter
+from waypoint.telemetry.tap import parse_filter
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 

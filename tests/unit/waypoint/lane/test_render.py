@@ -16,7 +16,7 @@ from mesh.model.identity import SpiffeId
 from mesh.telemetry.requests import BUCKETS_MS
 from mesh.telemetry.trace_context import TraceStarter
 from tests.contract.http1.corpus import corpus
-from waypoint.forward_headers import caller_fields, prepare_request
+from waypoint.exchange.forward_headers import caller_fields, prepare_request
 from waypoint.lane.adopt import Adopted
 from waypoint.lane.engine import Engine, Target
 from waypoint.lane.record import Watch

@@ -13,11 +13,11 @@ import pytest
 from mesh.http1.head import parse_request_head
 from mesh.http1.message import Headers, Limits, ResponseHead
 from mesh.telemetry.requests import BUCKETS_MS
-from waypoint.attach import attach
+from waypoint.codec.flush_queue import FlushQueue
+from waypoint.codec.h1_client import Http1Client
 from waypoint.contract import Failure
-from waypoint.flush_queue import FlushQueue
-from waypoint.forward_headers import caller_fields, prepare_request
-from waypoint.h1_client import Http1Client
+from waypoint.downstream.attach import attach
+from waypoint.exchange.forward_headers import caller_fields, prepare_request
 from waypoint.lane.adopt import Adopted
 from waypoint.lane.engine import Engine, Target
 from waypoint.limits import ProxyLimits

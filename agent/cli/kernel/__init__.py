@@ -1,0 +1,1 @@
+"""`meshnode bpf`: what the kernel holds, for people."""

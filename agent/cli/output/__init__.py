@@ -1,0 +1,1 @@
+"""How commands answer: tables, JSON, exit codes, repetition."""

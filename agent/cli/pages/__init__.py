@@ -1,0 +1,1 @@
+"""Writes manual and reference pages from the code."""

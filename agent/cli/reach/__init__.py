@@ -1,0 +1,1 @@
+"""Who can be asked: an agent here, a whole cluster, files, a Prometheus."""

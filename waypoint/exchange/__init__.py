@@ -1,0 +1,1 @@
+"""One request and its response, from the first byte to the record."""

@@ -1,0 +1,1 @@
+"""What a TrafficPolicy does: limits, retries, hedging, ejection, faults, pacing."""

@@ -1,0 +1,1 @@
+"""From a request to its plan: routes, or the service itself."""

@@ -1,0 +1,1 @@
+"""What a waypoint says of its requests: records, access log, metrics, spans, tap."""

@@ -1,0 +1,1 @@
+"""Endpoints, the choice between them, and connections to them."""

@@ -33,15 +33,15 @@ from mesh.model.identity import SpiffeId
 from mesh.model.request import RequestRecord
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort
-from waypoint.connect_tcp import TcpConnector
+from waypoint.codec.flush_queue import FlushQueue
+from waypoint.codec.h1_server import Http1Server
 from waypoint.contract import Origin
-from waypoint.endpoints import Endpoints
-from waypoint.flush_queue import FlushQueue
-from waypoint.h1_server import Http1Server
+from waypoint.exchange.proxy import Proxy
 from waypoint.limits import ProxyLimits
-from waypoint.pool import Pool
-from waypoint.proxy import Proxy
-from waypoint.service_router import ServiceRouter
+from waypoint.routing.service_router import ServiceRouter
+from waypoint.upstream.connect_tcp import TcpConnector
+from waypoint.upstream.endpoints import Endpoints
+from waypoint.upstream.pool import Pool
 
 REQUEST = (
     b"GET /api/items?id=5 HTTP/1.1\r\nHost: web.shop\r\nUser-Agent: bench/1.0\r\n"

@@ -29,7 +29,7 @@ from mesh.model.snapshot import MeshSnapshot
 from mesh.telemetry.request_log import LogMode, RequestLog
 from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import best_engine, engine_factory
-from waypoint.inbound import find_origin
+from waypoint.downstream.inbound import find_origin
 from waypoint.limits import ProxyLimits
 from waypoint.parts import WorkerOptions
 from waypoint.worker import STATS_TICKS, TICK_S, Worker

@@ -125,6 +125,8 @@ class Root(click.Group):
             sys.exit(Exit.NEGATIVE)
         except click.ClickException as error:
             failure = _usage_failure(error, self)
+        except KeyboardInterrupt:
+            sys.exit(Exit.INTERRUPTED)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise

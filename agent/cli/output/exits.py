@@ -25,6 +25,8 @@ class Exit(IntEnum):
     """The kernel holds maps of another version of meshnode."""
     DIFFERENT = 5
     """`bpf diff` found a difference."""
+    INTERRUPTED = 130
+    """Ctrl-C before the answer: 128 and the number of SIGINT, as shells say it."""
 
 
 class NotRunning(MeshnodeError):

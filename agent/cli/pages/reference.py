@@ -42,6 +42,7 @@ JSON mode standard output also holds `{"error": {"code", "message", "hint"}}`.
 | 3 | not allowed: run it with sudo |
 | 4 | the kernel holds maps of another version |
 | 5 | `bpf diff` found a difference |
+| 130 | ended by Ctrl-C before there was an answer |
 
 `--node` chooses among several nodes on one machine; `MESHNODE_NODE` does the same. TIME is a number
 with `ms`, `s`, `m` or `h`, such as `30s`; without a unit it is seconds. Colours are for terminals

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +83,30 @@ def test_an_answer_that_finds_no_room_is_an_error_in_words() -> None:
     )
     assert (done.returncode, "no space is left" in done.stderr) == (1, True), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_says_nothing(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "config"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        cluster = {"server": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        content = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+        }
+        kubeconfig.write_text(json.dumps(content))
+        argv = ["analyze", "--source", f"kubernetes:{kubeconfig}"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "agent.cli", *argv], stderr=subprocess.PIPE
+        ) as command:
+            asked, _ = silent.accept()
+            with asked:
+                command.send_signal(signal.SIGINT)
+                _, told = command.communicate(timeout=30)
+    assert command.returncode == Exit.INTERRUPTED
+    assert told == b""
 
 
 def test_colours_are_off_where_nobody_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,7 +225,7 @@ TABLE = (
         says="active",
         schema="ca roots",
         wrong="ca roots",
-        next="Say which authority",
+        next="say which authority",
     ),
     Try(
         words="ca rotate-root --ca {tmp}/ca-{turn}",

@@ -157,6 +157,14 @@ class Inbound:
             if trusted and tunnel.peer.trust_domain not in trusted:
                 tunnel.abort(f"trust domain {tunnel.peer.trust_domain} is not accepted any more")
 
+    def pod_closed(self, uid: WorkloadUid) -> None:
+        """End the tunnels to a pod likewise; their clients are told to dial anew."""
+        self.lanes.pod_closed(uid)
+        for tunnel, events in list(self.tunnels.items()):
+            if events.uid == uid:
+                expires_at = min(events.expires_at, tunnel.peer_expires_at)
+                self.context.expired.let_end(tunnel, expires_at, self.context.epoch_s())
+
     def send_away(self) -> None:
         """Tell all clients to dial again: another worker can serve what this one cannot."""
         for tunnel in list(self.tunnels):

@@ -340,6 +340,12 @@ class Outbound:
         for tunnel in self.pool.idle():
             tunnel.drain(0.0)
 
+    def pod_closed(self, uid: WorkloadUid) -> None:
+        """End a pod's tunnels, which keep its namespace alive. Open connections go on: it may
+        only have left the mesh."""
+        for tunnel, expires_at in self.pool.leave(uid):
+            self.context.expired.let_end(tunnel, expires_at, self.context.epoch_s())
+
     def retire_expired(self) -> None:
         """Use no tunnel for new connections once its certificate has ended."""
         now = self.context.epoch_s()

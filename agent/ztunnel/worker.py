@@ -204,9 +204,13 @@ class Worker:
                 self._engine.lanes,
                 self._outbound.accepted,
                 self._outbound.lanes.group,
-                self._inbound.lanes.pod_closed,
+                self._pod_closed,
             ),
         )
+
+    def _pod_closed(self, uid: WorkloadUid) -> None:
+        self._inbound.pod_closed(uid)
+        self._outbound.pod_closed(uid)
 
     async def get(self, uid: WorkloadUid, family: Family, kind: SocketKind) -> socket.socket:
         """A socket in a pod's namespace (`SocketSource` of every path)."""

@@ -145,6 +145,19 @@ class TunnelPool(Generic[W]):
             self.lost(key, tunnel)
         return ended
 
+    def leave(self, source: WorkloadUid) -> list[tuple[Tunnel, float]]:
+        """A workload is gone, or has another namespace: its tunnels, each with the end of its
+        certificate (epoch s), are handed out no more."""
+        left = [
+            (key, tunnel, held.expires_at)
+            for key, line in self._lines.items()
+            if key.source == source
+            for tunnel, held in line.tunnels.items()
+        ]
+        for key, tunnel, _ in left:
+            self.lost(key, tunnel)
+        return [(tunnel, expires_at) for _, tunnel, expires_at in left]
+
     def idle(self) -> list[Tunnel]:
         """Tunnels that had no stream in the last five minutes. Ask every few seconds: the time of
         a tunnel with streams is taken here."""

@@ -38,6 +38,11 @@ class ExpiredTunnels:
             tunnel.drain(self._grace_s + BACKSTOP_S)
             self._retired[tunnel] = _Retired(now + self._grace_s, what)
 
+    def let_end(self, tunnel: Tunnel, expires_at: float, now: float) -> None:
+        """Nobody needs it any more, such as of a pod that has gone: it ends with its last stream,
+        and as late as it would have ended otherwise."""
+        tunnel.drain(max(0.0, expires_at - now) + self._grace_s)
+
     def forget(self, tunnel: Tunnel) -> None:
         """It has ended by itself."""
         self._retired.pop(tunnel, None)

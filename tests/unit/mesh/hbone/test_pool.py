@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import math
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mesh.hbone.pool import IDLE_TIMEOUT_S, STREAMS_PER_TUNNEL, PoolKey, TunnelPool
 from mesh.model.address import parse_socket_address
@@ -143,3 +144,16 @@ def test_a_tunnel_past_its_certificate_is_handed_out_no_more() -> None:
     assert pool.expired(100.0) == [(KEY, old)]
     assert pool.take(KEY) is new
     assert pool.expired(100.0) == []
+
+
+def test_the_tunnels_of_a_departed_workload_are_handed_out_no_more() -> None:
+    pool, _ = make_pool()
+    idle, busy = up(pool), up(pool, streams=3)
+    other = replace(KEY, source=WorkloadUid("pod/default/b"))
+    assert pool.wait(other, "another's")
+    kept = LoadedTunnel()
+    pool.dialled(other, kept)
+    assert dict(pool.leave(KEY.source)) == {idle: math.inf, busy: math.inf}
+    assert pool.leave(KEY.source) == []
+    assert pool.take(KEY) is None
+    assert pool.take(other) is kept

@@ -8,11 +8,12 @@ the code really makes.
 from __future__ import annotations
 
 from installer.parts import AGENT, CA_ROOT, CA_SECRET, CONTROLLER
-from installer.values import DEFAULT_NAMESPACE, Manifest
+from installer.values import Manifest
+from mesh.model.names import SYSTEM_NAMESPACE
 from mesh.run_files import OPERATOR
 from mesh.sources.kubernetes.resources import RESOURCES
 
-NAMESPACE = DEFAULT_NAMESPACE
+NAMESPACE = SYSTEM_NAMESPACE
 _LABELS = {"app.kubernetes.io/part-of": "meshnode"}
 _RBAC = "rbac.authorization.k8s.io"
 _WEBHOOKS = "validatingwebhookconfigurations"

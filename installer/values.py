@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from installer.settings import Json, defaults
+from mesh.model.names import SYSTEM_NAMESPACE
 
 Manifest: TypeAlias = "dict[str, object]"
 
 NAMESPACE = "namespace"
 """Name under which manifests ask for the namespace everything is installed into."""
-DEFAULT_NAMESPACE = "meshnode-system"
 
 _PART = re.compile(r"\{([A-Za-z.]+)\}")
 
@@ -57,7 +57,7 @@ class File:
 class Given:
     """Real values."""
 
-    namespace: str = DEFAULT_NAMESPACE
+    namespace: str = SYSTEM_NAMESPACE
     values: Mapping[str, Json] = field(default_factory=defaults)
 
     def value(self, name: str) -> object:

@@ -18,6 +18,7 @@ from agent.cli.output.shared import Output, node_option, output_option, paths_of
 from agent.cli.output.table import clean
 from agent.cli.output.watch import answers, watch_option
 from agent.cli.reach.cluster import in_cluster, kubeconfig_option
+from mesh.model.names import SYSTEM_NAMESPACE
 
 _TICKS = {State.OK: "✓", State.WARNING: "!", State.FAILED: "✗", State.SKIPPED: "-"}
 _COLOURS = {
@@ -45,7 +46,7 @@ class Report:
 @kubeconfig_option
 @click.option(
     "--namespace",
-    default="meshnode-system",
+    default=SYSTEM_NAMESPACE,
     show_default=True,
     metavar="NAME",
     help="With --cluster: where meshnode is installed.",

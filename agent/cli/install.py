@@ -13,13 +13,13 @@ import click
 
 from agent.cli.output.exits import Exit
 from mesh.errors import ConfigError
+from mesh.model.names import SYSTEM_NAMESPACE
 
 if TYPE_CHECKING:
     from installer.live import Live
     from installer.settings import Json
 
 Command = TypeVar("Command", bound=Callable[..., object])
-DEFAULT_NAMESPACE = "meshnode-system"
 
 
 def _values_options(command: Command) -> Command:
@@ -48,7 +48,7 @@ def namespace_option(command: Command) -> Command:
     """`--namespace NAME`."""
     option = click.option(
         "--namespace",
-        default=DEFAULT_NAMESPACE,
+        default=SYSTEM_NAMESPACE,
         show_default=True,
         metavar="NAME",
         help="Where meshnode is installed.",

@@ -22,6 +22,7 @@ from mesh.jwt.errors import KeySetError, TokenError
 from mesh.jwt.keys import KeySet, parse_key_set
 from mesh.jwt.token import UnverifiedToken, parse_token
 from mesh.jwt.verify import check_claims, check_signature
+from mesh.model.names import SYSTEM_NAMESPACE
 from mesh.run_files import OPERATOR, operator_audience
 from mesh.sources.kubernetes.access import ACCOUNT_DIRECTORY
 from mesh.sources.kubernetes.config import load_configuration
@@ -32,7 +33,6 @@ KEYS_PATH = "/openid/v1/jwks"
 ISSUER_PATH = "/.well-known/openid-configuration"
 KEEP_KEYS_S = 60.0
 """Whoever may look may also ask in vain; that must not reach the API server each time."""
-DEFAULT_NAMESPACE = "meshnode-system"
 
 
 class _Discovery(msgspec.Struct):
@@ -124,4 +124,4 @@ def _own_namespace(directory: Path = ACCOUNT_DIRECTORY) -> str:
     try:
         return (directory / "namespace").read_text(encoding="utf-8").strip()
     except OSError:
-        return DEFAULT_NAMESPACE
+        return SYSTEM_NAMESPACE

@@ -29,7 +29,6 @@ from agent.capture.telemetry import (
 from agent.netns import open_netns
 from agent.node.flow_events import flow_event
 from agent.node.kernel import KernelPlane
-from agent.ztunnel.recorder import party
 from bpf.layout import Counted, PathKind, Reason
 from mesh.errors import KernelError
 from mesh.model.address import SocketAddress
@@ -39,6 +38,7 @@ from mesh.model.snapshot import MeshSnapshot
 from mesh.model.verdict import ConnectionFacts, Decision, Verdict
 from mesh.model.workload import Workload
 from mesh.policy.engine import PolicyIndex
+from mesh.telemetry.party import party
 from mesh.telemetry.tap import Tap
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from agent.ztunnel.plan_inbound import (
     plan_inbound,
     resolve_authority,
 )
-from agent.ztunnel.recorder import OpenRecord, party
+from agent.ztunnel.recorder import OpenRecord
 from agent.ztunnel.sockets import NoHolderError
 from mesh.errors import ConfigError, MeshnodeError, UpstreamError
 from mesh.hbone.connect import check_connect, parse_connect
@@ -33,6 +33,7 @@ from mesh.model.credentials import Credentials
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.verdict import ConnectionFacts, Verdict
 from mesh.model.workload import WorkloadUid
+from mesh.telemetry.party import party
 from mesh.tunnel.contract import End, Loss, LossReason, Stream, StreamRequest, Tunnel
 
 log = logging.getLogger(__name__)

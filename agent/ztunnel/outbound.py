@@ -25,7 +25,7 @@ from agent.ztunnel.plan_outbound import (
     TunnelPlan,
     plan_outbound,
 )
-from agent.ztunnel.recorder import OpenRecord, party
+from agent.ztunnel.recorder import OpenRecord
 from agent.ztunnel.sockets import connect, original_destination, reset
 from agent.ztunnel.tunnels import OutboundTunnel
 from mesh.balance.least_loaded import choose_least_loaded
@@ -37,6 +37,7 @@ from mesh.model.address import IPAddress, SocketAddress, parse_ip
 from mesh.model.connection import Path, Reporter, ResponseFlag
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Endpoint, Workload, WorkloadUid
+from mesh.telemetry.party import party
 from mesh.tunnel.contract import End, Headers, Stream, Tunnel
 
 log = logging.getLogger(__name__)

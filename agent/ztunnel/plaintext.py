@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from agent.ztunnel.context import WorkerContext
 from agent.ztunnel.dial_app import dial_application
 from agent.ztunnel.plan_inbound import AdmitPlan, InboundRequest, RejectPlan, plan_inbound
-from agent.ztunnel.recorder import OpenRecord, party
+from agent.ztunnel.recorder import OpenRecord
 from agent.ztunnel.sockets import name_to_address, reset
 from mesh.errors import UpstreamError
 from mesh.model.address import SocketAddress
 from mesh.model.connection import Path, Reporter, ResponseFlag
 from mesh.model.verdict import ConnectionFacts, Verdict
 from mesh.model.workload import WorkloadUid
+from mesh.telemetry.party import party
 from mesh.tunnel.contract import End, Relay
 
 

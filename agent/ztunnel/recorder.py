@@ -9,9 +9,8 @@ from typing import Protocol
 
 from mesh.model.address import SocketAddress
 from mesh.model.connection import ConnectionRecord, Party, Path, Reporter, ResponseFlag
-from mesh.model.identity import SpiffeId
 from mesh.model.verdict import Verdict
-from mesh.model.workload import Service, Workload
+from mesh.model.workload import Service
 from mesh.tunnel.contract import End, EndReason
 
 FLAG_OF_END = {
@@ -21,24 +20,6 @@ FLAG_OF_END = {
     EndReason.TUNNEL_LOST: ResponseFlag.UPSTREAM_RESET,
     EndReason.ABORTED: ResponseFlag.UPSTREAM_RESET,
 }
-
-
-def party(workload: Workload | None, identity: SpiffeId | None = None) -> Party:
-    """One end, as far as known. The identity given (verified) wins over the workload's own."""
-    if workload is None:
-        return Party(
-            namespace=identity.namespace if identity else "",
-            identity=identity.principal if identity else "",
-        )
-    return Party(
-        workload=workload.uid,
-        name=workload.name,
-        namespace=workload.namespace,
-        app_name=workload.app_name,
-        identity=identity.principal if identity else "",
-        canonical_service=workload.canonical_service,
-        canonical_revision=workload.canonical_revision,
-    )
 
 
 @dataclass(frozen=True, slots=True)

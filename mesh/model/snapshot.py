@@ -10,6 +10,7 @@ from functools import cached_property
 from mesh.model.address import IPAddress
 from mesh.model.authentication import RequestAuthentication
 from mesh.model.codes import Code
+from mesh.model.names import SYSTEM_NAMESPACE
 from mesh.model.policy import AuthorizationPolicy, PeerAuthentication, PolicyKey
 from mesh.model.provider import ExternalAuthorizer
 from mesh.model.routing import GrantKey, ReferenceGrant, Route, RouteKey
@@ -42,7 +43,7 @@ class MeshSettings:
 
     trust_domain: str = "cluster.local"
     trust_domain_aliases: tuple[str, ...] = ()
-    root_namespace: str = "meshnode-system"
+    root_namespace: str = SYSTEM_NAMESPACE
     cluster: str = "Kubernetes"
     same_node: SameNode = SameNode.DIRECT
     probe_sources: tuple[IPAddress, ...] = ()

@@ -6,7 +6,8 @@ import json
 import time
 from http import HTTPStatus
 
-from agent.kubernetes.operator import DEFAULT_NAMESPACE, ISSUER_PATH, KEYS_PATH, OperatorGate
+from agent.kubernetes.operator import ISSUER_PATH, KEYS_PATH, OperatorGate
+from mesh.model.names import SYSTEM_NAMESPACE
 from mesh.run_files import OPERATOR
 from mesh.sources.kubernetes.transport import KubeApi
 from tests.support.kube_api import KubeApiServer
@@ -14,8 +15,8 @@ from tests.support.kube_store import Object, StatusError
 from tests.unit.mesh.jwt import issuer
 
 ISSUER = "https://kubernetes.default.svc"
-SUBJECT = f"system:serviceaccount:{DEFAULT_NAMESPACE}:{OPERATOR}"
-TOKENS = f"/api/v1/namespaces/{DEFAULT_NAMESPACE}/serviceaccounts/{OPERATOR}/token"
+SUBJECT = f"system:serviceaccount:{SYSTEM_NAMESPACE}:{OPERATOR}"
+TOKENS = f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/serviceaccounts/{OPERATOR}/token"
 
 
 def account_token(audience: str, **claims: object) -> str:
@@ -58,7 +59,7 @@ class GateTo:
 
 def gate_of(api: KubeApi, node: str) -> OperatorGate:
     """The gate of a node's agent."""
-    return OperatorGate(api, node, DEFAULT_NAMESPACE, now=time.monotonic, clock=time.time)
+    return OperatorGate(api, node, SYSTEM_NAMESPACE, now=time.monotonic, clock=time.time)
 
 
 def open_gate_to(server: KubeApiServer, node: str) -> GateTo:

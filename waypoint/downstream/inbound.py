@@ -20,11 +20,11 @@ from mesh.model.address import SocketAddress, canonical_ip, parse_ip, parse_sock
 from mesh.model.credentials import Credentials
 from mesh.model.identity import SpiffeId
 from mesh.model.snapshot import MeshSnapshot
+from mesh.telemetry.party import party
 from mesh.tunnel.contract import End, Headers, Loss, StreamRequest, Tunnel, TunnelEngine
 from mesh.tunnel.expired import ExpiredTunnels
 from waypoint.contract import Origin
 from waypoint.downstream.front import Front
-from waypoint.telemetry.party import party
 
 log = logging.getLogger(__name__)
 

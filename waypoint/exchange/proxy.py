@@ -107,14 +107,11 @@ class Proxy:
                 return refusal
         if not head.host:  # HTTP/1.0
             head.host = str(origin.dialled).encode("ascii")
-        exchange.seen = prepare_request(head, self._caller(origin), self._random, self._traces)
+        exchange.seen = prepare_request(head, self.fields_of(origin), self._random, self._traces)
         return self.router.plan(origin, head)
 
     def fields_of(self, origin: Origin) -> CallerFields:
         """Header fields that every request of an origin gets."""
-        return self._caller(origin)
-
-    def _caller(self, origin: Origin) -> CallerFields:
         key = (origin.principal, origin.client.ip)
         fields = self._callers.get(key)
         if fields is None:

@@ -12,8 +12,8 @@ from mesh.model.address import SocketAddress
 from mesh.model.connection import Party
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Service, ServiceKey, Workload
+from mesh.telemetry.party import party
 from waypoint.contract import Origin
-from waypoint.telemetry.party import party
 from waypoint.upstream.locality import weight_of, zone_of
 from waypoint.upstream.target import Group, Speaks, Target, TargetKey
 

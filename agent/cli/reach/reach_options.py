@@ -13,13 +13,13 @@ from agent.cli.output.shared import Command
 from agent.cli.reach.live import SocketAt
 from agent.paths import known_nodes
 from mesh.errors import ConfigError
+from mesh.model.names import SYSTEM_NAMESPACE
 from mesh.run_files import waypoint_sockets
 
 KUBECONFIG = "meshnode.kubeconfig"
 CONTEXT = "meshnode.context"
 MESH_NAMESPACE = "meshnode.namespace"
 """Keys in click's `meta`."""
-DEFAULT_NAMESPACE = "meshnode-system"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class ClusterChoice:
 
     kubeconfig: Path
     context: str | None = None
-    namespace: str = DEFAULT_NAMESPACE
+    namespace: str = SYSTEM_NAMESPACE
 
 
 def reach_options(command: Command) -> Command:
@@ -75,7 +75,7 @@ _OPTIONS = (
         "--mesh-namespace",
         envvar="MESHNODE_NAMESPACE",
         metavar="NAME",
-        default=DEFAULT_NAMESPACE,
+        default=SYSTEM_NAMESPACE,
         show_default=True,
         expose_value=False,
         callback=_remember(MESH_NAMESPACE),
@@ -93,7 +93,7 @@ def chosen_cluster(context: click.Context) -> ClusterChoice | None:
     file = kubeconfig_of(kubeconfig)
     if not file.is_file():
         raise ConfigError(f"there is no kubeconfig at {file}: use --kubeconfig FILE")
-    namespace = context.meta.get(MESH_NAMESPACE) or DEFAULT_NAMESPACE
+    namespace = context.meta.get(MESH_NAMESPACE) or SYSTEM_NAMESPACE
     return ClusterChoice(kubeconfig=file, context=name, namespace=namespace)
 
 

@@ -16,6 +16,7 @@ from mesh.model.identity import SpiffeId
 from mesh.model.request import RequestRecord
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import Endpoint, Service, ServiceKey, ServicePort
+from mesh.telemetry.party import party
 from tests.contract.http1.laned import (
     USE_H2_LANE,
     USE_LANE,
@@ -35,7 +36,6 @@ from waypoint.lane.host import Lane
 from waypoint.limits import ProxyLimits
 from waypoint.routing.plan import Router
 from waypoint.routing.service_router import ServiceRouter
-from waypoint.telemetry.party import party
 from waypoint.upstream.connect_tcp import TcpConnector
 from waypoint.upstream.endpoints import Endpoints
 from waypoint.upstream.pool import Pool

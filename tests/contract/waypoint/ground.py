@@ -16,6 +16,7 @@ from mesh.model.identity import SpiffeId
 from mesh.model.policy import PolicyKey
 from mesh.model.verdict import Decision, RuleRef, Verdict
 from mesh.policy.judge import NO_POLICY
+from mesh.telemetry.party import party
 from mesh.telemetry.request_log import LogMode, RequestLog
 from mesh.tunnel.contract import TunnelSettings
 from mesh.tunnel.select import best_engine, engine_factory
@@ -30,7 +31,6 @@ from waypoint.limits import ProxyLimits
 from waypoint.resilience.opaque_way import OpaqueRefusal, OpaqueWay
 from waypoint.resilience.protection import Protection, Protections
 from waypoint.routing.service_router import ServiceRouter
-from waypoint.telemetry.party import party
 from waypoint.telemetry.records import Records
 from waypoint.upstream.connect_tcp import TcpConnector
 from waypoint.upstream.pool import Pool

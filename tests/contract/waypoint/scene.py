@@ -31,6 +31,7 @@ from mesh.model.workload import (
     Workload,
     WorkloadUid,
 )
+from mesh.telemetry.party import party
 from mesh.telemetry.request_log import LogMode
 from tests.contract.http1.laned import USE_H2_LANE
 from tests.contract.http1.stage import CALLER, OWN, Client, Handler, serving
@@ -45,7 +46,6 @@ from waypoint.resilience.protection import Vantage
 from waypoint.security.authorize import Outside
 from waypoint.security.custom.ask import Authorizers
 from waypoint.state import WorkerState
-from waypoint.telemetry.party import party
 from waypoint.upstream.connect_tcp import TcpConnector
 from waypoint.upstream.pool import Pool
 

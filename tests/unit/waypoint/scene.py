@@ -15,6 +15,7 @@ from mesh.model.request import RequestRecord
 from mesh.model.snapshot import MeshSnapshot
 from mesh.model.workload import ServiceKey
 from mesh.routing.table import RouteTable
+from mesh.telemetry.party import party
 from tests.unit.mesh.routing import build
 from tests.unit.waypoint.virtual import PipeConnector, connect_pipe
 from waypoint.codec.flush_queue import FlushQueue
@@ -25,7 +26,6 @@ from waypoint.limits import ProxyLimits
 from waypoint.resilience.protected import Protected
 from waypoint.resilience.protection import Protections, Vantage
 from waypoint.routing.route_router import RouteRouter
-from waypoint.telemetry.party import party
 from waypoint.upstream.endpoints import Endpoints
 from waypoint.upstream.pool import Pool
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from agent.ztunnel.recorder import OpenRecord, Recorder, party
+from agent.ztunnel.recorder import OpenRecord, Recorder
 from mesh.model.address import parse_socket_address as addr
 from mesh.model.connection import ConnectionRecord, Path, Reporter, ResponseFlag
 from mesh.model.identity import parse_spiffe_id
 from mesh.model.policy import PolicyKey
 from mesh.model.verdict import Decision, RuleRef, Verdict
+from mesh.telemetry.party import party
 from mesh.tunnel.contract import End, EndReason
 from tests.unit.agent.ztunnel.builders import workload
 

@@ -1,4 +1,4 @@
-"""Ends of a request for logs and metrics."""
+"""Ends of a connection or request for logs and metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mesh.model.identity import SpiffeId
 from mesh.model.workload import Workload
 
 
-def party(workload: Workload | None, identity: SpiffeId | None) -> Party:
+def party(workload: Workload | None, identity: SpiffeId | None = None) -> Party:
     """One end, as far as known; the identity given (verified) wins over the workload's own."""
     if workload is None:
         return Party(

@@ -12,7 +12,7 @@ import click
 from agent.admin.view import LogLevel
 from agent.cli.agent_arguments import AgentArguments, agent_options
 from agent.cli.output.exits import Exit
-from agent.cli.output.shared import host_name
+from agent.cli.output.shared import host_name, otlp_ca_option
 from agent.options import (
     DEFAULT_AGENT_ACCOUNT,
     DEFAULT_CA_PORT,
@@ -110,13 +110,7 @@ _node = click.option(
     default="",
     help="Send spans of connections to this OTLP/HTTP collector, such as http://collector:4318.",
 )
-@click.option(
-    "--otlp-ca",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="With https:// and grpcs://: who may have signed the collector's certificate, in PEM. "
-    "Default: the system's authorities.",
-)
+@otlp_ca_option
 @click.option(
     "--trace-sampling",
     metavar="PERCENT",

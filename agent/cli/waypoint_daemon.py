@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
-from agent.cli.output.shared import host_name
+from agent.cli.output.shared import host_name, otlp_ca_option
 from mesh.telemetry.request_log import ERRORS_PER_S, LogMode, parse_request_log
 from mesh.telemetry.trace_settings import DEFAULT_SAMPLING, parse_endpoint, parse_sampling
 
@@ -112,13 +112,7 @@ class Given(TypedDict):
     default="",
     help="Send spans to this OTLP collector: http://collector:4318, or grpc://collector:4317.",
 )
-@click.option(
-    "--otlp-ca",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="With https:// and grpcs://: who may have signed the collector's certificate, in PEM. "
-    "Default: the system's authorities.",
-)
+@otlp_ca_option
 @click.option(
     "--trace-sampling",
     metavar="PERCENT",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import TypeVar
 
 import click
@@ -33,6 +34,18 @@ def node_option(command: Command) -> Command:
         envvar="MESHNODE_NODE",
         metavar="NAME",
         help="Node to look at. Default: the only one on this machine, else the host's name.",
+    )
+    return option(command)
+
+
+def otlp_ca_option(command: Command) -> Command:
+    """`--otlp-ca FILE` of what sends spans."""
+    option = click.option(
+        "--otlp-ca",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="With https:// and grpcs://: who may have signed the collector's certificate, in PEM. "
+        "Default: the system's authorities.",
     )
     return option(command)
 

@@ -7,22 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from mesh.telemetry.requests import BUCKETS_MS
-from waypoint.exchange.forward_headers import caller_fields
-from waypoint.lane.adopt import Adopted
-from waypoint.lane.engine import Engine, Target
-from waypoint.limits import ProxyLimits
+from tests.unit.waypoint.lane.lone_host import FIELDS, LoneHost
+from waypoint.lane.engine import Target
 
-FIELDS = caller_fields(None, None, "10.0.0.9")
 MAX_KNOWN_BYTES = 32 << 20
 
 
-class _Host:
+class _Host(LoneHost):
     """Admits every request to an endpoint that nobody connects to."""
 
     def __init__(self) -> None:
-        self.engine = Engine(ProxyLimits(), self, BUCKETS_MS)
-        self.target = self.engine.target(7)
+        super().__init__()
         self.decided = 0
 
     def caller(self, number: int) -> object:
@@ -32,23 +27,8 @@ class _Host:
         self.decided += 1
         return self.decided, [self.target]
 
-    def dial(self, number: int) -> None:
-        """Nobody answers."""
-
     def hand_over(self, number: int, sock: socket.socket, data: bytes) -> None:
         sock.close()
-
-    def adopt(self, number: int, entry: int, target: int, found: Adopted) -> None:
-        raise AssertionError(number)
-
-    def closed(self, number: int) -> None:
-        """Nothing is kept of it."""
-
-    def recorded(self) -> None:
-        """Nothing is looked at."""
-
-    def gone(self, entry: int) -> None:
-        """Nothing is kept of it."""
 
 
 @pytest.fixture

@@ -7,26 +7,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from mesh.telemetry.requests import BUCKETS_MS
-from waypoint.exchange.forward_headers import caller_fields
-from waypoint.lane.adopt import Adopted
-from waypoint.lane.engine import Engine, Target
+from tests.unit.waypoint.lane.lone_host import FIELDS, LoneHost
 from waypoint.limits import ProxyLimits
 from waypoint.resilience.crowd import HTTP1_LANE, HTTP2_LANE, PYTHON, Crowd
 
-FIELDS = caller_fields(None, None, "10.0.0.9")
 REQUEST = b"GET / HTTP/1.1\r\nHost: w\r\n\r\n"
 LIMITS = ProxyLimits(worker_requests=8)  # of which fairness leaves the lanes four
 
 
-class _Host:
+class _Host(LoneHost):
     """Admits every request to an endpoint that nobody connects to."""
 
     def __init__(self) -> None:
         self.crowd = Crowd()
-        self.engine = Engine(LIMITS, self, BUCKETS_MS)
+        super().__init__(LIMITS)
         self.engine.join(self.crowd)
-        self.target = self.engine.target(7)
         self.handed_over = 0
 
     def ask(self) -> socket.socket:
@@ -39,27 +34,9 @@ class _Host:
     def caller(self, number: int) -> object:
         return self.engine.caller(number, FIELDS, (), False)
 
-    def decide(self, number: int, request: bytes, sent: bytes) -> tuple[int, list[Target]] | None:
-        return 1, [self.target]
-
-    def dial(self, number: int) -> None:
-        """Nobody answers."""
-
     def hand_over(self, number: int, sock: socket.socket, data: bytes) -> None:
         self.handed_over += 1
         sock.close()
-
-    def adopt(self, number: int, entry: int, target: int, found: Adopted) -> None:
-        raise AssertionError(number)
-
-    def closed(self, number: int) -> None:
-        """Nothing is kept of it."""
-
-    def recorded(self) -> None:
-        """Nothing is looked at."""
-
-    def gone(self, entry: int) -> None:
-        """Nothing is kept of it."""
 
 
 @pytest.fixture

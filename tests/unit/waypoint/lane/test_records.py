@@ -8,49 +8,25 @@ from contextlib import closing
 
 import pytest
 
-from mesh.telemetry.requests import BUCKETS_MS
-from waypoint.exchange.forward_headers import caller_fields
-from waypoint.lane.adopt import Adopted
-from waypoint.lane.engine import Engine, Target
+from tests.unit.waypoint.lane.lone_host import LoneHost
 from waypoint.lane.record import Log, TapBounds, Wanted, Watch, bounds_of, decode, sent_headers
-from waypoint.limits import ProxyLimits
 from waypoint.telemetry.tap import parse_filter
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
-class Host:
+class Host(LoneHost):
     """Sends every request to one endpoint that answers `OK`."""
 
     def __init__(self) -> None:
-        self.engine = Engine(ProxyLimits(), self, BUCKETS_MS)
-        self.target = self.engine.target(7)
+        super().__init__()
         self.told = 0
         self.server: socket.socket | None = None
         self.pending: socket.socket | None = None
 
-    def caller(self, number: int) -> object:
-        return self.engine.caller("caller", caller_fields(None, None, "10.0.0.9"), (), False)
-
-    def decide(self, number: int, request: bytes, sent: bytes) -> tuple[int, list[Target]] | None:
-        return 1, [self.target]
-
     def dial(self, number: int) -> None:
         self.pending, self.server = socket.socketpair()
         self.pending.setblocking(False)
-
-    def hand_over(self, number: int, sock: socket.socket, data: bytes) -> None:
-        sock.close()
-        raise AssertionError(data)
-
-    def adopt(self, number: int, entry: int, target: int, found: Adopted) -> None:
-        raise AssertionError(found)
-
-    def closed(self, number: int) -> None:
-        """Nothing is kept of it."""
-
-    def gone(self, entry: int) -> None:
-        """Nothing is kept of it."""
 
     def recorded(self) -> None:
         self.told += 1

@@ -12,14 +12,13 @@ import pytest
 
 from mesh.http1.head import parse_request_head
 from mesh.http1.message import Headers, Limits, ResponseHead
-from mesh.telemetry.requests import BUCKETS_MS
+from tests.unit.waypoint.lane.lone_host import LoneHost
 from waypoint.codec.flush_queue import FlushQueue
 from waypoint.codec.h1_client import Http1Client
 from waypoint.contract import Failure
 from waypoint.downstream.attach import attach
 from waypoint.exchange.forward_headers import caller_fields, prepare_request
 from waypoint.lane.adopt import Adopted
-from waypoint.lane.engine import Engine, Target
 from waypoint.limits import ProxyLimits
 
 BODY = Random(5).randbytes(200_000)
@@ -29,39 +28,19 @@ SMALL = 4096
 """Of a socket's buffer; the kernel makes it a little larger."""
 
 
-class _Host:
+class _Host(LoneHost):
     """Sends every request to one endpoint, and keeps what is to be adopted."""
 
     def __init__(self, limits: ProxyLimits | None = None) -> None:
-        self.engine = Engine(limits or ProxyLimits(), self, BUCKETS_MS)
-        self.target = self.engine.target(7)
+        super().__init__(limits)
         self.wanted_dials = 0
         self.adopted: list[Adopted] = []
-
-    def caller(self, number: int) -> object:
-        return self.engine.caller("caller", caller_fields(None, None, "10.0.0.9"), (), False)
-
-    def decide(self, number: int, request: bytes, sent: bytes) -> tuple[int, list[Target]] | None:
-        return 1, [self.target]
 
     def dial(self, number: int) -> None:
         self.wanted_dials += 1
 
-    def hand_over(self, number: int, sock: socket.socket, data: bytes) -> None:
-        sock.close()
-        raise AssertionError(data)
-
     def adopt(self, number: int, entry: int, target: int, found: Adopted) -> None:
         self.adopted.append(found)
-
-    def closed(self, number: int) -> None:
-        """Nothing is kept of it."""
-
-    def recorded(self) -> None:
-        """Nothing is looked at."""
-
-    def gone(self, entry: int) -> None:
-        """Nothing is kept of it."""
 
 
 @pytest.fixture
